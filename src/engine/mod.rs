@@ -1,0 +1,65 @@
+//! The seam: what an engine must do for a store. An engine knows only bytes, no records.
+//!
+//! A writing transaction reads single rows and never scans, so any engine that can compare single
+//! rows at its commit can run it. What it writes is staged above the seam and handed over as one
+//! batch, so a transaction that is refused, or changes nothing, never reaches the engine.
+
+#[cfg(test)]
+pub(crate) mod conformance;
+pub(crate) mod redb;
+#[cfg(test)]
+pub(crate) mod scripted;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::{Row, Stored};
+use crate::id::Commit;
+
+/// What a commit writes: a value, or `None` for a row to be deleted.
+pub(crate) type Batch = BTreeMap<Row, Option<Vec<u8>>>;
+
+/// A range of addresses.
+pub(crate) type Range<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+/// Where the rows are kept.
+pub(crate) trait Engine: Send + Sync {
+    /// The newest durable commit, to be read from.
+    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>>;
+
+    /// The newest commit, to be read from and built upon. On an engine with one writer it waits for
+    /// the transaction before it to end.
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>>;
+}
+
+/// One commit, as it was: what came after is not seen.
+pub(crate) trait ReadTransaction: Send + Sync {
+    /// Its number.
+    fn commit(&self) -> Commit;
+
+    /// The rows at these addresses, in one round trip, each `None` if there is none.
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
+
+    /// The first rows of a range, at most `limit`, in the order of their addresses. A row that is
+    /// damaged is an error in its place; an error of the whole means that nothing can be read there.
+    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>>;
+}
+
+/// A transaction that may commit.
+pub(crate) trait WriteTransaction {
+    /// The number of the commit that it reads.
+    fn commit_read(&self) -> Commit;
+
+    /// The number that its own commit will have.
+    fn next_commit(&self) -> Commit;
+
+    /// As [`ReadTransaction::get`].
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
+
+    /// Writes the batch, all of it or nothing, and returns when it is durable. It fails with
+    /// `Conflict` if a row that was read has changed since, with `CommitUnknown` if the outcome can't
+    /// be told.
+    fn commit(self: Box<Self>, batch: &Batch) -> Result<Commit>;
+}

@@ -1,0 +1,345 @@
+//! The embedded engine: one redb table in one file, or in memory.
+//!
+//! Each value is sealed: `checksum (4) commit (1 to 10) bytes`, the CRC-32 taken over the address and
+//! all that follows it, the commit in base 128 with the lowest part first. redb checks its pages only
+//! when it recovers, so this is what keeps a damaged row from being served. The row with the empty
+//! address holds the newest commit and nothing else. redb may panic on a damaged page; here that
+//! becomes `Corrupted` too.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{
+    Builder, CommitError, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable,
+    ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TableError,
+    TransactionError,
+};
+
+use super::{Batch, Engine, Range, ReadTransaction, WriteTransaction};
+use crate::error::{Error, Result};
+use crate::format::{Row, Stored, corrupted};
+use crate::id::Commit;
+
+const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("keystead rows");
+
+/// The address of the row that holds the newest commit.
+const NEWEST: &[u8] = &[];
+
+/// A store that this process may write.
+pub(crate) struct RedbEngine {
+    database: Database,
+    newest: ArcSwap<RedbRead>,
+    writer: Mutex<()>,
+    poisoned: AtomicBool,
+}
+
+/// A store that this process only reads, maybe beside another that writes it.
+pub(crate) struct RedbReader {
+    database: ReadOnlyDatabase,
+}
+
+/// One commit of a redb table.
+struct RedbRead {
+    table: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    commit: Commit,
+}
+
+struct RedbWrite<'a> {
+    engine: &'a RedbEngine,
+    read: Arc<RedbRead>,
+    _writer: MutexGuard<'a, ()>,
+}
+
+impl RedbEngine {
+    /// Makes a store in an empty file that nobody else has.
+    pub(crate) fn create(file: File, cache_bytes: usize) -> Result<Self> {
+        Self::initialize(FileBackend::new(file).map_err(of_database)?, &file_builder(cache_bytes))
+    }
+
+    /// Makes a store in memory.
+    pub(crate) fn in_memory(cache_bytes: usize) -> Result<Self> {
+        Self::initialize(InMemoryBackend::new(), &builder(cache_bytes))
+    }
+
+    /// Opens a store that exists.
+    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Err(Error::NotAStore("the file is empty".into()));
+        }
+        Self::on(FileBackend::new(file).map_err(of_database)?, &file_builder(cache_bytes))
+    }
+
+    /// Makes a store on an empty backend.
+    pub(crate) fn initialize(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        let database = builder.create_with_backend(backend).map_err(of_database)?;
+        let transaction = database.begin_write().map_err(of_transaction)?;
+        {
+            let mut table = transaction.open_table(ROWS).map_err(of_table)?;
+            let sealed = seal(NEWEST, Commit::default(), &[]);
+            table.insert(NEWEST, sealed.as_slice()).map_err(of_storage)?;
+        }
+        transaction.commit().map_err(of_commit)?;
+        Self::of(database)
+    }
+
+    /// Opens the store on a backend that has one.
+    pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        guarded(|| Self::of(builder.create_with_backend(backend).map_err(of_database)?))
+    }
+
+    fn of(database: Database) -> Result<Self> {
+        let newest = ArcSwap::from_pointee(RedbRead::newest(&database)?);
+        Ok(Self { database, newest, writer: Mutex::new(()), poisoned: AtomicBool::new(false) })
+    }
+
+    fn apply(&self, batch: &Batch, commit: Commit) -> Result<()> {
+        let transaction = self.database.begin_write().map_err(of_transaction)?;
+        {
+            let mut table = transaction.open_table(ROWS).map_err(of_table)?;
+            table.insert(NEWEST, seal(NEWEST, commit, &[]).as_slice()).map_err(of_storage)?;
+            for (row, value) in batch {
+                match value {
+                    Some(bytes) => {
+                        table
+                            .insert(row.as_slice(), seal(row, commit, bytes).as_slice())
+                            .map_err(of_storage)?;
+                    }
+                    None => {
+                        table.remove(row.as_slice()).map_err(of_storage)?;
+                    }
+                }
+            }
+        }
+        transaction.commit().map_err(of_commit)
+    }
+}
+
+impl Engine for RedbEngine {
+    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
+        Ok(self.newest.load_full())
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        // A closure that panicked left nothing half done: its writes were only staged.
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(Error::Poisoned);
+        }
+        Ok(Box::new(RedbWrite { engine: self, read: self.newest.load_full(), _writer: writer }))
+    }
+}
+
+impl WriteTransaction for RedbWrite<'_> {
+    fn commit_read(&self) -> Commit {
+        self.read.commit
+    }
+
+    fn next_commit(&self) -> Commit {
+        Commit::new(self.read.commit.number() + 1)
+    }
+
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        self.read.get(rows)
+    }
+
+    fn commit(self: Box<Self>, batch: &Batch) -> Result<Commit> {
+        let commit = self.next_commit();
+        let applied = guarded(|| self.engine.apply(batch, commit));
+        let published = applied.and_then(|()| {
+            // Durable from here on: if the new state can't be read, that is not known to the caller.
+            let newest = RedbRead::newest(&self.engine.database);
+            let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
+            self.engine.newest.store(Arc::new(newest));
+            Ok(commit)
+        });
+        if published.is_err() {
+            self.engine.poisoned.store(true, Ordering::Release);
+        }
+        published
+    }
+}
+
+impl RedbReader {
+    /// Opens a store for reading, also while another process writes it.
+    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
+        guarded(|| {
+            let reader =
+                Self { database: file_builder(cache_bytes).open_read_only(path).map_err(of_database)? };
+            RedbRead::newest(&reader.database)?;
+            Ok(reader)
+        })
+    }
+}
+
+impl Engine for RedbReader {
+    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
+        // Each read looks for what the writing process has committed since.
+        Ok(Arc::new(guarded(|| RedbRead::newest(&self.database))?))
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        Err(Error::ReadOnly)
+    }
+}
+
+impl RedbRead {
+    fn newest(database: &impl ReadableDatabase) -> Result<Self> {
+        let transaction = database.begin_read().map_err(of_transaction)?;
+        let table = transaction.open_table(ROWS).map_err(of_table)?;
+        let mut read = Self { table, commit: Commit::default() };
+        let newest = read.row(NEWEST)?;
+        read.commit = newest.ok_or_else(|| corrupted(NEWEST, "the newest commit is missing"))?.commit;
+        Ok(read)
+    }
+
+    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        let value = ReadableTable::get(&self.table, row).map_err(of_storage)?;
+        value.map(|value| unseal(row, value.value())).transpose()
+    }
+}
+
+impl ReadTransaction for RedbRead {
+    fn commit(&self) -> Commit {
+        self.commit
+    }
+
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        guarded(|| rows.iter().map(|row| self.row(row)).collect())
+    }
+
+    fn scan(&self, (from, to): Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+        // The row of the newest commit is the engine's own.
+        let from = if from == Bound::Unbounded { Bound::Excluded(NEWEST) } else { from };
+        guarded(|| {
+            let rows = ReadableTable::range::<&[u8]>(&self.table, (from, to)).map_err(of_storage)?;
+            let owned = rows.take(limit).map(|entry| {
+                let (row, value) = entry.map_err(of_storage)?;
+                Ok((row.value().to_vec(), unseal(row.value(), value.value())))
+            });
+            owned.collect()
+        })
+    }
+}
+
+/// The settings for a backend that nobody else can open.
+pub(crate) fn builder(cache_bytes: usize) -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(cache_bytes);
+    builder
+}
+
+/// The settings for a file: one process writes, others may read along.
+fn file_builder(cache_bytes: usize) -> Builder {
+    let mut builder = builder(cache_bytes);
+    builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
+    builder
+}
+
+/// Runs what calls redb; a panic in there means that a page is not what it should be.
+fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err(Error::Corrupted("redb met a page that it can't read".into())))
+}
+
+const CHECKSUM_LENGTH: usize = 4;
+
+pub(crate) fn seal(row: &[u8], commit: Commit, bytes: &[u8]) -> Vec<u8> {
+    let mut sealed = vec![0; CHECKSUM_LENGTH];
+    let mut rest = commit.number();
+    while rest >= 0x80 {
+        sealed.push(low_seven_bits(rest) | 0x80);
+        rest >>= 7;
+    }
+    sealed.push(low_seven_bits(rest));
+    sealed.extend(bytes);
+    let checksum = checksum(row, &sealed[CHECKSUM_LENGTH..]);
+    sealed[..CHECKSUM_LENGTH].copy_from_slice(&checksum);
+    sealed
+}
+
+pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
+    let Some((expected, rest)) = sealed.split_first_chunk::<CHECKSUM_LENGTH>() else {
+        return Err(corrupted(row, "the value is too short"));
+    };
+    if *expected != checksum(row, rest) {
+        return Err(corrupted(row, "the checksum is wrong"));
+    }
+    let length = rest.iter().take_while(|byte| **byte >= 0x80).count() + 1;
+    if length > 10 || length > rest.len() {
+        return Err(corrupted(row, "the commit is malformed"));
+    }
+    let (digits, bytes) = rest.split_at(length);
+    let number = digits.iter().rev().try_fold(0_u64, |number, digit| {
+        number.checked_mul(0x80).map(|shifted| shifted | u64::from(digit & 0x7f))
+    });
+    let number = number.ok_or_else(|| corrupted(row, "the commit is too large"))?;
+    Ok(Stored { bytes: bytes.to_vec(), commit: Commit::new(number) })
+}
+
+fn low_seven_bits(number: u64) -> u8 {
+    (number & 0x7f) as u8
+}
+
+fn checksum(row: &[u8], sealed: &[u8]) -> [u8; CHECKSUM_LENGTH] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&(row.len() as u64).to_be_bytes());
+    hasher.update(row);
+    hasher.update(sealed);
+    hasher.finalize().to_be_bytes()
+}
+
+fn of_database(error: DatabaseError) -> Error {
+    match of_redb(error.into()) {
+        Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Error::NotAStore(error.to_string().into())
+        }
+        other => other,
+    }
+}
+
+fn of_transaction(error: TransactionError) -> Error {
+    of_redb(error.into())
+}
+
+fn of_table(error: TableError) -> Error {
+    of_redb(error.into())
+}
+
+fn of_storage(error: StorageError) -> Error {
+    of_redb(error.into())
+}
+
+/// A commit that redb could not complete may have become durable, except where it says otherwise.
+fn of_commit(error: CommitError) -> Error {
+    match error {
+        CommitError::Storage(error) => Error::CommitUnknown(of_storage(error).to_string().into()),
+        other => of_redb(other.into()),
+    }
+}
+
+fn of_redb(error: redb::Error) -> Error {
+    match error {
+        redb::Error::Io(error) => error.into(),
+        redb::Error::Unsupported => io::Error::from(io::ErrorKind::Unsupported).into(),
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => Error::Poisoned,
+        redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Error::AlreadyOpen,
+        redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
+            Error::NotAStore("it is a redb file without the table of a keystead store".into())
+        }
+        redb::Error::UpgradeRequired(version) => {
+            Error::NotAStore(format!("it is a redb file of the old format {version}").into())
+        }
+        redb::Error::RepairAborted => Error::Corrupted(
+            "the file was not closed cleanly; open it for writing once, which recovers it".into(),
+        ),
+        other => Error::Corrupted(other.to_string().into()),
+    }
+}

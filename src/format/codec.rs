@@ -1,0 +1,345 @@
+//! The values of rows. The only module that uses bincode: each value is one byte, the version of
+//! its format, and a struct of plain numbers and texts in bincode's standard configuration.
+//!
+//! The stored structs are apart from the public records, so that neither binds the other.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use serde::{Deserialize, Serialize};
+
+use super::{Stored, alias_of, corrupted};
+use crate::alias::{Alias, AliasRecord, KeyAlias};
+use crate::error::{Error, Result};
+use crate::id::{EnterpriseProjectId, KeyId, KeystoreId, ProjectId, Region, Scope};
+use crate::key::{
+    Description, KeyRecord, KeySpec, KeyState, KeyUsage, Material, Origin, Rotation, TagKey, TagValue,
+};
+use crate::policy::AliasScope;
+use crate::time::{RotationInterval, Timestamp};
+
+/// The version that every value begins with.
+pub(crate) const FORMAT_VERSION: u8 = 1;
+
+/// The most bytes that a value may have, and that decoding one may allocate.
+pub(crate) const VALUE_MAX: usize = 64 * 1024;
+
+const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<VALUE_MAX>> =
+    bincode::config::standard().with_limit::<VALUE_MAX>();
+
+fn encode(value: impl Serialize) -> Vec<u8> {
+    // Encoding has no limit: what is too large is refused with a name when the row is staged.
+    let mut bytes = bincode::serde::encode_to_vec(value, CONFIGURATION.with_no_limit())
+        .expect("plain numbers and texts can always be encoded");
+    bytes.insert(0, FORMAT_VERSION);
+    bytes
+}
+
+fn decode<'a, T: Deserialize<'a>>(row: &[u8], bytes: &'a [u8]) -> Result<T> {
+    let Some((&version, body)) = bytes.split_first() else {
+        return Err(corrupted(row, "the value is empty"));
+    };
+    if version > FORMAT_VERSION {
+        return Err(Error::Unsupported { found: version.into(), supported: FORMAT_VERSION.into() });
+    }
+    if version == 0 {
+        return Err(corrupted(row, "the value has no version"));
+    }
+    let (value, length) = bincode::serde::borrow_decode_from_slice(body, CONFIGURATION)
+        .map_err(|error| corrupted(row, format_args!("the value can't be decoded: {error}")))?;
+    if length == body.len() { Ok(value) } else { Err(corrupted(row, "the value has bytes left over")) }
+}
+
+/// What was fixed when the store was created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fixed {
+    pub(crate) incarnation: [u8; 16],
+    pub(crate) alias_scope: AliasScope,
+    pub(crate) region: Region,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFixed<'a> {
+    incarnation: [u8; 16],
+    alias_scope: u8,
+    region: &'a str,
+}
+
+pub(crate) fn encode_fixed(fixed: &Fixed) -> Vec<u8> {
+    encode(StoredFixed {
+        incarnation: fixed.incarnation,
+        alias_scope: match fixed.alias_scope {
+            AliasScope::Project => 1,
+            AliasScope::Domain => 2,
+        },
+        region: fixed.region.as_str(),
+    })
+}
+
+pub(crate) fn decode_fixed(row: &[u8], bytes: &[u8]) -> Result<Fixed> {
+    let stored: StoredFixed<'_> = decode(row, bytes)?;
+    Ok(Fixed {
+        incarnation: stored.incarnation,
+        alias_scope: match stored.alias_scope {
+            1 => AliasScope::Project,
+            2 => AliasScope::Domain,
+            other => return Err(corrupted(row, format_args!("unknown alias scope {other}"))),
+        },
+        region: Region::new(stored.region).map_err(|error| corrupted(row, error))?,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKey<'a> {
+    key_alias: &'a str,
+    description: &'a str,
+    spec: u8,
+    usage: u8,
+    origin: u8,
+    state: u8,
+    frozen_from: Option<u8>,
+    default: bool,
+    created_at: u64,
+    updated_at: u64,
+    scheduled_deletion_at: Option<u64>,
+    material_present: bool,
+    material_expires_at: Option<u64>,
+    rotation_enabled: bool,
+    rotation_interval_days: u16,
+    last_rotated_at: Option<u64>,
+    rotation_count: u32,
+    enterprise_project_id: &'a str,
+    keystore_id: &'a str,
+    #[serde(borrow)]
+    tags: Vec<(&'a str, &'a str)>,
+}
+
+/// The stored number of each spec, usage and origin. A number is never given a second meaning.
+const SPECS: [(u8, KeySpec); 14] = [
+    (1, KeySpec::Aes256),
+    (2, KeySpec::Sm4),
+    (3, KeySpec::Rsa2048),
+    (4, KeySpec::Rsa3072),
+    (5, KeySpec::Rsa4096),
+    (6, KeySpec::EcP256),
+    (7, KeySpec::EcP384),
+    (8, KeySpec::Secp256k1),
+    (9, KeySpec::Sm2),
+    (10, KeySpec::Ed25519),
+    (11, KeySpec::Hmac256),
+    (12, KeySpec::Hmac384),
+    (13, KeySpec::Hmac512),
+    (14, KeySpec::HmacSm3),
+];
+const USAGES: [(u8, KeyUsage); 3] =
+    [(1, KeyUsage::EncryptDecrypt), (2, KeyUsage::SignVerify), (3, KeyUsage::GenerateVerifyMac)];
+const ORIGINS: [(u8, Origin); 2] = [(1, Origin::Kms), (2, Origin::External)];
+
+fn number_of<T: PartialEq>(register: &[(u8, T)], value: &T) -> u8 {
+    let entry = register.iter().find(|(_, known)| known == value);
+    entry.expect("the registers hold every value, as a test shows").0
+}
+
+fn value_of<T: Copy>(row: &[u8], register: &[(u8, T)], number: u8) -> Result<T> {
+    let entry = register.iter().find(|(known, _)| *known == number);
+    entry.map(|(_, value)| *value).ok_or_else(|| corrupted(row, format_args!("unknown number {number}")))
+}
+
+fn state_of(row: &[u8], number: u8) -> Result<KeyState> {
+    KeyState::from_number(number).ok_or_else(|| corrupted(row, format_args!("unknown state {number}")))
+}
+
+/// The value of a key's row. Id, scope and version are not in it: address and engine have them.
+pub(crate) fn encode_key(key: &KeyRecord) -> Vec<u8> {
+    encode(StoredKey {
+        key_alias: key.key_alias.as_str(),
+        description: key.description.as_str(),
+        spec: number_of(&SPECS, &key.spec),
+        usage: number_of(&USAGES, &key.usage),
+        origin: number_of(&ORIGINS, &key.origin),
+        state: key.state.number(),
+        frozen_from: key.frozen_from.map(KeyState::number),
+        default: key.default,
+        created_at: key.created_at.as_millis(),
+        updated_at: key.updated_at.as_millis(),
+        scheduled_deletion_at: key.scheduled_deletion_at.map(Timestamp::as_millis),
+        material_present: key.material.present,
+        material_expires_at: key.material.expires_at.map(Timestamp::as_millis),
+        rotation_enabled: key.rotation.enabled,
+        rotation_interval_days: key.rotation.interval_days.days(),
+        last_rotated_at: key.rotation.last_rotated_at.map(Timestamp::as_millis),
+        rotation_count: key.rotation.count,
+        enterprise_project_id: key.enterprise_project_id.as_str(),
+        keystore_id: key.keystore_id.as_str(),
+        tags: key.tags.iter().map(|(tag, value)| (tag.as_str(), value.as_str())).collect(),
+    })
+}
+
+/// Reads the value of a key's row. The record is consistent in itself.
+pub(crate) fn decode_key(row: &[u8], scope: &Scope, key_id: KeyId, stored: &Stored) -> Result<KeyRecord> {
+    let record = decode_key_unchecked(row, scope, key_id, stored)?;
+    record.check().map_err(|words| corrupted(row, words))?;
+    Ok(record)
+}
+
+/// Reads the value of a key's row. The record's fields may contradict each other.
+pub(crate) fn decode_key_unchecked(
+    row: &[u8],
+    scope: &Scope,
+    key_id: KeyId,
+    stored: &Stored,
+) -> Result<KeyRecord> {
+    let value: StoredKey<'_> = decode(row, &stored.bytes)?;
+    let damaged = |error: &dyn std::error::Error| corrupted(row, error);
+    let tags = value.tags.iter().map(|(tag, value)| {
+        let tag = TagKey::new(tag).map_err(|error| damaged(&error))?;
+        Ok((tag, TagValue::new(value).map_err(|error| damaged(&error))?))
+    });
+    let interval = RotationInterval::new(value.rotation_interval_days);
+    Ok(KeyRecord {
+        key_id,
+        domain_id: scope.domain().clone(),
+        project_id: scope.project().clone(),
+        key_alias: KeyAlias::new(value.key_alias).map_err(|error| damaged(&error))?,
+        description: Description::new(value.description).map_err(|error| damaged(&error))?,
+        spec: value_of(row, &SPECS, value.spec)?,
+        usage: value_of(row, &USAGES, value.usage)?,
+        origin: value_of(row, &ORIGINS, value.origin)?,
+        state: state_of(row, value.state)?,
+        frozen_from: value.frozen_from.map(|number| state_of(row, number)).transpose()?,
+        default: value.default,
+        created_at: Timestamp::from_millis(value.created_at),
+        updated_at: Timestamp::from_millis(value.updated_at),
+        scheduled_deletion_at: value.scheduled_deletion_at.map(Timestamp::from_millis),
+        material: Material {
+            present: value.material_present,
+            expires_at: value.material_expires_at.map(Timestamp::from_millis),
+        },
+        rotation: Rotation {
+            enabled: value.rotation_enabled,
+            interval_days: interval.map_err(|error| damaged(&error))?,
+            last_rotated_at: value.last_rotated_at.map(Timestamp::from_millis),
+            count: value.rotation_count,
+        },
+        enterprise_project_id: EnterpriseProjectId::new(value.enterprise_project_id)
+            .map_err(|error| damaged(&error))?,
+        keystore_id: KeystoreId::new(value.keystore_id).map_err(|error| damaged(&error))?,
+        tags: tags.collect::<Result<_>>()?,
+        version: stored.commit,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredAlias {
+    key_id: [u8; 16],
+    with_prefix: bool,
+    created_at: u64,
+    updated_at: u64,
+}
+
+/// The value of an alias's row. Name, scope and version are not in it: address and engine have them.
+pub(crate) fn encode_alias(alias: &AliasRecord) -> Vec<u8> {
+    encode(StoredAlias {
+        key_id: *alias.key_id.as_bytes(),
+        with_prefix: alias.alias.has_urn_prefix(),
+        created_at: alias.created_at.as_millis(),
+        updated_at: alias.updated_at.as_millis(),
+    })
+}
+
+/// Reads the value of an alias's row.
+pub(crate) fn decode_alias(
+    row: &[u8],
+    scope: &Scope,
+    urn_name: &str,
+    stored: &Stored,
+) -> Result<AliasRecord> {
+    let value: StoredAlias = decode(row, &stored.bytes)?;
+    Ok(AliasRecord {
+        alias: alias_of(urn_name, value.with_prefix, row)?,
+        key_id: KeyId::from_bytes(value.key_id),
+        domain_id: scope.domain().clone(),
+        project_id: scope.project().clone(),
+        created_at: Timestamp::from_millis(value.created_at),
+        updated_at: Timestamp::from_millis(value.updated_at),
+        version: stored.commit,
+    })
+}
+
+/// The value of the row that holds a key's aliases, in their order.
+pub(crate) fn encode_alias_names(aliases: &[Alias]) -> Vec<u8> {
+    encode(aliases.iter().map(Alias::as_str).collect::<Vec<_>>())
+}
+
+/// Reads the value of the row that holds a key's aliases: at least one, in their order.
+pub(crate) fn decode_alias_names(row: &[u8], bytes: &[u8]) -> Result<Vec<Alias>> {
+    let names: Vec<&str> = decode(row, bytes)?;
+    let aliases = names.into_iter().map(Alias::new).collect::<std::result::Result<Vec<_>, _>>();
+    let aliases = aliases.map_err(|error| corrupted(row, error))?;
+    if aliases.is_empty() || !aliases.is_sorted_by(|a, b| a < b) {
+        return Err(corrupted(row, "the names are not in order"));
+    }
+    Ok(aliases)
+}
+
+/// The value of a claim's row: the project that has the alias.
+pub(crate) fn encode_claim(project: &ProjectId) -> Vec<u8> {
+    encode(project.as_str())
+}
+
+/// Reads the value of a claim's row.
+pub(crate) fn decode_claim(row: &[u8], bytes: &[u8]) -> Result<ProjectId> {
+    ProjectId::new(decode(row, bytes)?).map_err(|error| corrupted(row, error))
+}
+
+/// The value of a row that points to a key.
+pub(crate) fn encode_key_id(key_id: KeyId) -> Vec<u8> {
+    encode(key_id.as_bytes())
+}
+
+/// Reads the value of a row that points to a key.
+pub(crate) fn decode_key_id(row: &[u8], bytes: &[u8]) -> Result<KeyId> {
+    decode(row, bytes).map(KeyId::from_bytes)
+}
+
+/// The value of a tag's row.
+pub(crate) fn encode_tag_value(value: &TagValue) -> Vec<u8> {
+    encode(value.as_str())
+}
+
+/// Reads the value of a tag's row.
+pub(crate) fn decode_tag_value(row: &[u8], bytes: &[u8]) -> Result<TagValue> {
+    TagValue::new(decode(row, bytes)?).map_err(|error| corrupted(row, error))
+}
+
+/// The value of a row whose address says everything.
+pub(crate) fn encode_nothing() -> Vec<u8> {
+    encode(())
+}
+
+/// Reads the value of a row whose address says everything.
+pub(crate) fn decode_nothing(row: &[u8], bytes: &[u8]) -> Result<()> {
+    decode(row, bytes)
+}
+
+/// How many keys a project has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    /// Those that count against the quota.
+    pub(crate) keys: u64,
+    /// The platform's.
+    pub(crate) default_keys: u64,
+}
+
+pub(crate) fn encode_counts(counts: Counts) -> Vec<u8> {
+    encode(counts)
+}
+
+pub(crate) fn decode_counts(row: &[u8], bytes: &[u8]) -> Result<Counts> {
+    decode(row, bytes)
+}
+
+#[cfg(test)]
+pub(super) fn registers_are_complete() -> bool {
+    SPECS.len() == KeySpec::ALL.len()
+        && USAGES.len() == KeyUsage::ALL.len()
+        && ORIGINS.len() == Origin::ALL.len()
+}

@@ -1,0 +1,82 @@
+//! An embedded, transactional storage engine for KMS keys and their aliases.
+//!
+//! A key management service keeps key records and names for them. Applications call keys by name;
+//! operators move a name to another key and rename keys while thousands of callers resolve them.
+//! keystead is what such a service embeds so that a name is never on two keys, never on none while it
+//! moves, never on a key that may not carry it, and never taken by somebody else in between.
+//!
+//! ```
+//! use keystead::{Alias, KeyAlias, NewKey, Request, Scope, Store};
+//!
+//! # fn main() -> keystead::Result<()> {
+//! let store = Store::in_memory()?; // or Store::open("kms.redb")?
+//! let scope = Scope::new("3bab8e245e854f68af5967c00dd43127", "0d0466b0e7274d9cb35df84bb474a37f")?;
+//! let request = Request::new(&scope).actor("alice");
+//! let alias: Alias = "kms-1234".parse()?;
+//!
+//! let old = NewKey::new("orders-2025")?.alias(alias.clone());
+//! let new = NewKey::new("orders")?;
+//! store.write(&request, |txn| {
+//!     txn.create_key(&old)?;
+//!     txn.create_key(&new)
+//! })?;
+//! let moved = store.write(&request, |txn| txn.associate_alias(&alias, new.key_id))?;
+//! assert_eq!(moved.value.former_key_id, old.key_id);
+//!
+//! let name: KeyAlias = "orders-2026".parse()?;
+//! store.write(&request, |txn| txn.rename_key_alias(new.key_id, &name))?;
+//! let key = store.read(&scope, |snap| snap.resolve(&alias))?;
+//! assert_eq!(key.key_alias, name);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The rules are those of the Huawei Cloud KMS API; `docs/semantics.md` in the repository states each
+//! with its source.
+
+#![warn(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+
+mod alias;
+mod engine;
+mod error;
+mod format;
+mod id;
+mod key;
+mod page;
+mod policy;
+mod request;
+mod rules;
+mod store;
+mod time;
+mod txn;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+// The handle, and what a call is made with.
+pub use policy::{AliasScope, Compatibility, Quotas};
+pub use request::Request;
+pub use store::{Committed, Options, Removed, Store, Swept};
+pub use txn::{Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
+
+// Names and ids.
+pub use alias::{Alias, AliasRecord, AliasUrn, InvalidAlias, KeyAlias, RESERVED_SUFFIX};
+pub use id::{
+    Commit, DomainId, EnterpriseProjectId, ID_LENGTHS, InvalidKeyId, InvalidRequestId, InvalidScope, KeyId,
+    KeystoreId, ProjectId, Region, RequestId, Scope,
+};
+
+// Keys.
+pub use key::{
+    Description, InvalidDescription, InvalidKeySpec, InvalidTagKey, InvalidTagValue, KeyRecord, KeySpec,
+    KeyState, KeyUsage, Material, NewKey, Origin, Rotation, SpecFamily, TagKey, TagValue, Tags,
+};
+pub use time::{InvalidPendingDays, InvalidRotationInterval, PendingDays, RotationInterval, Timestamp};
+
+// Lists.
+pub use page::{After, Cursor, InvalidCursor, InvalidLimit, KeyFilter, Limit, Page};
+
+// What may go wrong, and what is wrong.
+pub use error::{Actual, ApiCode, Error, Quota, Result};
+pub use verify::{Report, Violation};

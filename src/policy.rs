@@ -1,0 +1,73 @@
+//! What a store is told to uphold: [`AliasScope`], [`Compatibility`], [`Quotas`], [`Policy`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::Region;
+
+/// Where an alias is unique. Fixed when a store is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AliasScope {
+    /// In its project.
+    #[default]
+    Project,
+    /// In its domain, as the service documents it: an alias of another project is taken, but can't
+    /// be seen, moved or deleted from here.
+    Domain,
+}
+
+impl AliasScope {
+    /// The policy in one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Project => "project",
+            Self::Domain => "domain",
+        }
+    }
+}
+
+/// To which keys an alias may move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compatibility {
+    /// To any; the service states no constraint.
+    #[default]
+    Any,
+    /// To keys of the same [spec family](crate::SpecFamily) and usage, so that callers of the alias
+    /// can still do what they did.
+    SameUsage,
+}
+
+/// How much there may be. Counted in the transaction that adds to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quotas {
+    /// Keys in a project, default keys not counted, keys pending deletion counted: 100 by default.
+    pub keys_per_project: u64,
+    /// Aliases of a key: 50 by default, at most [`ALIASES_PER_KEY_MAX`](Self::ALIASES_PER_KEY_MAX).
+    pub aliases_per_key: usize,
+    /// Tags of a key: 20 by default, at most [`TAGS_PER_KEY_MAX`](Self::TAGS_PER_KEY_MAX).
+    pub tags_per_key: usize,
+}
+
+impl Quotas {
+    /// The highest quota of aliases: with more of them a key could not be purged in one transaction.
+    pub const ALIASES_PER_KEY_MAX: usize = 60;
+    /// The highest quota of tags, for the same reason and because a key's record must fit in a row.
+    pub const TAGS_PER_KEY_MAX: usize = 30;
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self { keys_per_project: 100, aliases_per_key: 50, tags_per_key: 20 }
+    }
+}
+
+/// Everything that the operations of a store must know of its options.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    pub(crate) alias_scope: AliasScope,
+    pub(crate) compatibility: Compatibility,
+    pub(crate) quotas: Quotas,
+    pub(crate) region: Region,
+}

@@ -1,0 +1,305 @@
+//! The operations on names: renaming keys; creating, moving, swapping and deleting aliases.
+//!
+//! The order of the checks is part of the contract.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Rows, Transaction, read};
+use crate::alias::{Alias, AliasRecord, InvalidAlias, KeyAlias};
+use crate::error::{Error, Result};
+use crate::format::{Space, decode_claim, encode_alias, encode_alias_names, encode_claim};
+use crate::id::{Commit, KeyId};
+use crate::key::KeyRecord;
+use crate::policy::AliasScope;
+use crate::rules;
+
+/// The most aliases that one call deletes.
+const DELETED_AT_ONCE_MAX: usize = 50;
+
+/// What renaming a key did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Renamed {
+    /// The key, as it is now.
+    pub key: Arc<KeyRecord>,
+    /// The name it had before.
+    pub former_key_alias: KeyAlias,
+    /// The version it had before.
+    pub former_version: Commit,
+    /// Whether anything changed: not if the key had this name already.
+    pub changed: bool,
+}
+
+/// What moving an alias did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Moved {
+    /// The alias, as it is now.
+    pub alias: Arc<AliasRecord>,
+    /// The key that it named before.
+    pub former_key_id: KeyId,
+    /// The version it had before.
+    pub former_version: Commit,
+    /// Whether anything changed: not if the alias named this key already.
+    pub changed: bool,
+}
+
+/// Keys' own names.
+impl Transaction<'_> {
+    /// Renames a key: in one commit the old name is freed and the new one taken.
+    /// (update-key-alias)
+    ///
+    /// A key that has this name already is left as it is. A key pending deletion keeps its name until
+    /// it is purged, so its name is taken.
+    ///
+    /// # Errors
+    ///
+    /// In this order: [`InvalidAlias`](Error::InvalidAlias) for a reserved name,
+    /// [`KeyNotFound`](Error::KeyNotFound), [`DefaultKeyImmutable`](Error::DefaultKeyImmutable),
+    /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
+    /// [`KeyAliasExists`](Error::KeyAliasExists).
+    pub fn rename_key_alias(&mut self, key_id: KeyId, new: &KeyAlias) -> Result<Renamed> {
+        self.operation(|txn| {
+            if new.is_reserved() {
+                return Err(InvalidAlias::Reserved.into());
+            }
+            let before = txn.key(key_id)?;
+            rules::changeable(&[&before])?;
+            if before.key_alias != *new {
+                txn.key_alias_must_be_free(new)?;
+            }
+            let after = KeyRecord { key_alias: new.clone(), ..(*before).clone() };
+            let key = txn.replace_keys(vec![(Arc::clone(&before), after)])?.remove(0);
+            Ok(renamed(&before, key))
+        })
+    }
+
+    /// Exchanges the names of two keys in one commit; the same key twice is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`rename_key_alias`](Self::rename_key_alias), each check made on both keys before
+    /// the next.
+    pub fn swap_key_aliases(&mut self, one: KeyId, other: KeyId) -> Result<[Renamed; 2]> {
+        self.operation(|txn| {
+            let (first, second) = (txn.key(one)?, txn.key(other)?);
+            rules::changeable(&[&first, &second])?;
+            if one == other {
+                return Ok([renamed(&first, Arc::clone(&first)), renamed(&second, Arc::clone(&second))]);
+            }
+            let with_name = |key: &KeyRecord, of: &KeyRecord| KeyRecord {
+                key_alias: of.key_alias.clone(),
+                ..key.clone()
+            };
+            let keys = txn.replace_keys(vec![
+                (Arc::clone(&first), with_name(&first, &second)),
+                (Arc::clone(&second), with_name(&second, &first)),
+            ])?;
+            Ok([renamed(&first, Arc::clone(&keys[0])), renamed(&second, Arc::clone(&keys[1]))])
+        })
+    }
+
+    pub(super) fn key_alias_must_be_free(&self, key_alias: &KeyAlias) -> Result<()> {
+        match read::key_id_of(self, key_alias)? {
+            Some(_) => Err(Error::KeyAliasExists(key_alias.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn renamed(before: &KeyRecord, key: Arc<KeyRecord>) -> Renamed {
+    Renamed {
+        changed: before.key_alias != key.key_alias,
+        key,
+        former_key_alias: before.key_alias.clone(),
+        former_version: before.version,
+    }
+}
+
+/// Aliases.
+impl Transaction<'_> {
+    /// Gives a key one more alias. (create-alias)
+    ///
+    /// # Errors
+    ///
+    /// In this order: [`KeyNotFound`](Error::KeyNotFound),
+    /// [`DefaultKeyImmutable`](Error::DefaultKeyImmutable),
+    /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
+    /// [`AliasExists`](Error::AliasExists), also if it is on this key or differs only by a leading
+    /// `alias/`, [`QuotaExceeded`](Error::QuotaExceeded).
+    pub fn create_alias(&mut self, alias: &Alias, key_id: KeyId) -> Result<Arc<AliasRecord>> {
+        self.operation(|txn| {
+            let key = txn.key(key_id)?;
+            rules::changeable(&[&key])?;
+            txn.alias_must_be_free(alias)?;
+            rules::alias_quota(read::alias_names(txn, key_id)?.len(), &txn.place.policy.quotas)?;
+            let record = AliasRecord {
+                alias: alias.clone(),
+                key_id,
+                domain_id: key.domain_id.clone(),
+                project_id: key.project_id.clone(),
+                created_at: txn.now,
+                updated_at: txn.now,
+                version: txn.staging.next_commit(),
+            };
+            txn.link(std::slice::from_ref(&record))?;
+            Ok(Arc::new(record))
+        })
+    }
+
+    /// Moves an alias to another key, in one commit. (associate-alias)
+    ///
+    /// The key that has it may be in any state, so that names can be moved away from a dying key; the
+    /// target may be disabled. If the target has it already, nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// In this order: [`AliasNotFound`](Error::AliasNotFound), [`KeyNotFound`](Error::KeyNotFound),
+    /// [`DefaultKeyImmutable`](Error::DefaultKeyImmutable),
+    /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
+    /// [`IncompatibleKey`](Error::IncompatibleKey), [`QuotaExceeded`](Error::QuotaExceeded).
+    pub fn associate_alias(&mut self, alias: &Alias, target: KeyId) -> Result<Moved> {
+        self.operation(|txn| {
+            let before = txn.alias(alias)?;
+            let to = txn.key(target)?;
+            rules::changeable(&[&to])?;
+            let from = txn.key_of_alias(&before)?;
+            rules::compatible(txn.place.policy.compatibility, &from, &to)?;
+            if before.key_id != target {
+                let held = read::alias_names(txn, target)?.len();
+                rules::alias_quota(held, &txn.place.policy.quotas)?;
+            }
+            Ok(txn.move_aliases(vec![(before, target)])?.remove(0))
+        })
+    }
+
+    /// Exchanges the keys of two aliases in one commit; if both are on one key, nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// In this order, each check made on both before the next:
+    /// [`AliasNotFound`](Error::AliasNotFound), [`DefaultKeyImmutable`](Error::DefaultKeyImmutable),
+    /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
+    /// [`IncompatibleKey`](Error::IncompatibleKey).
+    pub fn swap_aliases(&mut self, one: &Alias, other: &Alias) -> Result<[Moved; 2]> {
+        self.operation(|txn| {
+            let (first, second) = (txn.alias(one)?, txn.alias(other)?);
+            let (first_key, second_key) = (txn.key_of_alias(&first)?, txn.key_of_alias(&second)?);
+            rules::changeable(&[&first_key, &second_key])?;
+            rules::compatible(txn.place.policy.compatibility, &first_key, &second_key)?;
+            let mut moved =
+                txn.move_aliases(vec![(first, second_key.key_id), (second, first_key.key_id)])?.into_iter();
+            match (moved.next(), moved.next()) {
+                (Some(first), Some(second)) => Ok([first, second]),
+                _ => unreachable!("as many moves come back as were asked for"),
+            }
+        })
+    }
+
+    /// Takes 1 to 50 aliases from a key, all of them or none. The key may be in any state.
+    /// (delete-alias)
+    ///
+    /// # Errors
+    ///
+    /// In this order: [`InvalidAliasList`](Error::InvalidAliasList),
+    /// [`KeyNotFound`](Error::KeyNotFound), [`DefaultKeyImmutable`](Error::DefaultKeyImmutable),
+    /// [`AliasNotOnKey`](Error::AliasNotOnKey) for the first that is not there.
+    pub fn delete_aliases(&mut self, key_id: KeyId, aliases: &[Alias]) -> Result<()> {
+        self.operation(|txn| {
+            let distinct: BTreeSet<_> = aliases.iter().collect();
+            if distinct.len() != aliases.len() || !(1..=DELETED_AT_ONCE_MAX).contains(&aliases.len()) {
+                return Err(Error::InvalidAliasList);
+            }
+            let key = txn.key(key_id)?;
+            rules::not_default(&key)?;
+            let held = read::alias_names(txn, key_id)?;
+            match aliases.iter().find(|alias| !held.contains(alias)) {
+                Some(alias) => Err(Error::AliasNotOnKey { alias: alias.clone(), key_id }),
+                None => txn.unlink(key_id, aliases),
+            }
+        })
+    }
+
+    fn alias_must_be_free(&self, alias: &Alias) -> Result<()> {
+        let taken = match self.place.policy.alias_scope {
+            AliasScope::Project => read::alias_by_urn_name(self, alias.urn_name())?.is_some(),
+            AliasScope::Domain => {
+                let row = self.domain_space().claim(alias.urn_name());
+                self.row(&row)?.map(|stored| decode_claim(&row, &stored.bytes)).transpose()?.is_some()
+            }
+        };
+        if taken { Err(Error::AliasExists(alias.clone())) } else { Ok(()) }
+    }
+
+    fn key_of_alias(&self, record: &AliasRecord) -> Result<Arc<KeyRecord>> {
+        read::named_key(self, record.key_id, &self.place.space.alias(record.alias.urn_name()))
+    }
+
+    /// Moves aliases at once; one that is on its target already stays as it is.
+    fn move_aliases(&mut self, moves: Vec<(Arc<AliasRecord>, KeyId)>) -> Result<Vec<Moved>> {
+        let mut moved = Vec::new();
+        for (before, target) in moves {
+            let changed = before.key_id != target;
+            let mut alias = Arc::clone(&before);
+            if changed {
+                self.unlink(before.key_id, std::slice::from_ref(&before.alias))?;
+                alias = Arc::new(AliasRecord {
+                    key_id: target,
+                    updated_at: self.change_time(before.updated_at),
+                    version: self.staging.next_commit(),
+                    ..(*before).clone()
+                });
+            }
+            moved.push(Moved {
+                alias,
+                former_key_id: before.key_id,
+                former_version: before.version,
+                changed,
+            });
+        }
+        let changed = moved.iter().filter(|moved| moved.changed).map(|moved| (*moved.alias).clone());
+        self.link(&changed.collect::<Vec<_>>())?;
+        Ok(moved)
+    }
+}
+
+/// The only functions that write an alias's row, its claim, or the row of a key's aliases.
+impl Transaction<'_> {
+    /// Makes aliases name the keys that their records say.
+    fn link(&mut self, records: &[AliasRecord]) -> Result<()> {
+        for record in records {
+            let urn_name = record.alias.urn_name();
+            self.put(self.place.space.alias(urn_name), encode_alias(record))?;
+            if self.place.policy.alias_scope == AliasScope::Domain {
+                self.put(self.domain_space().claim(urn_name), encode_claim(&record.project_id))?;
+            }
+            let mut names = read::alias_names(self, record.key_id)?;
+            if let Err(place) = names.binary_search(&record.alias) {
+                names.insert(place, record.alias.clone());
+            }
+            self.put(self.place.space.aliases_of_key(record.key_id), encode_alias_names(&names))?;
+        }
+        Ok(())
+    }
+
+    /// Takes aliases from the key that has them.
+    pub(super) fn unlink(&mut self, key_id: KeyId, aliases: &[Alias]) -> Result<()> {
+        let mut names = read::alias_names(self, key_id)?;
+        names.retain(|name| !aliases.contains(name));
+        for alias in aliases {
+            self.delete(self.place.space.alias(alias.urn_name()))?;
+            if self.place.policy.alias_scope == AliasScope::Domain {
+                self.delete(self.domain_space().claim(alias.urn_name()))?;
+            }
+        }
+        let row = self.place.space.aliases_of_key(key_id);
+        if names.is_empty() { self.delete(row) } else { self.put(row, encode_alias_names(&names)) }
+    }
+
+    fn domain_space(&self) -> Space {
+        Space::of_domain(self.place.scope.domain())
+    }
+}

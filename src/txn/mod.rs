@@ -1,0 +1,218 @@
+//! The operations: [`Snapshot`] reads, [`Transaction`] reads and writes.
+//!
+//! An operation is a short script: read the records, ask the rules, write record and indexes
+//! together. A transaction is bound to one scope when it begins; no call can name another.
+
+mod aliases;
+mod expect;
+mod keys;
+mod list;
+mod read;
+mod staging;
+
+pub use aliases::{Moved, Renamed};
+pub use expect::Expect;
+
+pub(crate) use list::scopes;
+pub(crate) use read::Rows;
+pub(crate) use staging::Staging;
+
+use std::sync::Arc;
+
+use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
+use crate::engine::ReadTransaction;
+use crate::error::Result;
+use crate::format::{Row, Space, Stored};
+use crate::id::{Commit, KeyId, Scope};
+use crate::key::KeyRecord;
+use crate::policy::Policy;
+use crate::time::Timestamp;
+
+/// How much one transaction may read and write, on every engine alike; more is
+/// [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionLimits;
+
+impl TransactionLimits {
+    /// Distinct rows read.
+    pub const ROWS_READ_MAX: usize = 200;
+    /// Distinct rows written.
+    pub const ROWS_WRITTEN_MAX: usize = 200;
+    /// Bytes written, addresses included.
+    pub const BYTES_WRITTEN_MAX: usize = 1024 * 1024;
+}
+
+/// One scope at one commit: everything read from it is of the same moment.
+///
+/// Obtained by [`Store::read`](crate::Store::read). Records come shared.
+pub struct Snapshot<'a> {
+    rows: Arc<dyn ReadTransaction>,
+    place: Place<'a>,
+}
+
+/// Operations of one scope that are committed together or not at all.
+///
+/// Obtained by [`Store::write`](crate::Store::write). Each operation sees the writes of those before
+/// it. One that is refused leaves no trace, and the closure may go on without it.
+pub struct Transaction<'a> {
+    staging: Staging<'a>,
+    place: Place<'a>,
+    now: Timestamp,
+}
+
+/// Where a snapshot or a transaction reads, and what it upholds.
+#[derive(Clone)]
+pub(crate) struct Place<'a> {
+    pub(crate) scope: Scope,
+    pub(crate) space: Space,
+    pub(crate) policy: &'a Policy,
+}
+
+impl<'a> Place<'a> {
+    pub(crate) fn new(scope: &Scope, policy: &'a Policy) -> Self {
+        Self { scope: scope.clone(), space: Space::of_scope(scope), policy }
+    }
+}
+
+impl<'a> Snapshot<'a> {
+    pub(crate) fn new(rows: Arc<dyn ReadTransaction>, place: Place<'a>) -> Self {
+        Self { rows, place }
+    }
+
+    /// The commit that this snapshot shows.
+    pub fn commit(&self) -> Commit {
+        self.rows.commit()
+    }
+
+    /// The scope that it reads.
+    pub fn scope(&self) -> &Scope {
+        &self.place.scope
+    }
+}
+
+impl Rows for Snapshot<'_> {
+    fn place(&self) -> &Place<'_> {
+        &self.place
+    }
+
+    fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        self.rows.get(rows)
+    }
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(staging: Staging<'a>, place: Place<'a>, now: Timestamp) -> Self {
+        Self { staging, place, now }
+    }
+
+    /// The scope that it reads and writes.
+    pub fn scope(&self) -> &Scope {
+        &self.place.scope
+    }
+
+    /// The time of the request.
+    pub fn time(&self) -> Timestamp {
+        self.now
+    }
+
+    pub(crate) fn into_staging(self) -> Staging<'a> {
+        self.staging
+    }
+
+    /// Runs one operation: if it is refused, what it staged is dropped.
+    fn operation<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let mark = self.staging.mark();
+        let result = run(self);
+        match result {
+            Ok(_) => self.staging.keep(mark),
+            Err(_) => self.staging.roll_back(mark),
+        }
+        result
+    }
+
+    fn put(&mut self, row: Row, value: Vec<u8>) -> Result<()> {
+        self.staging.write(row, Some(value))
+    }
+
+    fn delete(&mut self, row: Row) -> Result<()> {
+        self.staging.write(row, None)
+    }
+
+    /// When a record that last changed then changes now.
+    fn change_time(&self, former: Timestamp) -> Timestamp {
+        self.now.max(former)
+    }
+}
+
+impl Rows for Transaction<'_> {
+    fn place(&self) -> &Place<'_> {
+        &self.place
+    }
+
+    fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        self.staging.rows(rows)
+    }
+}
+
+macro_rules! point_reads {
+    ($reader:ident) => {
+        /// Reading single records.
+        impl $reader<'_> {
+            /// The key with this id.
+            ///
+            /// # Errors
+            ///
+            /// [`KeyNotFound`](crate::Error::KeyNotFound) if the scope has none.
+            pub fn key(&self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
+                read::key(self, key_id)
+            }
+
+            /// The key whose own name this is.
+            ///
+            /// # Errors
+            ///
+            /// [`KeyNotFound`](crate::Error::KeyNotFound) if the scope has none.
+            pub fn find_by_key_alias(&self, key_alias: &KeyAlias) -> Result<Arc<KeyRecord>> {
+                read::key_by_key_alias(self, key_alias)
+            }
+
+            /// The record of an alias. The bytes of the name must be exactly those it was created
+            /// with.
+            ///
+            /// # Errors
+            ///
+            /// [`AliasNotFound`](crate::Error::AliasNotFound) if the scope has none.
+            pub fn alias(&self, alias: &Alias) -> Result<Arc<AliasRecord>> {
+                read::alias(self, alias)
+            }
+
+            /// The key that an alias names.
+            ///
+            /// # Errors
+            ///
+            /// [`AliasNotFound`](crate::Error::AliasNotFound) if the scope has no such alias.
+            pub fn resolve(&self, alias: &Alias) -> Result<Arc<KeyRecord>> {
+                read::resolve(self, alias)
+            }
+
+            /// The keys that these aliases name, in the same order; `None` for each alias that the
+            /// scope has not.
+            pub fn resolve_many(&self, aliases: &[Alias]) -> Result<Vec<Option<Arc<KeyRecord>>>> {
+                read::resolve_many(self, aliases)
+            }
+
+            /// The key that the alias with this URN names.
+            ///
+            /// # Errors
+            ///
+            /// [`AliasNotFound`](crate::Error::AliasNotFound) if the scope has no such alias, or the
+            /// URN is of another region or domain.
+            pub fn resolve_urn(&self, urn: &AliasUrn) -> Result<Arc<KeyRecord>> {
+                read::resolve_urn(self, urn)
+            }
+        }
+    };
+}
+
+point_reads!(Snapshot);
+point_reads!(Transaction);

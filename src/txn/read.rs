@@ -1,0 +1,110 @@
+//! Reading single records, the same for a snapshot and a transaction.
+
+use std::sync::Arc;
+
+use super::Place;
+use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
+use crate::error::{Error, Result};
+use crate::format::{
+    Counts, Stored, corrupted, decode_alias, decode_alias_names, decode_counts, decode_key, decode_key_id,
+};
+use crate::id::KeyId;
+use crate::key::KeyRecord;
+
+/// Whatever gives rows of one scope.
+pub(crate) trait Rows {
+    fn place(&self) -> &Place<'_>;
+
+    /// The rows at these addresses.
+    fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
+
+    /// The row at this address.
+    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        Ok(self.rows(&[row])?.pop().flatten())
+    }
+}
+
+/// The key with this id, if there is one.
+pub(super) fn find_key(rows: &impl Rows, key_id: KeyId) -> Result<Option<KeyRecord>> {
+    let place = rows.place();
+    let row = place.space.key(key_id);
+    let stored = rows.row(&row)?;
+    stored.map(|stored| decode_key(&row, &place.scope, key_id, &stored)).transpose()
+}
+
+pub(super) fn key(rows: &impl Rows, key_id: KeyId) -> Result<Arc<KeyRecord>> {
+    find_key(rows, key_id)?.map(Arc::new).ok_or_else(|| Error::key_not_found(key_id))
+}
+
+/// The id of the key whose own name this is, if there is one.
+pub(super) fn key_id_of(rows: &impl Rows, key_alias: &KeyAlias) -> Result<Option<KeyId>> {
+    let row = rows.place().space.key_alias(key_alias);
+    rows.row(&row)?.map(|stored| decode_key_id(&row, &stored.bytes)).transpose()
+}
+
+pub(super) fn key_by_key_alias(rows: &impl Rows, key_alias: &KeyAlias) -> Result<Arc<KeyRecord>> {
+    match key_id_of(rows, key_alias)? {
+        Some(key_id) => named_key(rows, key_id, &rows.place().space.key_alias(key_alias)),
+        None => Err(Error::key_not_found(key_alias)),
+    }
+}
+
+/// The key that a row names; that it is there is an invariant.
+pub(super) fn named_key(rows: &impl Rows, key_id: KeyId, row: &[u8]) -> Result<Arc<KeyRecord>> {
+    let key = find_key(rows, key_id)?.map(Arc::new);
+    key.ok_or_else(|| corrupted(row, format_args!("it names the key {key_id}, which is not there")))
+}
+
+/// The record of the alias with this URN name, if there is one.
+pub(super) fn alias_by_urn_name(rows: &impl Rows, urn_name: &str) -> Result<Option<AliasRecord>> {
+    let place = rows.place();
+    let row = place.space.alias(urn_name);
+    let stored = rows.row(&row)?;
+    stored.map(|stored| decode_alias(&row, &place.scope, urn_name, &stored)).transpose()
+}
+
+/// The record of exactly this alias, if there is one.
+pub(super) fn find_alias(rows: &impl Rows, alias: &Alias) -> Result<Option<AliasRecord>> {
+    let record = alias_by_urn_name(rows, alias.urn_name())?;
+    Ok(record.filter(|record| record.alias == *alias))
+}
+
+pub(super) fn alias(rows: &impl Rows, alias: &Alias) -> Result<Arc<AliasRecord>> {
+    find_alias(rows, alias)?.map(Arc::new).ok_or_else(|| Error::alias_not_found(alias))
+}
+
+pub(super) fn resolve(rows: &impl Rows, alias: &Alias) -> Result<Arc<KeyRecord>> {
+    let record = find_alias(rows, alias)?.ok_or_else(|| Error::alias_not_found(alias))?;
+    named_key(rows, record.key_id, &rows.place().space.alias(alias.urn_name()))
+}
+
+pub(super) fn resolve_many(rows: &impl Rows, aliases: &[Alias]) -> Result<Vec<Option<Arc<KeyRecord>>>> {
+    let resolved = aliases.iter().map(|alias| match resolve(rows, alias) {
+        Ok(key) => Ok(Some(key)),
+        Err(Error::AliasNotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    });
+    resolved.collect()
+}
+
+pub(super) fn resolve_urn(rows: &impl Rows, urn: &AliasUrn) -> Result<Arc<KeyRecord>> {
+    let place = rows.place();
+    let from_here = *urn.region() == place.policy.region && urn.domain_id() == place.scope.domain();
+    let record = if from_here { alias_by_urn_name(rows, urn.urn_name())? } else { None };
+    let record = record.ok_or_else(|| Error::alias_not_found(urn))?;
+    named_key(rows, record.key_id, &place.space.alias(urn.urn_name()))
+}
+
+/// The names of a key's aliases, in their order.
+pub(super) fn alias_names(rows: &impl Rows, key_id: KeyId) -> Result<Vec<Alias>> {
+    let row = rows.place().space.aliases_of_key(key_id);
+    let stored = rows.row(&row)?;
+    Ok(stored.map(|stored| decode_alias_names(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+}
+
+/// How many keys the project has.
+pub(super) fn counts(rows: &impl Rows) -> Result<Counts> {
+    let row = rows.place().space.counts();
+    let stored = rows.row(&row)?;
+    Ok(stored.map(|stored| decode_counts(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+}
