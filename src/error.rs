@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use crate::alias::{Alias, InvalidAlias, KeyAlias};
-use crate::id::{Commit, InvalidKeyId, InvalidRequestId, InvalidScope, KeyId};
+use crate::change::InvalidPosition;
+use crate::id::{Commit, InvalidKeyId, InvalidRequestId, InvalidScope, KeyId, RequestId};
 use crate::key::{InvalidDescription, InvalidKeySpec, InvalidTagKey, InvalidTagValue, KeyState, TagKey};
 use crate::page::{InvalidCursor, InvalidLimit};
 use crate::time::{InvalidPendingDays, InvalidRotationInterval};
@@ -27,6 +28,9 @@ pub enum Error {
     /// The text is no request id. Correct it.
     #[error(transparent)]
     InvalidRequestId(#[from] InvalidRequestId),
+    /// The request id was used for another request. Take a new id for a new request.
+    #[error("the request id {0} was used for another request")]
+    RequestIdReused(RequestId),
     /// A domain, project, enterprise project or key store id, or a region, is malformed. Correct it.
     #[error(transparent)]
     InvalidScope(#[from] InvalidScope),
@@ -170,6 +174,31 @@ pub enum Error {
         /// What is there; `None` if nothing is.
         actual: Option<Actual>,
     },
+
+    /// There is no such commit in the scope, or not yet.
+    #[error("there is no commit {0} here, or not yet")]
+    CommitNotFound(Commit),
+    /// The store was created without history.
+    #[error("the store was created without history")]
+    HistoryDisabled,
+    /// That part of the history was trimmed. Ask for what is later, or read the present state.
+    #[error("the history up to commit {floor} was trimmed")]
+    HistoryTrimmed {
+        /// The newest commit that was trimmed: the state after it, and later changes, are there.
+        floor: Commit,
+    },
+    /// The commit did more than moving aliases and renaming keys. Undo it by hand.
+    #[error("the commit {0} did more than moving aliases and renaming keys")]
+    NotRevertible(Commit),
+    /// The text is no position. Correct it.
+    #[error(transparent)]
+    InvalidPosition(#[from] InvalidPosition),
+    /// The position is of another store, or of this one before it was restored. Begin anew.
+    #[error("the position is of another store, or of this one before it was restored")]
+    PositionOfAnotherStore,
+    /// The value that a closure returned can't be stored to be repeated.
+    #[error("the value can't be stored for a repeated request: {0}")]
+    InvalidOutcome(Box<str>),
 
     /// Another transaction came between. Nothing was written; run it again.
     #[error("the transaction met another one; nothing was written, run it again")]
@@ -316,7 +345,7 @@ impl Error {
             Self::TooManyTags { .. } => ("KMS.0409", 400),
             Self::TagNotFound { .. } => ("KMS.0416", 404),
             Self::InvalidKeyId(_) => ("KMS.0205", 400),
-            Self::InvalidRequestId(_) => ("KMS.0206", 400),
+            Self::InvalidRequestId(_) | Self::RequestIdReused(_) => ("KMS.0206", 400),
             Self::KeyNotFound { .. } | Self::AliasNotFound { .. } | Self::AliasNotOnKey { .. } => {
                 ("KMS.0207", 404)
             }
@@ -352,6 +381,13 @@ impl Error {
             Self::Conflict
             | Self::Unavailable(_)
             | Self::CommitUnknown(_)
+            | Self::CommitNotFound(_)
+            | Self::HistoryDisabled
+            | Self::HistoryTrimmed { .. }
+            | Self::NotRevertible(_)
+            | Self::InvalidPosition(_)
+            | Self::PositionOfAnotherStore
+            | Self::InvalidOutcome(_)
             | Self::Poisoned
             | Self::Corrupted(_)
             | Self::Io(_)

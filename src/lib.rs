@@ -37,6 +37,7 @@
 #![warn(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod alias;
+mod change;
 mod engine;
 mod error;
 mod format;
@@ -55,9 +56,9 @@ mod verify;
 mod tests;
 
 // The handle, and what a call is made with.
-pub use policy::{AliasScope, Compatibility, Quotas};
+pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
-pub use store::{Committed, Options, Removed, Store, Swept};
+pub use store::{Committed, DryRun, Options, Removed, Store, Swept};
 pub use txn::{Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 
 // Names and ids.
@@ -76,6 +77,14 @@ pub use time::{InvalidPendingDays, InvalidRotationInterval, PendingDays, Rotatio
 
 // Lists.
 pub use page::{After, Cursor, InvalidCursor, InvalidLimit, KeyFilter, Limit, Page};
+
+// What was before, and what happens.
+pub use change::{
+    Change, ChangeRecord, CommitInfo, CommitRecord, Images, InvalidPosition, Operation, Position, Previous,
+};
+pub use engine::Waited;
+pub use store::Changes;
+pub use txn::{At, HistoryOf, Order};
 
 // What may go wrong, and what is wrong.
 pub use error::{Actual, ApiCode, Error, Quota, Result};

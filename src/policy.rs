@@ -70,4 +70,27 @@ pub(crate) struct Policy {
     pub(crate) compatibility: Compatibility,
     pub(crate) quotas: Quotas,
     pub(crate) region: Region,
+    /// Whether each commit leaves an entry in the log.
+    pub(crate) history: bool,
+}
+
+/// How long the history and the outcomes of repeatable requests are kept, until a
+/// [sweep](crate::Store::sweep) prunes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Retention {
+    /// History: for so many days, at least 1; `None`, the default, for ever.
+    pub history_days: Option<u16>,
+    /// History: so many commits, at least 1; `None`, the default, all.
+    pub history_commits: Option<u64>,
+    /// Outcomes of repeatable requests: for so many hours, 24 by default, at least 1.
+    pub outcome_hours: u32,
+    /// Outcomes of repeatable requests: so many in a scope, 100,000 by default, at least 1.
+    pub outcomes_per_scope: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { history_days: None, history_commits: None, outcome_hours: 24, outcomes_per_scope: 100_000 }
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::id::{RequestId, Scope};
+use crate::change::CommitInfo;
+use crate::id::{Commit, RequestId, Scope};
 use crate::time::Timestamp;
 
 /// Who asks for a write, in which scope, and when. The clock is read here, once, and not inside the
@@ -45,6 +46,16 @@ impl Request {
     pub fn request_id(mut self, request_id: RequestId) -> Self {
         self.request_id = Some(request_id);
         self
+    }
+
+    pub(crate) fn info(&self, commit: Commit) -> CommitInfo {
+        CommitInfo {
+            commit,
+            time: self.time,
+            scope: self.scope.clone(),
+            actor: self.actor.clone(),
+            request_id: self.request_id.clone(),
+        }
     }
 
     /// The scope.

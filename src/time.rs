@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 const MILLISECONDS_A_DAY: u64 = 24 * 60 * 60 * 1000;
 
 /// A point in time: milliseconds since the Unix epoch, UTC.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(u64);
 
@@ -29,6 +29,11 @@ impl Timestamp {
     /// Milliseconds since the Unix epoch.
     pub const fn as_millis(self) -> u64 {
         self.0
+    }
+
+    /// The time so many hours later; at the end of the range, the last time there is.
+    pub const fn plus_hours(self, hours: u32) -> Self {
+        Self(self.0.saturating_add(hours as u64 * (MILLISECONDS_A_DAY / 24)))
     }
 
     /// The time so many days of 24 hours later; at the end of the range, the last time there is.

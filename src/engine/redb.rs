@@ -3,7 +3,8 @@
 //! Each value is sealed: `checksum (4) commit (1 to 10) bytes`, the CRC-32 taken over the address and
 //! all that follows it, the commit in base 128 with the lowest part first. redb checks its pages only
 //! when it recovers, so this is what keeps a damaged row from being served. The row with the empty
-//! address holds the newest commit and nothing else. redb may panic on a damaged page; here that
+//! address holds the newest commit and nothing else. The log lies behind all rows, at `ff commit (8)`,
+//! highest byte first: in the same tree, because a second one would cost each commit more pages. redb may panic on a damaged page; here that
 //! becomes `Corrupted` too.
 
 use std::fs::{File, OpenOptions};
@@ -12,7 +13,8 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use redb::backends::{FileBackend, InMemoryBackend};
@@ -22,7 +24,7 @@ use redb::{
     TransactionError,
 };
 
-use super::{Batch, Engine, Range, ReadTransaction, WriteTransaction};
+use super::{Batch, Engine, Log, Range, ReadTransaction, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, corrupted};
 use crate::id::Commit;
@@ -32,17 +34,33 @@ const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("keyst
 /// The address of the row that holds the newest commit.
 const NEWEST: &[u8] = &[];
 
+/// What the addresses of the log begin with; those of rows are lower.
+const LOG: u8 = 0xff;
+
+/// How often a reader looks whether the writing process has committed.
+const POLL: Duration = Duration::from_millis(10);
+
 /// A store that this process may write.
 pub(crate) struct RedbEngine {
     database: Database,
     newest: ArcSwap<RedbRead>,
     writer: Mutex<()>,
     poisoned: AtomicBool,
+    bell: Bell,
 }
 
 /// A store that this process only reads, maybe beside another that writes it.
 pub(crate) struct RedbReader {
     database: ReadOnlyDatabase,
+    bell: Bell,
+}
+
+/// Wakes those who wait for a commit.
+#[derive(Default)]
+struct Bell {
+    /// The newest commit that was rung for, and whether waiting has ended for good.
+    state: Mutex<(Commit, bool)>,
+    rung: Condvar,
 }
 
 /// One commit of a redb table.
@@ -97,10 +115,12 @@ impl RedbEngine {
 
     fn of(database: Database) -> Result<Self> {
         let newest = ArcSwap::from_pointee(RedbRead::newest(&database)?);
-        Ok(Self { database, newest, writer: Mutex::new(()), poisoned: AtomicBool::new(false) })
+        let bell = Bell::default();
+        bell.ring(newest.load().commit);
+        Ok(Self { database, newest, writer: Mutex::new(()), poisoned: AtomicBool::new(false), bell })
     }
 
-    fn apply(&self, batch: &Batch, commit: Commit) -> Result<()> {
+    fn apply(&self, batch: &Batch, log: Log<'_>, commit: Commit) -> Result<()> {
         let transaction = self.database.begin_write().map_err(of_transaction)?;
         {
             let mut table = transaction.open_table(ROWS).map_err(of_table)?;
@@ -116,6 +136,14 @@ impl RedbEngine {
                         table.remove(row.as_slice()).map_err(of_storage)?;
                     }
                 }
+            }
+            if let Some(entry) = log.append {
+                let row = log_row(commit);
+                table.insert(row.as_slice(), seal(&row, commit, entry).as_slice()).map_err(of_storage)?;
+            }
+            if let Some(trim) = log.trim {
+                let (first, last) = (log_row(Commit::default()), log_row(trim));
+                table.retain_in(first.as_slice()..=last.as_slice(), |_, _| false).map_err(of_storage)?;
             }
         }
         transaction.commit().map_err(of_commit)
@@ -135,6 +163,14 @@ impl Engine for RedbEngine {
         }
         Ok(Box::new(RedbWrite { engine: self, read: self.newest.load_full(), _writer: writer }))
     }
+
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        Ok(self.bell.wait(after, timeout))
+    }
+
+    fn stop_waiting(&self) {
+        self.bell.end();
+    }
 }
 
 impl WriteTransaction for RedbWrite<'_> {
@@ -150,14 +186,19 @@ impl WriteTransaction for RedbWrite<'_> {
         self.read.get(rows)
     }
 
-    fn commit(self: Box<Self>, batch: &Batch) -> Result<Commit> {
+    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.read.log_entry(commit)
+    }
+
+    fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
         let commit = self.next_commit();
-        let applied = guarded(|| self.engine.apply(batch, commit));
+        let applied = guarded(|| self.engine.apply(batch, log, commit));
         let published = applied.and_then(|()| {
             // Durable from here on: if the new state can't be read, that is not known to the caller.
             let newest = RedbRead::newest(&self.engine.database);
             let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
             self.engine.newest.store(Arc::new(newest));
+            self.engine.bell.ring(commit);
             Ok(commit)
         });
         if published.is_err() {
@@ -171,8 +212,8 @@ impl RedbReader {
     /// Opens a store for reading, also while another process writes it.
     pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
         guarded(|| {
-            let reader =
-                Self { database: file_builder(cache_bytes).open_read_only(path).map_err(of_database)? };
+            let database = file_builder(cache_bytes).open_read_only(path).map_err(of_database)?;
+            let reader = Self { database, bell: Bell::default() };
             RedbRead::newest(&reader.database)?;
             Ok(reader)
         })
@@ -187,6 +228,56 @@ impl Engine for RedbReader {
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
         Err(Error::ReadOnly)
+    }
+
+    /// The writing process can't wake this one, so it looks every 10 ms.
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        let mut left = timeout;
+        loop {
+            if guarded(|| RedbRead::newest(&self.database))?.commit > after {
+                return Ok(Waited::Committed);
+            }
+            if left.is_zero() {
+                return Ok(Waited::TimedOut);
+            }
+            let pause = left.min(POLL);
+            left -= pause;
+            if self.bell.wait(after, pause) == Waited::Closed {
+                return Ok(Waited::Closed);
+            }
+        }
+    }
+
+    fn stop_waiting(&self) {
+        self.bell.end();
+    }
+}
+
+impl Bell {
+    fn lock(&self) -> MutexGuard<'_, (Commit, bool)> {
+        // Nothing can panic while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring(&self, commit: Commit) {
+        self.lock().0 = commit;
+        self.rung.notify_all();
+    }
+
+    fn end(&self) {
+        self.lock().1 = true;
+        self.rung.notify_all();
+    }
+
+    fn wait(&self, after: Commit, timeout: Duration) -> Waited {
+        let waiting = |(newest, ended): &mut (Commit, bool)| !*ended && *newest <= after;
+        let outcome = self.rung.wait_timeout_while(self.lock(), timeout, waiting);
+        let (state, _) = outcome.unwrap_or_else(PoisonError::into_inner);
+        match *state {
+            (newest, _) if newest > after => Waited::Committed,
+            (_, true) => Waited::Closed,
+            _ => Waited::TimedOut,
+        }
     }
 }
 
@@ -216,8 +307,9 @@ impl ReadTransaction for RedbRead {
     }
 
     fn scan(&self, (from, to): Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
-        // The row of the newest commit is the engine's own.
+        // The row of the newest commit and the log are not the store's rows.
         let from = if from == Bound::Unbounded { Bound::Excluded(NEWEST) } else { from };
+        let to = if to == Bound::Unbounded { Bound::Excluded(&[LOG][..]) } else { to };
         guarded(|| {
             let rows = ReadableTable::range::<&[u8]>(&self.table, (from, to)).map_err(of_storage)?;
             let owned = rows.take(limit).map(|entry| {
@@ -227,6 +319,25 @@ impl ReadTransaction for RedbRead {
             owned.collect()
         })
     }
+
+    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        Ok(guarded(|| self.row(&log_row(commit)))?.map(|stored| stored.bytes))
+    }
+
+    fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
+        let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
+        let entries = self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?;
+        let numbered = entries.into_iter().map(|(row, stored)| {
+            let number = row.last_chunk::<8>().copied().map(u64::from_be_bytes);
+            let number = number.ok_or_else(|| corrupted(&row, "it is no place in the log"))?;
+            Ok((Commit::new(number), stored.map(|stored| stored.bytes)))
+        });
+        numbered.collect()
+    }
+}
+
+fn log_row(commit: Commit) -> Row {
+    [&[LOG][..], &commit.number().to_be_bytes()].concat()
 }
 
 /// The settings for a backend that nobody else can open.

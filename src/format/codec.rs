@@ -3,13 +3,18 @@
 //!
 //! The stored structs are apart from the public records, so that neither binds the other.
 
+use std::sync::Arc;
+
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::{Deserialize, Serialize};
 
-use super::{Stored, alias_of, corrupted};
+use super::{RecordId, Space, Stored, alias_of, corrupted, scope_of};
 use crate::alias::{Alias, AliasRecord, KeyAlias};
+use crate::change::{Change, CommitInfo, CommitRecord, Images, Operation, Previous};
 use crate::error::{Error, Result};
-use crate::id::{EnterpriseProjectId, KeyId, KeystoreId, ProjectId, Region, Scope};
+use crate::id::{
+    Commit, EnterpriseProjectId, InvalidRequestId, KeyId, KeystoreId, ProjectId, Region, RequestId, Scope,
+};
 use crate::key::{
     Description, KeyRecord, KeySpec, KeyState, KeyUsage, Material, Origin, Rotation, TagKey, TagValue,
 };
@@ -25,6 +30,12 @@ pub(crate) const VALUE_MAX: usize = 64 * 1024;
 const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<VALUE_MAX>> =
     bincode::config::standard().with_limit::<VALUE_MAX>();
 
+/// The most bytes that an entry of the log may have, and that decoding one may allocate.
+pub(crate) const ENTRY_MAX: usize = 1024 * 1024;
+
+const ENTRY_CONFIGURATION: Configuration<LittleEndian, Varint, Limit<ENTRY_MAX>> =
+    bincode::config::standard().with_limit::<ENTRY_MAX>();
+
 fn encode(value: impl Serialize) -> Vec<u8> {
     // Encoding has no limit: what is too large is refused with a name when the row is staged.
     let mut bytes = bincode::serde::encode_to_vec(value, CONFIGURATION.with_no_limit())
@@ -34,6 +45,14 @@ fn encode(value: impl Serialize) -> Vec<u8> {
 }
 
 fn decode<'a, T: Deserialize<'a>>(row: &[u8], bytes: &'a [u8]) -> Result<T> {
+    decode_with(CONFIGURATION, row, bytes)
+}
+
+fn decode_with<'a, T: Deserialize<'a>>(
+    configuration: impl bincode::config::Config,
+    row: &[u8],
+    bytes: &'a [u8],
+) -> Result<T> {
     let Some((&version, body)) = bytes.split_first() else {
         return Err(corrupted(row, "the value is empty"));
     };
@@ -43,7 +62,7 @@ fn decode<'a, T: Deserialize<'a>>(row: &[u8], bytes: &'a [u8]) -> Result<T> {
     if version == 0 {
         return Err(corrupted(row, "the value has no version"));
     }
-    let (value, length) = bincode::serde::borrow_decode_from_slice(body, CONFIGURATION)
+    let (value, length) = bincode::serde::borrow_decode_from_slice(body, configuration)
         .map_err(|error| corrupted(row, format_args!("the value can't be decoded: {error}")))?;
     if length == body.len() { Ok(value) } else { Err(corrupted(row, "the value has bytes left over")) }
 }
@@ -54,6 +73,7 @@ pub(crate) struct Fixed {
     pub(crate) incarnation: [u8; 16],
     pub(crate) alias_scope: AliasScope,
     pub(crate) region: Region,
+    pub(crate) history: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,6 +81,7 @@ struct StoredFixed<'a> {
     incarnation: [u8; 16],
     alias_scope: u8,
     region: &'a str,
+    history: bool,
 }
 
 pub(crate) fn encode_fixed(fixed: &Fixed) -> Vec<u8> {
@@ -71,6 +92,7 @@ pub(crate) fn encode_fixed(fixed: &Fixed) -> Vec<u8> {
             AliasScope::Domain => 2,
         },
         region: fixed.region.as_str(),
+        history: fixed.history,
     })
 }
 
@@ -84,7 +106,59 @@ pub(crate) fn decode_fixed(row: &[u8], bytes: &[u8]) -> Result<Fixed> {
             other => return Err(corrupted(row, format_args!("unknown alias scope {other}"))),
         },
         region: Region::new(stored.region).map_err(|error| corrupted(row, error))?,
+        history: stored.history,
     })
+}
+
+/// Up to where the history was trimmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Floor {
+    /// The newest commit that was trimmed.
+    pub(crate) commit: Commit,
+    /// The latest time of a change that was trimmed.
+    pub(crate) time: Timestamp,
+}
+
+pub(crate) fn encode_floor(floor: Floor) -> Vec<u8> {
+    encode((floor.commit.number(), floor.time.as_millis()))
+}
+
+pub(crate) fn decode_floor(row: &[u8], bytes: &[u8]) -> Result<Floor> {
+    let (commit, time): (u64, u64) = decode(row, bytes)?;
+    Ok(Floor { commit: Commit::new(commit), time: Timestamp::from_millis(time) })
+}
+
+/// The value of a tombstone's row: the time of the deletion. Its commit is that of the row.
+pub(crate) fn encode_tombstone(time: Timestamp) -> Vec<u8> {
+    encode(time.as_millis())
+}
+
+/// Reads the value of a tombstone's row.
+pub(crate) fn decode_tombstone(row: &[u8], bytes: &[u8]) -> Result<Timestamp> {
+    decode(row, bytes).map(Timestamp::from_millis)
+}
+
+/// The most bytes that the value of a repeatable request may have.
+pub(crate) const OUTCOME_MAX: usize = 32 * 1024;
+
+/// What came of a request that may be repeated. Its commit is that of the row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// The SHA-256 of the request's body.
+    pub(crate) digest: [u8; 32],
+    /// The value that the closure returned, as JSON.
+    pub(crate) value: Vec<u8>,
+    /// Whether keys or aliases changed.
+    pub(crate) changed: bool,
+    pub(crate) time: u64,
+}
+
+pub(crate) fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
+    encode(outcome)
+}
+
+pub(crate) fn decode_outcome(row: &[u8], bytes: &[u8]) -> Result<Outcome> {
+    decode(row, bytes)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -335,6 +409,127 @@ pub(crate) fn encode_counts(counts: Counts) -> Vec<u8> {
 
 pub(crate) fn decode_counts(row: &[u8], bytes: &[u8]) -> Result<Counts> {
     decode(row, bytes)
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredEntry<'a> {
+    space: &'a [u8],
+    time: u64,
+    actor: Option<&'a str>,
+    request_id: Option<&'a str>,
+    #[serde(borrow)]
+    changes: Vec<StoredChange<'a>>,
+}
+
+/// The images are the values of the record's row, before and after.
+#[derive(Serialize, Deserialize)]
+struct StoredChange<'a> {
+    operation: u8,
+    key_id: Option<[u8; 16]>,
+    urn_name: Option<&'a str>,
+    /// Milliseconds after the time of the entry.
+    later: u64,
+    previous: Option<(u64, u64)>,
+    before: Option<&'a [u8]>,
+    after: Option<&'a [u8]>,
+}
+
+/// The bytes of a change's two images.
+pub(crate) fn encode_images(images: &Images) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    match images {
+        Images::Key { before, after } => {
+            (before.as_deref().map(encode_key), after.as_deref().map(encode_key))
+        }
+        Images::Alias { before, after } => {
+            (before.as_deref().map(encode_alias), after.as_deref().map(encode_alias))
+        }
+    }
+}
+
+/// The entry of a commit in the log. The commit's number is not in it: its place says that.
+pub(crate) fn encode_log_entry(record: &CommitRecord) -> Vec<u8> {
+    let images: Vec<_> = record.changes.iter().map(|change| encode_images(&change.images)).collect();
+    let ids: Vec<_> = record.changes.iter().map(|change| RecordId::of(&change.images)).collect();
+    let changes = record.changes.iter().zip(&images).zip(&ids).map(|((change, (before, after)), id)| {
+        let (key_id, urn_name) = match id {
+            RecordId::Key(key_id) => (Some(*key_id.as_bytes()), None),
+            RecordId::Alias(urn_name) => (None, Some(urn_name.as_str())),
+        };
+        StoredChange {
+            operation: number_of(Operation::REGISTER, &change.operation),
+            key_id,
+            urn_name,
+            later: change.time.as_millis().saturating_sub(record.info.time.as_millis()),
+            previous: change.previous.map(|previous| (previous.commit.number(), previous.time.as_millis())),
+            before: before.as_deref(),
+            after: after.as_deref(),
+        }
+    });
+    encode(StoredEntry {
+        space: &Space::of_scope(&record.info.scope).start(),
+        time: record.info.time.as_millis(),
+        actor: record.info.actor.as_deref(),
+        request_id: record.info.request_id.as_ref().map(RequestId::as_str),
+        changes: changes.collect(),
+    })
+}
+
+/// Reads the entry of a commit in the log.
+pub(crate) fn decode_log_entry(commit: Commit, bytes: &[u8]) -> Result<CommitRecord> {
+    let row = log_place(commit);
+    let entry: StoredEntry<'_> = decode_with(ENTRY_CONFIGURATION, &row, bytes)?;
+    let scope = scope_of(entry.space).filter(|scope| Space::of_scope(scope).start() == entry.space);
+    let scope = scope.ok_or_else(|| corrupted(&row, "it is of no scope"))?;
+    let request_id = entry.request_id.map(str::parse).transpose();
+    let info = CommitInfo {
+        commit,
+        time: Timestamp::from_millis(entry.time),
+        scope,
+        actor: entry.actor.map(Arc::from),
+        request_id: request_id.map_err(|error: InvalidRequestId| corrupted(&row, error))?,
+    };
+    let changes = entry.changes.into_iter().map(|change| change_of(&row, &info, change));
+    Ok(CommitRecord { changes: changes.collect::<Result<_>>()?, info })
+}
+
+fn change_of(row: &[u8], info: &CommitInfo, stored: StoredChange<'_>) -> Result<Change> {
+    let previous = stored
+        .previous
+        .map(|(commit, time)| Previous { commit: Commit::new(commit), time: Timestamp::from_millis(time) });
+    // The version of what was there before is the commit that made it.
+    let former = previous.map(|previous| previous.commit);
+    let image = |bytes: Option<&[u8]>, commit: Option<Commit>| match (bytes, commit) {
+        (Some(bytes), Some(commit)) => Ok(Some(Stored { bytes: bytes.to_vec(), commit })),
+        (Some(_), None) => Err(corrupted(row, "what was there before came from nowhere")),
+        (None, _) => Ok(None),
+    };
+    let (before, after) = (image(stored.before, former)?, image(stored.after, Some(info.commit))?);
+    let images = match (stored.key_id, stored.urn_name) {
+        (Some(key_id), None) => {
+            let key = |stored| decode_key(row, &info.scope, KeyId::from_bytes(key_id), &stored).map(Arc::new);
+            Images::Key { before: before.map(key).transpose()?, after: after.map(key).transpose()? }
+        }
+        (None, Some(name)) => {
+            let alias = |stored| decode_alias(row, &info.scope, name, &stored).map(Arc::new);
+            Images::Alias { before: before.map(alias).transpose()?, after: after.map(alias).transpose()? }
+        }
+        _ => return Err(corrupted(row, "a change is of a key or of an alias")),
+    };
+    if RecordId::try_of(&images).is_none() {
+        return Err(corrupted(row, "a change has no image"));
+    }
+    let time = info.time.as_millis().checked_add(stored.later);
+    Ok(Change {
+        operation: value_of(row, Operation::REGISTER, stored.operation)?,
+        time: Timestamp::from_millis(time.ok_or_else(|| corrupted(row, "a change is after all time"))?),
+        previous,
+        images,
+    })
+}
+
+/// How errors name a place in the log.
+pub(crate) fn log_place(commit: Commit) -> Vec<u8> {
+    format!("log entry {commit}").into_bytes()
 }
 
 #[cfg(test)]

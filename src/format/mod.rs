@@ -12,7 +12,10 @@
 //!
 //! space    table  key                              value
 //! store    01     -                                what was fixed when the store was created
+//! store    03     -                                up to where the history was trimmed
 //! domain   02     URN name                         whose it is (alias scope Domain only)
+//! domain   04     project, key id                  when the key was last deleted, if it is not there
+//! domain   05     project, URN name                when the alias was last deleted, likewise
 //! scope    10     key id                           the key record
 //! scope    11     key alias                        key id
 //! scope    12     URN name                         the alias record
@@ -21,6 +24,8 @@
 //! scope    15     due time, key id                 -
 //! scope    16     expiry, key id                   -
 //! scope    17     -                                how many keys there are
+//! scope    18     request id                       what came of a request that may be repeated
+//! scope    19     time, request id                 -
 //! ```
 //!
 //! Key ids are 16 bytes, times 8 bytes with the highest first, names their bytes; a `00` inside a
@@ -35,17 +40,20 @@ mod tests;
 use sha2::{Digest, Sha256};
 
 use crate::alias::{Alias, KeyAlias};
+use crate::change::Images;
 use crate::error::{Error, Result};
-use crate::id::{Commit, DomainId, KeyId, ProjectId, Scope};
+use crate::id::{Commit, DomainId, KeyId, ProjectId, RequestId, Scope};
 use crate::key::{KeyRecord, TagKey, TagValue};
 use crate::rules;
 use crate::time::Timestamp;
 
 pub(crate) use codec::{
-    Counts, Fixed, VALUE_MAX, decode_alias, decode_alias_names, decode_claim, decode_counts, decode_fixed,
-    decode_key, decode_key_id, decode_key_unchecked, decode_nothing, decode_tag_value, encode_alias,
-    encode_alias_names, encode_claim, encode_counts, encode_fixed, encode_key, encode_key_id, encode_nothing,
-    encode_tag_value,
+    Counts, ENTRY_MAX, Fixed, Floor, OUTCOME_MAX, Outcome, VALUE_MAX, decode_alias, decode_alias_names,
+    decode_claim, decode_counts, decode_fixed, decode_floor, decode_key, decode_key_id, decode_key_unchecked,
+    decode_log_entry, decode_nothing, decode_outcome, decode_tag_value, decode_tombstone, encode_alias,
+    encode_alias_names, encode_claim, encode_counts, encode_fixed, encode_floor, encode_images, encode_key,
+    encode_key_id, encode_log_entry, encode_nothing, encode_outcome, encode_tag_value, encode_tombstone,
+    log_place,
 };
 
 /// The address of a row.
@@ -67,6 +75,9 @@ pub(crate) const ROW_MAX: usize = 1024;
 pub(crate) enum Table {
     Fixed = 0x01,
     Claim = 0x02,
+    Floor = 0x03,
+    GoneKey = 0x04,
+    GoneAlias = 0x05,
     Key = 0x10,
     KeyAlias = 0x11,
     Alias = 0x12,
@@ -75,12 +86,19 @@ pub(crate) enum Table {
     Due = 0x15,
     Expiry = 0x16,
     Counts = 0x17,
+    Outcome = 0x18,
+    OutcomeTime = 0x19,
 }
 
 impl Table {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 15] = [
         Self::Fixed,
         Self::Claim,
+        Self::Floor,
+        Self::GoneKey,
+        Self::GoneAlias,
+        Self::Outcome,
+        Self::OutcomeTime,
         Self::Key,
         Self::KeyAlias,
         Self::Alias,
@@ -133,6 +151,11 @@ impl Space {
         self.row(table, &[])
     }
 
+    /// The first address behind those of one table.
+    pub(crate) fn after_table(&self, table: Table) -> Row {
+        after_all(self.table(table))
+    }
+
     fn row(&self, table: Table, key: &[u8]) -> Row {
         let mut row = Vec::with_capacity(self.0.len() + 1 + key.len());
         row.extend(&self.0);
@@ -143,6 +166,38 @@ impl Space {
 
     pub(crate) fn fixed(&self) -> Row {
         self.row(Table::Fixed, &[])
+    }
+
+    pub(crate) fn floor(&self) -> Row {
+        self.row(Table::Floor, &[])
+    }
+
+    /// The tombstone of a key or an alias of the scope. In the domain's space, so that an erased scope
+    /// holds nothing.
+    pub(crate) fn tombstone(scope: &Scope, record: &RecordId) -> Row {
+        let domain = Self::of_domain(scope.domain());
+        let mut key = Row::new();
+        push_id(&mut key, scope.project().hex_digits(), scope.project().as_str());
+        match record {
+            RecordId::Key(key_id) => {
+                key.extend(key_id.as_bytes());
+                domain.row(Table::GoneKey, &key)
+            }
+            RecordId::Alias(urn_name) => {
+                key.extend(urn_name.as_bytes());
+                domain.row(Table::GoneAlias, &key)
+            }
+        }
+    }
+
+    pub(crate) fn outcome(&self, request_id: &RequestId) -> Row {
+        self.row(Table::Outcome, request_id.as_str().as_bytes())
+    }
+
+    pub(crate) fn outcome_time(&self, time: Timestamp, request_id: &RequestId) -> Row {
+        let mut key = time.as_millis().to_be_bytes().to_vec();
+        key.extend(request_id.as_str().as_bytes());
+        self.row(Table::OutcomeTime, &key)
     }
 
     /// Under the alias scope `Domain`: to which project an alias belongs. In the domain's space.
@@ -239,11 +294,41 @@ pub(crate) fn after_all(mut prefix: Row) -> Row {
     vec![u8::MAX]
 }
 
+/// Which record of a scope a change is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum RecordId {
+    Key(KeyId),
+    /// By its URN name, as its row.
+    Alias(String),
+}
+
+impl RecordId {
+    /// The record whose images these are, if there is one.
+    pub(crate) fn try_of(images: &Images) -> Option<Self> {
+        match images {
+            Images::Key { before, after } => {
+                after.as_ref().or(before.as_ref()).map(|key| Self::Key(key.key_id))
+            }
+            Images::Alias { before, after } => {
+                let alias = after.as_ref().or(before.as_ref())?;
+                Some(Self::Alias(alias.alias.urn_name().to_owned()))
+            }
+        }
+    }
+
+    /// The record whose images these are.
+    pub(crate) fn of(images: &Images) -> Self {
+        Self::try_of(images).expect("a change has an image, before or after")
+    }
+}
+
 /// What an address names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     Fixed,
+    Floor,
     Claim { domain: DomainId, urn_name: String },
+    Tombstone { scope: Scope, record: RecordId },
     Scoped { scope: Scope, table: ScopedTable },
 }
 
@@ -258,19 +343,24 @@ pub(crate) enum ScopedTable {
     Due(KeyId),
     Expiry(KeyId),
     Counts,
+    Outcome(RequestId),
+    OutcomeTime(Timestamp, RequestId),
 }
 
 /// Reads an address. `None` if nothing has this address.
 pub(crate) fn read_address(row: &[u8]) -> Option<Address> {
     let (&first, mut rest) = row.split_first()?;
     if first == NONE {
-        return (rest == [Table::Fixed as u8]).then_some(Address::Fixed);
+        return match rest {
+            [table] if *table == Table::Fixed as u8 => Some(Address::Fixed),
+            [table] if *table == Table::Floor as u8 => Some(Address::Floor),
+            _ => None,
+        };
     }
     rest = row;
     let domain = DomainId::new(&take_id(&mut rest)?).ok()?;
     if let Some((&NONE, shared)) = rest.split_first() {
-        let urn_name = text(shared.strip_prefix(&[Table::Claim as u8])?)?;
-        return Some(Address::Claim { domain, urn_name });
+        return shared_address(domain, shared);
     }
     let project = ProjectId::new(&take_id(&mut rest)?).ok()?;
     let scope = Scope::from_ids(domain, project);
@@ -284,9 +374,30 @@ pub(crate) fn read_address(row: &[u8]) -> Option<Address> {
         Table::Due => ScopedTable::Due(key_id(key.get(TIME_LENGTH..)?)?),
         Table::Expiry => ScopedTable::Expiry(key_id(key.get(TIME_LENGTH..)?)?),
         Table::Counts => key.is_empty().then_some(ScopedTable::Counts)?,
-        Table::Fixed | Table::Claim => return None,
+        Table::Outcome => ScopedTable::Outcome(text(key)?.parse().ok()?),
+        Table::OutcomeTime => {
+            let (time, request_id) = key.split_first_chunk::<TIME_LENGTH>()?;
+            let time = Timestamp::from_millis(u64::from_be_bytes(*time));
+            ScopedTable::OutcomeTime(time, text(request_id)?.parse().ok()?)
+        }
+        Table::Fixed | Table::Floor | Table::Claim | Table::GoneKey | Table::GoneAlias => return None,
     };
     Some(Address::Scoped { scope, table })
+}
+
+/// Reads an address in the space that the projects of a domain share.
+fn shared_address(domain: DomainId, shared: &[u8]) -> Option<Address> {
+    let (&table, mut key) = shared.split_first()?;
+    if table == Table::Claim as u8 {
+        return Some(Address::Claim { domain, urn_name: text(key)? });
+    }
+    let scope = Scope::from_ids(domain, ProjectId::new(&take_id(&mut key)?).ok()?);
+    let record = match table {
+        table if table == Table::GoneKey as u8 => RecordId::Key(key_id(key)?),
+        table if table == Table::GoneAlias as u8 => RecordId::Alias(text(key)?),
+        _ => return None,
+    };
+    Some(Address::Tombstone { scope, record })
 }
 
 /// The scope in whose space an address lies, if it lies in one.

@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Rows, Transaction, read};
 use crate::alias::{Alias, AliasRecord, InvalidAlias, KeyAlias};
+use crate::change::{Images, Operation, Previous};
 use crate::error::{Error, Result};
-use crate::format::{Space, decode_claim, encode_alias, encode_alias_names, encode_claim};
+use crate::format::{
+    RecordId, Space, corrupted, decode_claim, encode_alias, encode_alias_names, encode_claim,
+};
 use crate::id::{Commit, KeyId};
 use crate::key::KeyRecord;
 use crate::policy::AliasScope;
@@ -62,7 +65,7 @@ impl Transaction<'_> {
     /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
     /// [`KeyAliasExists`](Error::KeyAliasExists).
     pub fn rename_key_alias(&mut self, key_id: KeyId, new: &KeyAlias) -> Result<Renamed> {
-        self.operation(|txn| {
+        self.operation(Operation::RenameKeyAlias, |txn| {
             if new.is_reserved() {
                 return Err(InvalidAlias::Reserved.into());
             }
@@ -84,7 +87,7 @@ impl Transaction<'_> {
     /// Those of [`rename_key_alias`](Self::rename_key_alias), each check made on both keys before
     /// the next.
     pub fn swap_key_aliases(&mut self, one: KeyId, other: KeyId) -> Result<[Renamed; 2]> {
-        self.operation(|txn| {
+        self.operation(Operation::SwapKeyAliases, |txn| {
             let (first, second) = (txn.key(one)?, txn.key(other)?);
             rules::changeable(&[&first, &second])?;
             if one == other {
@@ -131,22 +134,25 @@ impl Transaction<'_> {
     /// [`AliasExists`](Error::AliasExists), also if it is on this key or differs only by a leading
     /// `alias/`, [`QuotaExceeded`](Error::QuotaExceeded).
     pub fn create_alias(&mut self, alias: &Alias, key_id: KeyId) -> Result<Arc<AliasRecord>> {
-        self.operation(|txn| {
+        self.operation(Operation::CreateAlias, |txn| {
             let key = txn.key(key_id)?;
             rules::changeable(&[&key])?;
             txn.alias_must_be_free(alias)?;
             rules::alias_quota(read::alias_names(txn, key_id)?.len(), &txn.place.policy.quotas)?;
-            let record = AliasRecord {
+            let previous = txn.rise(&RecordId::Alias(alias.urn_name().to_owned()))?;
+            let created_at = txn.change_time(previous);
+            let record = Arc::new(AliasRecord {
                 alias: alias.clone(),
                 key_id,
                 domain_id: key.domain_id.clone(),
                 project_id: key.project_id.clone(),
-                created_at: txn.now,
-                updated_at: txn.now,
+                created_at,
+                updated_at: created_at,
                 version: txn.staging.next_commit(),
-            };
-            txn.link(std::slice::from_ref(&record))?;
-            Ok(Arc::new(record))
+            });
+            txn.link(&record)?;
+            txn.note(Images::Alias { before: None, after: Some(Arc::clone(&record)) }, previous)?;
+            Ok(record)
         })
     }
 
@@ -162,7 +168,7 @@ impl Transaction<'_> {
     /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
     /// [`IncompatibleKey`](Error::IncompatibleKey), [`QuotaExceeded`](Error::QuotaExceeded).
     pub fn associate_alias(&mut self, alias: &Alias, target: KeyId) -> Result<Moved> {
-        self.operation(|txn| {
+        self.operation(Operation::AssociateAlias, |txn| {
             let before = txn.alias(alias)?;
             let to = txn.key(target)?;
             rules::changeable(&[&to])?;
@@ -185,7 +191,7 @@ impl Transaction<'_> {
     /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
     /// [`IncompatibleKey`](Error::IncompatibleKey).
     pub fn swap_aliases(&mut self, one: &Alias, other: &Alias) -> Result<[Moved; 2]> {
-        self.operation(|txn| {
+        self.operation(Operation::SwapAliases, |txn| {
             let (first, second) = (txn.alias(one)?, txn.alias(other)?);
             let (first_key, second_key) = (txn.key_of_alias(&first)?, txn.key_of_alias(&second)?);
             rules::changeable(&[&first_key, &second_key])?;
@@ -208,7 +214,7 @@ impl Transaction<'_> {
     /// [`KeyNotFound`](Error::KeyNotFound), [`DefaultKeyImmutable`](Error::DefaultKeyImmutable),
     /// [`AliasNotOnKey`](Error::AliasNotOnKey) for the first that is not there.
     pub fn delete_aliases(&mut self, key_id: KeyId, aliases: &[Alias]) -> Result<()> {
-        self.operation(|txn| {
+        self.operation(Operation::DeleteAliases, |txn| {
             let distinct: BTreeSet<_> = aliases.iter().collect();
             if distinct.len() != aliases.len() || !(1..=DELETED_AT_ONCE_MAX).contains(&aliases.len()) {
                 return Err(Error::InvalidAliasList);
@@ -218,7 +224,11 @@ impl Transaction<'_> {
             let held = read::alias_names(txn, key_id)?;
             match aliases.iter().find(|alias| !held.contains(alias)) {
                 Some(alias) => Err(Error::AliasNotOnKey { alias: alias.clone(), key_id }),
-                None => txn.unlink(key_id, aliases),
+                None => {
+                    let aliases =
+                        aliases.iter().map(|name| txn.alias_on(key_id, name)).collect::<Result<_>>()?;
+                    txn.delete_linked(key_id, aliases)
+                }
             }
         })
     }
@@ -234,24 +244,28 @@ impl Transaction<'_> {
         if taken { Err(Error::AliasExists(alias.clone())) } else { Ok(()) }
     }
 
-    fn key_of_alias(&self, record: &AliasRecord) -> Result<Arc<KeyRecord>> {
+    pub(super) fn key_of_alias(&self, record: &AliasRecord) -> Result<Arc<KeyRecord>> {
         read::named_key(self, record.key_id, &self.place.space.alias(record.alias.urn_name()))
     }
 
     /// Moves aliases at once; one that is on its target already stays as it is.
-    fn move_aliases(&mut self, moves: Vec<(Arc<AliasRecord>, KeyId)>) -> Result<Vec<Moved>> {
+    pub(super) fn move_aliases(&mut self, moves: Vec<(Arc<AliasRecord>, KeyId)>) -> Result<Vec<Moved>> {
         let mut moved = Vec::new();
         for (before, target) in moves {
             let changed = before.key_id != target;
             let mut alias = Arc::clone(&before);
             if changed {
-                self.unlink(before.key_id, std::slice::from_ref(&before.alias))?;
+                let previous = Some(Previous { commit: before.version, time: before.updated_at });
+                self.unlink(before.key_id, std::slice::from_ref(&before))?;
                 alias = Arc::new(AliasRecord {
                     key_id: target,
-                    updated_at: self.change_time(before.updated_at),
+                    updated_at: self.change_time(previous),
                     version: self.staging.next_commit(),
                     ..(*before).clone()
                 });
+                let images =
+                    Images::Alias { before: Some(Arc::clone(&before)), after: Some(Arc::clone(&alias)) };
+                self.note(images, previous)?;
             }
             moved.push(Moved {
                 alias,
@@ -260,39 +274,58 @@ impl Transaction<'_> {
                 changed,
             });
         }
-        let changed = moved.iter().filter(|moved| moved.changed).map(|moved| (*moved.alias).clone());
-        self.link(&changed.collect::<Vec<_>>())?;
+        moved.iter().filter(|moved| moved.changed).try_for_each(|moved| self.link(&moved.alias))?;
         Ok(moved)
+    }
+
+    /// The record of an alias that a key lists.
+    pub(super) fn alias_on(&self, key_id: KeyId, name: &Alias) -> Result<Arc<AliasRecord>> {
+        let found = read::find_alias(self, name)?.filter(|alias| alias.key_id == key_id);
+        let row = self.place.space.alias(name.urn_name());
+        let missing = || self.staging.fail(corrupted(&row, "the key lists this alias, which it has not"));
+        found.map(Arc::new).ok_or_else(missing)
+    }
+
+    /// Deletes aliases of a key.
+    pub(super) fn delete_linked(&mut self, key_id: KeyId, aliases: Vec<Arc<AliasRecord>>) -> Result<()> {
+        self.unlink(key_id, &aliases)?;
+        for alias in aliases {
+            let previous = Previous { commit: alias.version, time: alias.updated_at };
+            self.bury(&RecordId::Alias(alias.alias.urn_name().to_owned()), previous)?;
+            self.note(Images::Alias { before: Some(alias), after: None }, Some(previous))?;
+        }
+        Ok(())
     }
 }
 
 /// The only functions that write an alias's row, its claim, or the row of a key's aliases.
 impl Transaction<'_> {
-    /// Makes aliases name the keys that their records say.
-    fn link(&mut self, records: &[AliasRecord]) -> Result<()> {
-        for record in records {
-            let urn_name = record.alias.urn_name();
-            self.put(self.place.space.alias(urn_name), encode_alias(record))?;
-            if self.place.policy.alias_scope == AliasScope::Domain {
-                self.put(self.domain_space().claim(urn_name), encode_claim(&record.project_id))?;
-            }
-            let mut names = read::alias_names(self, record.key_id)?;
-            if let Err(place) = names.binary_search(&record.alias) {
-                names.insert(place, record.alias.clone());
-            }
-            self.put(self.place.space.aliases_of_key(record.key_id), encode_alias_names(&names))?;
+    /// Makes an alias name the key that its record says.
+    fn link(&mut self, record: &AliasRecord) -> Result<()> {
+        let urn_name = record.alias.urn_name();
+        self.put(self.place.space.alias(urn_name), encode_alias(record))?;
+        if self.place.policy.alias_scope == AliasScope::Domain {
+            self.put(self.domain_space().claim(urn_name), encode_claim(&record.project_id))?;
         }
-        Ok(())
+        let mut names = read::alias_names(self, record.key_id)?;
+        if let Err(place) = names.binary_search(&record.alias) {
+            names.insert(place, record.alias.clone());
+        }
+        self.put(self.place.space.aliases_of_key(record.key_id), encode_alias_names(&names))
     }
 
     /// Takes aliases from the key that has them.
-    pub(super) fn unlink(&mut self, key_id: KeyId, aliases: &[Alias]) -> Result<()> {
+    fn unlink(&mut self, key_id: KeyId, aliases: &[Arc<AliasRecord>]) -> Result<()> {
+        if aliases.is_empty() {
+            return Ok(());
+        }
         let mut names = read::alias_names(self, key_id)?;
-        names.retain(|name| !aliases.contains(name));
+        names.retain(|name| !aliases.iter().any(|alias| alias.alias == *name));
         for alias in aliases {
-            self.delete(self.place.space.alias(alias.urn_name()))?;
+            let urn_name = alias.alias.urn_name();
+            self.delete(self.place.space.alias(urn_name))?;
             if self.place.policy.alias_scope == AliasScope::Domain {
-                self.delete(self.domain_space().claim(alias.urn_name()))?;
+                self.delete(self.domain_space().claim(urn_name))?;
             }
         }
         let row = self.place.space.aliases_of_key(key_id);

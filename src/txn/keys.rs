@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::{Rows, Transaction, read};
+use crate::change::{Images, Operation, Previous};
 use crate::error::{Error, Result};
-use crate::format::{Counts, Table, corrupted, encode_counts, encode_key};
+use crate::format::{Counts, RecordId, Table, corrupted, encode_counts, encode_key};
 use crate::id::KeyId;
 use crate::key::{Description, KeyRecord, NewKey, TagKey, Tags};
 use crate::rules;
@@ -23,7 +24,7 @@ impl Transaction<'_> {
     /// [`QuotaExceeded`](Error::QuotaExceeded), then those of
     /// [`create_alias`](Self::create_alias) for each alias. (create-key)
     pub fn create_key(&mut self, new: &NewKey) -> Result<Arc<KeyRecord>> {
-        self.operation(|txn| {
+        self.operation(Operation::CreateKey, |txn| {
             let record = rules::create(new, txn.scope(), &txn.place.policy.quotas, txn.now)?;
             txn.must_be_free(&record)?;
             let counts = read::counts(txn)?;
@@ -45,7 +46,7 @@ impl Transaction<'_> {
     /// [`DefaultKeyImmutable`](Error::DefaultKeyImmutable) if it is to have aliases or external
     /// material, and those of [`create_key`](Self::create_key).
     pub fn ensure_default_key(&mut self, new: &NewKey) -> Result<Arc<KeyRecord>> {
-        self.operation(|txn| {
+        self.operation(Operation::EnsureDefaultKey, |txn| {
             let record = rules::create_default(new, txn.scope(), &txn.place.policy.quotas, txn.now)?;
             match txn.find_by_key_alias(&new.key_alias) {
                 Err(Error::KeyNotFound { .. }) => {}
@@ -75,7 +76,7 @@ impl Transaction<'_> {
     /// [`DefaultKeyImmutable`](Error::DefaultKeyImmutable),
     /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen).
     pub fn update_description(&mut self, key_id: KeyId, description: &Description) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::describe(key, description))
+        self.change_key(Operation::UpdateDescription, key_id, |key, _| rules::describe(key, description))
     }
 
     /// Adds tags to a key, or changes the values of those it has.
@@ -86,7 +87,7 @@ impl Transaction<'_> {
     /// [`TooManyTags`](Error::TooManyTags).
     pub fn set_tags(&mut self, key_id: KeyId, tags: &Tags) -> Result<Arc<KeyRecord>> {
         let quotas = self.place.policy.quotas;
-        self.change_key(key_id, |key, _| rules::set_tags(key, tags, &quotas))
+        self.change_key(Operation::SetTags, key_id, |key, _| rules::set_tags(key, tags, &quotas))
     }
 
     /// Takes tags from a key, all of them or none.
@@ -96,7 +97,7 @@ impl Transaction<'_> {
     /// Those of [`update_description`](Self::update_description), then
     /// [`TagNotFound`](Error::TagNotFound) for the first that it has not.
     pub fn remove_tags(&mut self, key_id: KeyId, tags: &[TagKey]) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::remove_tags(key, tags))
+        self.change_key(Operation::RemoveTags, key_id, |key, _| rules::remove_tags(key, tags))
     }
 
     /// Switches rotation on. (enable-key-rotation)
@@ -108,7 +109,7 @@ impl Transaction<'_> {
     /// [`AsymmetricNotRotatable`](Error::AsymmetricNotRotatable),
     /// [`RotationNotDisabled`](Error::RotationNotDisabled).
     pub fn enable_rotation(&mut self, key_id: KeyId, interval: RotationInterval) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::enable_rotation(key, interval))
+        self.change_key(Operation::EnableRotation, key_id, |key, _| rules::enable_rotation(key, interval))
     }
 
     /// Switches rotation off. (disable-key-rotation)
@@ -118,7 +119,7 @@ impl Transaction<'_> {
     /// Those of [`enable_rotation`](Self::enable_rotation), with
     /// [`RotationNotEnabled`](Error::RotationNotEnabled) in the last place.
     pub fn disable_rotation(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::disable_rotation(key))
+        self.change_key(Operation::DisableRotation, key_id, |key, _| rules::disable_rotation(key))
     }
 
     /// Changes the interval of rotation. (update-key-rotation-interval)
@@ -131,7 +132,9 @@ impl Transaction<'_> {
         key_id: KeyId,
         interval: RotationInterval,
     ) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::set_rotation_interval(key, interval))
+        self.change_key(Operation::SetRotationInterval, key_id, |key, _| {
+            rules::set_rotation_interval(key, interval)
+        })
     }
 
     /// Notes that the platform rotated a key now.
@@ -140,7 +143,7 @@ impl Transaction<'_> {
     ///
     /// Those of [`disable_rotation`](Self::disable_rotation).
     pub fn record_rotation(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, rules::record_rotation)
+        self.change_key(Operation::RecordRotation, key_id, rules::record_rotation)
     }
 }
 
@@ -154,7 +157,7 @@ impl Transaction<'_> {
     /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
     /// [`KeyNotDisabled`](Error::KeyNotDisabled).
     pub fn enable(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::enable(key))
+        self.change_key(Operation::Enable, key_id, |key, _| rules::enable(key))
     }
 
     /// Disables an enabled key. (disable-key)
@@ -164,7 +167,7 @@ impl Transaction<'_> {
     /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
     /// [`KeyNotEnabled`](Error::KeyNotEnabled).
     pub fn disable(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::disable(key))
+        self.change_key(Operation::Disable, key_id, |key, _| rules::disable(key))
     }
 
     /// Plans the deletion of a key, so many days of 24 hours after the request. Until then it keeps
@@ -174,7 +177,9 @@ impl Transaction<'_> {
     ///
     /// [`KeyFrozen`](Error::KeyFrozen), [`AlreadyPendingDeletion`](Error::AlreadyPendingDeletion).
     pub fn schedule_deletion(&mut self, key_id: KeyId, days: PendingDays) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, now| rules::schedule_deletion(key, now, days))
+        self.change_key(Operation::ScheduleDeletion, key_id, |key, now| {
+            rules::schedule_deletion(key, now, days)
+        })
     }
 
     /// Cancels the planned deletion of a key, which is disabled then, or pending import if its
@@ -184,7 +189,7 @@ impl Transaction<'_> {
     ///
     /// [`KeyFrozen`](Error::KeyFrozen), [`NotPendingDeletion`](Error::NotPendingDeletion).
     pub fn cancel_deletion(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::cancel_deletion(key))
+        self.change_key(Operation::CancelDeletion, key_id, |key, _| rules::cancel_deletion(key))
     }
 
     /// Erases a key pending deletion with its aliases and every index row, if it is due at the time
@@ -194,7 +199,7 @@ impl Transaction<'_> {
     ///
     /// [`KeyFrozen`](Error::KeyFrozen), [`NotPendingDeletion`](Error::NotPendingDeletion).
     pub fn purge(&mut self, key_id: KeyId) -> Result<bool> {
-        self.operation(|txn| {
+        self.operation(Operation::Purge, |txn| {
             let key = txn.key(key_id)?;
             let due = rules::is_due(&key, txn.now)?;
             if due {
@@ -210,7 +215,7 @@ impl Transaction<'_> {
     ///
     /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen).
     pub fn freeze(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::freeze(key))
+        self.change_key(Operation::Freeze, key_id, |key, _| rules::freeze(key))
     }
 
     /// Returns a frozen key to what it was, for the platform. A key that is not frozen stays as it is.
@@ -219,7 +224,7 @@ impl Transaction<'_> {
     ///
     /// [`PendingDeletion`](Error::PendingDeletion).
     pub fn unfreeze(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::unfreeze(key))
+        self.change_key(Operation::Unfreeze, key_id, |key, _| rules::unfreeze(key))
     }
 
     /// Notes that the material of an external key was imported; the key is enabled then.
@@ -233,7 +238,9 @@ impl Transaction<'_> {
         key_id: KeyId,
         expires_at: Option<Timestamp>,
     ) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::material_imported(key, expires_at))
+        self.change_key(Operation::MaterialImported, key_id, |key, _| {
+            rules::material_imported(key, expires_at)
+        })
     }
 
     /// Notes that the material of an external key was deleted; the key is pending import then.
@@ -244,7 +251,7 @@ impl Transaction<'_> {
     /// [`ExternalKeyRequired`](Error::ExternalKeyRequired),
     /// [`MaterialNotDeletable`](Error::MaterialNotDeletable).
     pub fn material_deleted(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, |key, _| rules::material_deleted(key))
+        self.change_key(Operation::MaterialDeleted, key_id, |key, _| rules::material_deleted(key))
     }
 
     /// As [`material_deleted`](Self::material_deleted), if the material has expired at the time of
@@ -254,7 +261,7 @@ impl Transaction<'_> {
     ///
     /// Those of [`material_deleted`](Self::material_deleted).
     pub fn material_expired(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(key_id, rules::material_expired)
+        self.change_key(Operation::MaterialExpired, key_id, rules::material_expired)
     }
 }
 
@@ -262,10 +269,11 @@ impl Transaction<'_> {
 impl Transaction<'_> {
     fn change_key(
         &mut self,
+        operation: Operation,
         key_id: KeyId,
         rule: impl FnOnce(&KeyRecord, Timestamp) -> Result<KeyRecord>,
     ) -> Result<Arc<KeyRecord>> {
-        self.operation(|txn| {
+        self.operation(operation, |txn| {
             let before = txn.key(key_id)?;
             let after = rule(&before, txn.now)?;
             Ok(txn.replace_keys(vec![(before, after)])?.remove(0))
@@ -283,14 +291,18 @@ impl Transaction<'_> {
                 records.push(before);
                 continue;
             }
-            after.updated_at = self.change_time(before.updated_at);
+            let previous = Some(Previous { commit: before.version, time: before.updated_at });
+            after.updated_at = self.change_time(previous);
             after.version = self.staging.next_commit();
             let (former, present) =
                 (self.place.space.index_rows(&before), self.place.space.index_rows(&after));
             removed.extend(former.iter().filter(|row| !present.contains(row)).map(|(row, _)| row.clone()));
             added.extend(present.into_iter().filter(|row| !former.contains(row)));
             added.push((self.place.space.key(after.key_id), encode_key(&after)));
-            records.push(Arc::new(after));
+            let after = Arc::new(after);
+            records.push(Arc::clone(&after));
+            let images = Images::Key { before: Some(before), after: Some(after) };
+            self.note(images, previous)?;
         }
         // Two keys may exchange an index row, so what is freed goes before what is taken.
         removed.into_iter().try_for_each(|row| self.delete(row))?;
@@ -299,6 +311,9 @@ impl Transaction<'_> {
     }
 
     fn add_key(&mut self, mut record: KeyRecord, counts: Counts) -> Result<Arc<KeyRecord>> {
+        let previous = self.rise(&RecordId::Key(record.key_id))?;
+        record.created_at = self.change_time(previous);
+        record.updated_at = record.created_at;
         record.version = self.staging.next_commit();
         self.put(self.place.space.key(record.key_id), encode_key(&record))?;
         for (row, value) in self.place.space.index_rows(&record) {
@@ -309,12 +324,14 @@ impl Transaction<'_> {
             false => Counts { keys: counts.keys + 1, ..counts },
         };
         self.put(self.place.space.counts(), encode_counts(counts))?;
-        Ok(Arc::new(record))
+        let record = Arc::new(record);
+        self.note(Images::Key { before: None, after: Some(Arc::clone(&record)) }, previous)?;
+        Ok(record)
     }
 
     /// Takes away a key if it is there, for the removal of its whole scope.
     pub(crate) fn remove(&mut self, key_id: KeyId) -> Result<()> {
-        self.operation(|txn| match read::find_key(txn, key_id)? {
+        self.operation(Operation::RemoveScope, |txn| match read::find_key(txn, key_id)? {
             Some(key) => txn.erase_key(&key),
             None => Ok(()),
         })
@@ -322,8 +339,9 @@ impl Transaction<'_> {
 
     /// Takes away a key, whatever it is, with its aliases and every index row.
     fn erase_key(&mut self, key: &KeyRecord) -> Result<()> {
-        let aliases = read::alias_names(self, key.key_id)?;
-        self.unlink(key.key_id, &aliases)?;
+        let names = read::alias_names(self, key.key_id)?;
+        let aliases = names.iter().map(|name| self.alias_on(key.key_id, name)).collect::<Result<Vec<_>>>()?;
+        self.delete_linked(key.key_id, aliases)?;
         self.delete(self.place.space.key(key.key_id))?;
         for (row, _) in self.place.space.index_rows(key) {
             self.delete(row)?;
@@ -335,7 +353,14 @@ impl Transaction<'_> {
             false => Counts { keys: less(counts.keys)?, ..counts },
         };
         let row = self.place.space.counts();
-        if counts == Counts::default() { self.delete(row) } else { self.put(row, encode_counts(counts)) }
+        if counts == Counts::default() {
+            self.delete(row)?;
+        } else {
+            self.put(row, encode_counts(counts))?;
+        }
+        let previous = Previous { commit: key.version, time: key.updated_at };
+        self.bury(&RecordId::Key(key.key_id), previous)?;
+        self.note(Images::Key { before: Some(Arc::new(key.clone())), after: None }, Some(previous))
     }
 
     fn counted_wrong(&self) -> Error {

@@ -5,21 +5,27 @@
 
 mod aliases;
 mod expect;
+mod history;
 mod keys;
 mod list;
 mod read;
+mod requests;
 mod staging;
 
 pub use aliases::{Moved, Renamed};
 pub use expect::Expect;
+pub use history::{At, HistoryOf, Order};
 
+pub(crate) use history::{changes_after, floor_of, trim_step};
 pub(crate) use list::scopes;
 pub(crate) use read::Rows;
+pub(crate) use requests::Replay;
 pub(crate) use staging::Staging;
 
 use std::sync::Arc;
 
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
+use crate::change::{Operation, Previous};
 use crate::engine::ReadTransaction;
 use crate::error::Result;
 use crate::format::{Row, Space, Stored};
@@ -58,6 +64,8 @@ pub struct Transaction<'a> {
     staging: Staging<'a>,
     place: Place<'a>,
     now: Timestamp,
+    /// The operation that the caller asked for, while it runs.
+    operation: Option<Operation>,
 }
 
 /// Where a snapshot or a transaction reads, and what it upholds.
@@ -98,11 +106,19 @@ impl Rows for Snapshot<'_> {
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         self.rows.get(rows)
     }
+
+    fn newest(&self) -> Commit {
+        self.rows.commit()
+    }
+
+    fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.rows.log_entry(commit)
+    }
 }
 
 impl<'a> Transaction<'a> {
     pub(crate) fn new(staging: Staging<'a>, place: Place<'a>, now: Timestamp) -> Self {
-        Self { staging, place, now }
+        Self { staging, place, now, operation: None }
     }
 
     /// The scope that it reads and writes.
@@ -120,11 +136,15 @@ impl<'a> Transaction<'a> {
     }
 
     /// Runs one operation: if it is refused, what it staged is dropped.
-    fn operation<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    fn operation<T>(&mut self, operation: Operation, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let outer = self.operation;
+        self.operation = outer.or(Some(operation));
         let mark = self.staging.mark();
         let result = run(self);
+        self.operation = outer;
         match result {
-            Ok(_) => self.staging.keep(mark),
+            Ok(_) if outer.is_none() => self.staging.keep(),
+            Ok(_) => {}
             Err(_) => self.staging.roll_back(mark),
         }
         result
@@ -138,9 +158,9 @@ impl<'a> Transaction<'a> {
         self.staging.write(row, None)
     }
 
-    /// When a record that last changed then changes now.
-    fn change_time(&self, former: Timestamp) -> Timestamp {
-        self.now.max(former)
+    /// When a record changes now: never before its previous change.
+    fn change_time(&self, previous: Option<Previous>) -> Timestamp {
+        previous.map_or(self.now, |previous| self.now.max(previous.time))
     }
 }
 
@@ -151,6 +171,14 @@ impl Rows for Transaction<'_> {
 
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         self.staging.rows(rows)
+    }
+
+    fn newest(&self) -> Commit {
+        self.staging.commit_read()
+    }
+
+    fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.staging.log_entry(commit)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::{
     Counts, Stored, corrupted, decode_alias, decode_alias_names, decode_counts, decode_key, decode_key_id,
 };
-use crate::id::KeyId;
+use crate::id::{Commit, KeyId};
 use crate::key::KeyRecord;
 
 /// Whatever gives rows of one scope.
@@ -17,6 +17,12 @@ pub(crate) trait Rows {
 
     /// The rows at these addresses.
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
+
+    /// The newest commit that is seen.
+    fn newest(&self) -> Commit;
+
+    /// The entry of a commit in the log, if there is one.
+    fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
 
     /// The row at this address.
     fn row(&self, row: &[u8]) -> Result<Option<Stored>> {

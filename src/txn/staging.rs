@@ -4,10 +4,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::TransactionLimits;
+use crate::change::Change;
 use crate::engine::{Batch, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{ROW_MAX, Row, Stored, VALUE_MAX};
+use crate::format::{ROW_MAX, Row, Stored, VALUE_MAX, encode_images};
 use crate::id::Commit;
+
+/// What a change takes in the log besides its images, at most.
+const CHANGE_BYTES: usize = 320;
 
 /// The rows that a transaction read and those that it is to write.
 pub(crate) struct Staging<'a> {
@@ -18,6 +22,15 @@ pub(crate) struct Staging<'a> {
     undo: Vec<(Row, Option<Option<Vec<u8>>>)>,
     /// An engine error that an operation met. It is the outcome, whatever the closure returns.
     failure: RefCell<Option<Error>>,
+    /// What the operations did, each with the bytes that its images take in the log.
+    changes: Vec<(Change, usize)>,
+}
+
+/// The point to which an operation that is refused returns.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    undo: usize,
+    changes: usize,
 }
 
 impl<'a> Staging<'a> {
@@ -28,7 +41,13 @@ impl<'a> Staging<'a> {
             staged: Batch::new(),
             undo: Vec::new(),
             failure: RefCell::default(),
+            changes: Vec::new(),
         }
+    }
+
+    /// The number of the commit that is read.
+    pub(super) fn commit_read(&self) -> Commit {
+        self.engine.commit_read()
     }
 
     /// The number that the commit will have.
@@ -36,12 +55,42 @@ impl<'a> Staging<'a> {
         self.engine.next_commit()
     }
 
-    /// The rows to be written, or the engine's error that was met on the way.
-    pub(crate) fn into_batch(self) -> Result<Batch> {
+    /// The rows to be written and what they change, or the engine's error that was met on the way.
+    pub(crate) fn finish(self) -> Result<(Batch, Vec<Change>)> {
         match self.failure.into_inner() {
             Some(error) => Err(error),
-            None => Ok(self.staged),
+            None => Ok((self.staged, self.changes.into_iter().map(|(change, _)| change).collect())),
         }
+    }
+
+    /// Whether nothing is staged.
+    pub(super) fn is_empty(&self) -> bool {
+        self.staged.is_empty()
+    }
+
+    /// The entry of a commit in the log, if there is one.
+    pub(super) fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.engine.log_entry(commit).map_err(|error| self.fail(error))
+    }
+
+    /// Notes what an operation did.
+    pub(super) fn note(&mut self, change: Change) -> Result<()> {
+        let (before, after) = encode_images(&change.images);
+        let bytes =
+            CHANGE_BYTES + before.map_or(0, |image| image.len()) + after.map_or(0, |image| image.len());
+        self.changes.push((change, bytes));
+        self.check_bytes()
+    }
+
+    fn check_bytes(&self) -> Result<()> {
+        let row_bytes =
+            |(row, value): (&Row, &Option<Vec<u8>>)| row.len() + value.as_ref().map_or(0, Vec::len);
+        let rows = self.staged.iter().map(row_bytes).sum::<usize>();
+        let changes = self.changes.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        if rows + changes > TransactionLimits::BYTES_WRITTEN_MAX {
+            return Err(too_large("bytes written", TransactionLimits::BYTES_WRITTEN_MAX));
+        }
+        Ok(())
     }
 
     /// As the transaction sees them: staged rows first, then those read before, then the engine's.
@@ -92,28 +141,23 @@ impl<'a> Staging<'a> {
         if self.staged.len() > TransactionLimits::ROWS_WRITTEN_MAX {
             return Err(too_large("rows written", TransactionLimits::ROWS_WRITTEN_MAX));
         }
-        let bytes = |(row, value): (&Row, &Option<Vec<u8>>)| row.len() + value.as_ref().map_or(0, Vec::len);
-        if self.staged.iter().map(bytes).sum::<usize>() > TransactionLimits::BYTES_WRITTEN_MAX {
-            return Err(too_large("bytes written", TransactionLimits::BYTES_WRITTEN_MAX));
-        }
-        Ok(())
+        self.check_bytes()
     }
 
-    /// The point to which an operation that is refused returns.
-    pub(super) fn mark(&self) -> usize {
-        self.undo.len()
+    /// Where the transaction is now.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { undo: self.undo.len(), changes: self.changes.len() }
     }
 
-    /// Ends an operation that succeeded.
-    pub(super) fn keep(&mut self, mark: usize) {
-        if mark == 0 {
-            self.undo.clear();
-        }
+    /// Ends an operation that succeeded and is no part of another.
+    pub(super) fn keep(&mut self) {
+        self.undo.clear();
     }
 
     /// Drops what was staged since the mark. What was read stays read.
-    pub(super) fn roll_back(&mut self, mark: usize) {
-        for (row, former) in self.undo.drain(mark..).rev() {
+    pub(super) fn roll_back(&mut self, mark: Mark) {
+        self.changes.truncate(mark.changes);
+        for (row, former) in self.undo.drain(mark.undo..).rev() {
             match former {
                 Some(value) => self.staged.insert(row, value),
                 None => self.staged.remove(&row),

@@ -4,26 +4,33 @@
 //! that it calls for are looked up, and the row itself must be called for by a record. So both
 //! directions of each index are seen, and nothing has to be remembered but the counts of one scope.
 
+mod history;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::alias::AliasRecord;
+use crate::change::Previous;
 use crate::engine::ReadTransaction;
 use crate::error::{Error, Result};
 use crate::format::{
-    Address, Counts, Row, ScopedTable, Space, Stored, decode_alias, decode_alias_names, decode_claim,
-    decode_counts, decode_fixed, decode_key_id, decode_key_unchecked, decode_nothing, decode_tag_value,
-    encode_alias, encode_alias_names, encode_claim, encode_counts, encode_fixed, encode_key, encode_key_id,
-    encode_nothing, encode_tag_value, read_address, show,
+    Address, Counts, RecordId, Row, ScopedTable, Space, Stored, decode_alias, decode_alias_names,
+    decode_claim, decode_counts, decode_fixed, decode_floor, decode_key_id, decode_key_unchecked,
+    decode_nothing, decode_outcome, decode_tag_value, encode_alias, encode_alias_names, encode_claim,
+    encode_counts, encode_fixed, encode_floor, encode_key, encode_key_id, encode_nothing, encode_outcome,
+    encode_tag_value, read_address, show,
 };
-use crate::id::{DomainId, KeyId, Scope};
+use crate::id::{Commit, DomainId, KeyId, RequestId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::{AliasScope, Policy, Quotas};
+use crate::time::Timestamp;
+use crate::txn::floor_of;
+use history::Image;
 
 /// How many rows are read at once.
 const CHUNK: usize = 500;
@@ -38,7 +45,9 @@ pub struct Report {
     pub keys: u64,
     /// Aliases.
     pub aliases: u64,
-    /// Rows of all kinds.
+    /// Changes in the history.
+    pub changes: u64,
+    /// Rows of all kinds, those of the history not counted.
     pub rows: u64,
     /// What is wrong, at most [`VIOLATIONS_MAX`](Self::VIOLATIONS_MAX), in the order of the rows.
     pub violations: Vec<Violation>,
@@ -71,7 +80,21 @@ pub struct Violation {
 
 /// Walks one snapshot of a store.
 pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Report> {
-    let mut walk = Walk { rows, policy, report: Report::default(), scope: None, counted: Counts::default() };
+    let mut walk = Walk {
+        rows,
+        policy,
+        report: Report::default(),
+        scope: None,
+        counted: Counts::default(),
+        floor: Commit::default(),
+        chained: 0,
+    };
+    match floor_of(rows) {
+        Ok(floor) => walk.floor = floor.commit,
+        // The walk reports it when it comes to the row.
+        Err(Error::Corrupted(_) | Error::Unsupported { .. }) => {}
+        Err(error) => return Err(error),
+    }
     let mut from = Bound::Unbounded;
     let mut last: Row;
     loop {
@@ -90,6 +113,7 @@ pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Repo
         from = Bound::Excluded(&last);
     }
     walk.end_scope();
+    walk.log()?;
     Ok(walk.report)
 }
 
@@ -100,6 +124,10 @@ struct Walk<'a> {
     /// The scope whose rows are being walked, and the keys seen in it.
     scope: Option<(Scope, Space)>,
     counted: Counts,
+    /// Up to where the history was trimmed.
+    floor: Commit,
+    /// How many changes were met on the chains of records and tombstones.
+    chained: u64,
 }
 
 /// What a look-up of a record found.
@@ -154,6 +182,14 @@ impl Walk<'_> {
                 let fixed = decode_fixed(row, &stored.bytes).map(|fixed| (encode_fixed(&fixed), ()));
                 self.decoded(row, &stored, fixed)?;
             }
+            Some(Address::Floor) => {
+                let floor = decode_floor(row, &stored.bytes).map(|floor| (encode_floor(floor), floor));
+                let floor = self.decoded(row, &stored, floor)?;
+                if floor.is_some_and(|floor| floor.commit > stored.commit) || !self.policy.history {
+                    self.violation(9, &[row], "more was trimmed than there was");
+                }
+            }
+            Some(Address::Tombstone { scope, record }) => self.tombstone(row, &stored, &scope, &record)?,
             Some(Address::Claim { domain, urn_name }) => self.claim(row, &stored, domain, &urn_name)?,
             Some(Address::Scoped { scope, table }) => {
                 let space = Space::of_scope(&scope);
@@ -176,7 +212,7 @@ impl Walk<'_> {
             ScopedTable::Key(key_id) => {
                 let key = decode_key_unchecked(row, scope, key_id, stored).map(|key| (encode_key(&key), key));
                 match self.decoded(row, stored, key)? {
-                    Some(key) => self.key(row, space, &key),
+                    Some(key) => self.key(row, scope, space, key),
                     None => Ok(()),
                 }
             }
@@ -184,7 +220,7 @@ impl Walk<'_> {
                 let alias =
                     decode_alias(row, scope, &urn_name, stored).map(|alias| (encode_alias(&alias), alias));
                 match self.decoded(row, stored, alias)? {
-                    Some(alias) => self.alias(row, scope, space, &alias),
+                    Some(alias) => self.alias(row, scope, space, alias),
                     None => Ok(()),
                 }
             }
@@ -206,6 +242,12 @@ impl Walk<'_> {
                 self.decoded(row, stored, nothing)?;
                 self.index_row(8, row, bytes, scope, space, key_id)
             }
+            ScopedTable::Outcome(request_id) => self.outcome(row, stored, space, &request_id),
+            ScopedTable::OutcomeTime(time, request_id) => {
+                let nothing = decode_nothing(row, bytes).map(|()| (encode_nothing(), ()));
+                self.decoded(row, stored, nothing)?;
+                self.outcome_time(row, space, time, &request_id)
+            }
             ScopedTable::Counts => {
                 let counts = decode_counts(row, bytes).map(|counts| (encode_counts(counts), counts));
                 if let Some(counts) = self.decoded(row, stored, counts)? {
@@ -225,7 +267,7 @@ impl Walk<'_> {
         Ok(Some(value))
     }
 
-    fn key(&mut self, row: &[u8], space: &Space, key: &KeyRecord) -> Result<()> {
+    fn key(&mut self, row: &[u8], scope: &Scope, space: &Space, key: KeyRecord) -> Result<()> {
         self.report.keys += 1;
         match key.default {
             true => self.counted.default_keys += 1,
@@ -234,7 +276,7 @@ impl Walk<'_> {
         if let Some((invariant, words)) = key.inconsistency() {
             self.violation(invariant, &[row], words);
         }
-        for (index, (index_row, value)) in space.index_rows(key).into_iter().enumerate() {
+        for (index, (index_row, value)) in space.index_rows(&key).into_iter().enumerate() {
             // The first is the key alias.
             let invariant = if index == 0 { 3 } else { 8 };
             match self.look_up(&index_row)? {
@@ -247,7 +289,9 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        Ok(())
+        let head = Previous { commit: key.version, time: key.updated_at };
+        let record = RecordId::Key(key.key_id);
+        self.chain(row, scope, &record, head, Some(Image::Key(Arc::new(key))))
     }
 
     /// A row of an index must be one that the record of its key calls for.
@@ -274,7 +318,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn alias(&mut self, row: &[u8], scope: &Scope, space: &Space, alias: &AliasRecord) -> Result<()> {
+    fn alias(&mut self, row: &[u8], scope: &Scope, space: &Space, alias: AliasRecord) -> Result<()> {
         self.report.aliases += 1;
         let key_row = space.key(alias.key_id);
         match self.look_up_key(scope, space, alias.key_id)? {
@@ -305,6 +349,39 @@ impl Walk<'_> {
             if !ours {
                 self.violation(1, &[row, &claim_row], "the domain does not know the alias as this project's");
             }
+        }
+        let head = Previous { commit: alias.version, time: alias.updated_at };
+        let record = RecordId::Alias(alias.alias.urn_name().to_owned());
+        self.chain(row, scope, &record, head, Some(Image::Alias(Arc::new(alias))))
+    }
+
+    /// What came of a request and the time by which it is pruned belong together.
+    fn outcome(&mut self, row: &[u8], stored: &Stored, space: &Space, request_id: &RequestId) -> Result<()> {
+        let outcome = decode_outcome(row, &stored.bytes).map(|outcome| (encode_outcome(&outcome), outcome));
+        let Some(outcome) = self.decoded(row, stored, outcome)? else { return Ok(()) };
+        let time_row = space.outcome_time(Timestamp::from_millis(outcome.time), request_id);
+        if self.look_up(&time_row)?.is_missing() {
+            self.violation(10, &[row, &time_row], "nothing says when the outcome is to be forgotten");
+        }
+        Ok(())
+    }
+
+    fn outcome_time(
+        &mut self,
+        row: &[u8],
+        space: &Space,
+        time: Timestamp,
+        request_id: &RequestId,
+    ) -> Result<()> {
+        let outcome_row = space.outcome(request_id);
+        let outcome = self.look_up_as(&outcome_row, |stored| decode_outcome(&outcome_row, &stored.bytes))?;
+        let its_own = match outcome {
+            Found::There(outcome) => outcome.time == time.as_millis(),
+            Found::Missing => false,
+            Found::Damaged => true,
+        };
+        if !its_own {
+            self.violation(10, &[row, &outcome_row], "no outcome is of this time");
         }
         Ok(())
     }

@@ -1,0 +1,621 @@
+//! What was before: the changes of one record, the state at an earlier moment, the changes of the
+//! whole store in their order, undoing a commit, and trimming.
+//!
+//! Each change names the previous change of its record, so the entries of the log form one chain for
+//! each record, from its row (or its tombstone) back to its first change. No index is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Rows, Snapshot, Transaction, read};
+use crate::alias::{Alias, AliasRecord, KeyAlias};
+use crate::change::{Change, ChangeRecord, CommitRecord, Images, Operation, Previous};
+use crate::engine::{Batch, ReadTransaction, WriteTransaction};
+use crate::error::{Actual, Error, Result};
+use crate::format::{
+    Floor, RecordId, Space, corrupted, decode_floor, decode_log_entry, decode_tombstone, encode_floor,
+    encode_tombstone, log_place,
+};
+use crate::id::{Commit, KeyId};
+use crate::key::KeyRecord;
+use crate::page::{After, Cursor, InvalidCursor, Limit, Page};
+use crate::rules;
+use crate::time::Timestamp;
+
+/// How many entries of the log one step of trimming removes.
+const TRIMMED_AT_ONCE: usize = 100;
+/// How many deletions there may be among them: each has a tombstone, which goes too.
+const BURIED_AT_ONCE: usize = 100;
+
+/// A moment in the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// After this commit.
+    Commit(Commit),
+    /// At this time, by the times of the record's changes.
+    Time(Timestamp),
+}
+
+/// Whose history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryOf<'a> {
+    /// That of the key with this id.
+    Key(KeyId),
+    /// That of the alias with this URN name: `x` and `alias/x` are never there together and have one
+    /// history.
+    Alias(&'a Alias),
+}
+
+/// In which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// The last change first. A page costs its length.
+    #[default]
+    NewestFirst,
+    /// The first change first. A page costs the length of the record's history.
+    OldestFirst,
+}
+
+impl HistoryOf<'_> {
+    fn record(self) -> RecordId {
+        match self {
+            Self::Key(key_id) => RecordId::Key(key_id),
+            Self::Alias(alias) => RecordId::Alias(alias.urn_name().to_owned()),
+        }
+    }
+
+    fn not_found(self) -> Error {
+        match self {
+            Self::Key(key_id) => Error::key_not_found(key_id),
+            Self::Alias(alias) => Error::alias_not_found(alias),
+        }
+    }
+}
+
+/// A record at some moment.
+#[derive(Clone)]
+enum Image {
+    Key(Arc<KeyRecord>),
+    Alias(Arc<AliasRecord>),
+}
+
+impl Image {
+    fn before(images: &Images) -> Option<Self> {
+        match images {
+            Images::Key { before, .. } => before.clone().map(Self::Key),
+            Images::Alias { before, .. } => before.clone().map(Self::Alias),
+        }
+    }
+}
+
+/// The newest change of a record: its place, and the record after it.
+struct Head {
+    change: Previous,
+    image: Option<Image>,
+}
+
+fn must_have_history(rows: &impl Rows) -> Result<()> {
+    if rows.place().policy.history { Ok(()) } else { Err(Error::HistoryDisabled) }
+}
+
+fn floor(rows: &impl Rows) -> Result<Floor> {
+    let row = Space::of_store().floor();
+    let stored = rows.row(&row)?;
+    Ok(stored.map(|stored| decode_floor(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+}
+
+/// The entry of a commit that a record's chain leads to.
+fn entry(rows: &impl Rows, commit: Commit, floor: Floor) -> Result<CommitRecord> {
+    if commit <= floor.commit {
+        return Err(Error::HistoryTrimmed { floor: floor.commit });
+    }
+    let bytes = rows.log_bytes(commit)?;
+    let missing = || corrupted(&log_place(commit), "it is missing");
+    decode_log_entry(commit, &bytes.ok_or_else(missing)?)
+}
+
+/// The changes that an entry made to a record, each with its index.
+fn changes_of<'a>(entry: &'a CommitRecord, rows: &impl Rows, record: &RecordId) -> Vec<(usize, &'a Change)> {
+    if entry.info.scope != rows.place().scope {
+        return Vec::new();
+    }
+    let changes = entry.changes.iter().enumerate();
+    changes.filter(|(_, change)| RecordId::of(&change.images) == *record).collect()
+}
+
+/// The change of a record from which the chain goes on to earlier ones.
+fn first_change<'a>(entry: &'a CommitRecord, rows: &impl Rows, record: &RecordId) -> Result<&'a Change> {
+    let first = changes_of(entry, rows, record).first().map(|(_, change)| *change);
+    first.ok_or_else(|| {
+        corrupted(&log_place(entry.info.commit), "it does not have the change that it must have")
+    })
+}
+
+fn head(rows: &impl Rows, record: &RecordId) -> Result<Option<Head>> {
+    let image = match record {
+        RecordId::Key(key_id) => read::find_key(rows, *key_id)?.map(|key| Image::Key(Arc::new(key))),
+        RecordId::Alias(urn_name) => {
+            read::alias_by_urn_name(rows, urn_name)?.map(|alias| Image::Alias(Arc::new(alias)))
+        }
+    };
+    let change = match &image {
+        Some(Image::Key(key)) => Some(Previous { commit: key.version, time: key.updated_at }),
+        Some(Image::Alias(alias)) => Some(Previous { commit: alias.version, time: alias.updated_at }),
+        None => tombstone(rows, record)?,
+    };
+    Ok(change.map(|change| Head { change, image }))
+}
+
+fn tombstone(rows: &impl Rows, record: &RecordId) -> Result<Option<Previous>> {
+    let row = Space::tombstone(&rows.place().scope, record);
+    let stored = rows.row(&row)?;
+    let previous = stored
+        .map(|stored| Ok(Previous { commit: stored.commit, time: decode_tombstone(&row, &stored.bytes)? }));
+    previous.transpose()
+}
+
+/// A record as it was; `None` if it was not there.
+fn image_at(rows: &impl Rows, record: &RecordId, at: At) -> Result<Option<Image>> {
+    must_have_history(rows)?;
+    let floor = floor(rows)?;
+    let trimmed = Err(Error::HistoryTrimmed { floor: floor.commit });
+    match at {
+        At::Commit(commit) if commit > rows.newest() => return Err(Error::CommitNotFound(commit)),
+        At::Commit(commit) if commit < floor.commit => return trimmed,
+        _ => {}
+    }
+    let mut place = head(rows, record)?;
+    while let Some(Head { change, image }) = place {
+        let reached = match at {
+            At::Commit(commit) => change.commit <= commit,
+            At::Time(time) => change.time <= time,
+        };
+        if reached {
+            return Ok(image);
+        }
+        let entry = entry(rows, change.commit, floor)?;
+        let first = first_change(&entry, rows, record)?;
+        place = first.previous.map(|change| Head { change, image: Image::before(&first.images) });
+    }
+    // It was never there before, unless that was trimmed.
+    match at {
+        At::Time(time) if time < floor.time => trimmed,
+        _ => Ok(None),
+    }
+}
+
+fn alias_at(rows: &impl Rows, alias: &Alias, at: At) -> Result<Arc<AliasRecord>> {
+    let record = RecordId::Alias(alias.urn_name().to_owned());
+    match image_at(rows, &record, at)? {
+        Some(Image::Alias(found)) if found.alias == *alias => Ok(found),
+        _ => Err(Error::alias_not_found(alias)),
+    }
+}
+
+fn key_at(rows: &impl Rows, key_id: KeyId, at: At) -> Result<Arc<KeyRecord>> {
+    match image_at(rows, &RecordId::Key(key_id), at)? {
+        Some(Image::Key(key)) => Ok(key),
+        _ => Err(Error::key_not_found(key_id)),
+    }
+}
+
+/// What was before. All of these fail with [`HistoryDisabled`](Error::HistoryDisabled) in a store
+/// created without history.
+impl Snapshot<'_> {
+    /// The changes of a key or an alias, deleted ones too. A change that is not in the page can be
+    /// asked for by its cursor or by [`After::Item`] with the commit of the change before it in this
+    /// order.
+    ///
+    /// ```
+    /// use keystead::{After, Alias, HistoryOf, Limit, NewKey, Order, Request, Scope, Store};
+    /// let store = Store::in_memory()?;
+    /// let scope = Scope::new("domain", "project")?;
+    /// let alias: Alias = "kms-1234".parse()?;
+    /// let (old, new) = (NewKey::new("old")?.alias(alias.clone()), NewKey::new("new")?);
+    /// let request = Request::new(&scope).actor("alice");
+    /// store.write(&request, |txn| txn.create_key(&old))?;
+    /// store.write(&request, |txn| txn.create_key(&new))?;
+    /// store.write(&request, |txn| txn.associate_alias(&alias, new.key_id))?;
+    /// let page = store.read(&scope, |snap| {
+    ///     snap.history(HistoryOf::Alias(&alias), Order::NewestFirst, After::Start, Limit::default())
+    /// })?;
+    /// assert_eq!(page.items.len(), 2);
+    /// assert_eq!(page.items[0].info.actor.as_deref(), Some("alice"));
+    /// # Ok::<(), keystead::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryTrimmed`](Error::HistoryTrimmed) where the history goes on below what was trimmed: the
+    /// newest first, the page behind the last that is there; the oldest first, the first page, unless
+    /// `after` names the floor or a later commit. [`KeyNotFound`](Error::KeyNotFound) or
+    /// [`AliasNotFound`](Error::AliasNotFound) if there never was such a record.
+    /// [`InvalidCursor`](Error::InvalidCursor).
+    pub fn history(
+        &self,
+        of: HistoryOf<'_>,
+        order: Order,
+        after: After<'_, Commit>,
+        limit: Limit,
+    ) -> Result<Page<ChangeRecord>> {
+        must_have_history(self)?;
+        let binding = self.history_binding(of, order);
+        let after = match after {
+            After::Start => None,
+            After::Item(commit) => Some((*commit, None)),
+            After::Cursor(cursor) => Some(read_place(cursor.last(&binding)?)?),
+        };
+        let floor = floor(self)?;
+        let (record, Some(head)) = (of.record(), head(self, &of.record())?) else {
+            // Where something was trimmed, this may have been there once.
+            let trimmed = Error::HistoryTrimmed { floor: floor.commit };
+            return Err(if floor == Floor::default() { of.not_found() } else { trimmed });
+        };
+        let found = match order {
+            Order::NewestFirst => self.newest_first(&record, head.change.commit, after, floor, limit)?,
+            Order::OldestFirst => self.oldest_first(&record, head.change.commit, after, floor, limit)?,
+        };
+        let (items, goes_on) = found;
+        let last = items.last().map(|last: &ChangeRecord| (last.info.commit, last.index));
+        let next = last.filter(|_| goes_on).map(|(commit, index)| {
+            Cursor::new(&binding, &[commit.number().to_be_bytes().as_slice(), &index.to_be_bytes()].concat())
+        });
+        Ok(Page { items, next })
+    }
+
+    /// The record of an alias as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`AliasNotFound`](Error::AliasNotFound) if it was not there then,
+    /// [`CommitNotFound`](Error::CommitNotFound) for a commit to come,
+    /// [`HistoryTrimmed`](Error::HistoryTrimmed) for what can't be told any more.
+    pub fn alias_at(&self, alias: &Alias, at: At) -> Result<Arc<AliasRecord>> {
+        alias_at(self, alias, at)
+    }
+
+    /// A key as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyNotFound`](Error::KeyNotFound) if it was not there then, and those of
+    /// [`alias_at`](Self::alias_at).
+    pub fn key_at(&self, key_id: KeyId, at: At) -> Result<Arc<KeyRecord>> {
+        key_at(self, key_id, at)
+    }
+
+    /// The key that an alias named, as that key was then.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`alias_at`](Self::alias_at).
+    pub fn resolve_at(&self, alias: &Alias, at: At) -> Result<Arc<KeyRecord>> {
+        let record = alias_at(self, alias, at)?;
+        match key_at(self, record.key_id, at) {
+            Err(Error::KeyNotFound { .. }) => {
+                let row = self.place.space.alias(alias.urn_name());
+                Err(corrupted(&row, "it named a key that was not there"))
+            }
+            found => found,
+        }
+    }
+
+    fn history_binding(&self, of: HistoryOf<'_>, order: Order) -> Vec<u8> {
+        // Behind the numbers of the lists.
+        let mut binding = vec![match order {
+            Order::NewestFirst => 6,
+            Order::OldestFirst => 7,
+        }];
+        binding.extend(Space::tombstone(&self.place.scope, &of.record()));
+        binding
+    }
+
+    /// The changes before `after`, backwards along the chain, and whether it goes on.
+    fn newest_first(
+        &self,
+        record: &RecordId,
+        head: Commit,
+        after: Option<(Commit, Option<u32>)>,
+        floor: Floor,
+        limit: Limit,
+    ) -> Result<(Vec<ChangeRecord>, bool)> {
+        let mut items = Vec::new();
+        // A cursor's commit is a link of the chain, so the chain can be entered there.
+        let start = match after {
+            Some((commit, Some(_))) if commit <= head => commit,
+            _ => head,
+        };
+        let mut link = Some(start);
+        while let Some(commit) = link {
+            if commit <= floor.commit && !items.is_empty() {
+                return Ok((items, true));
+            }
+            let entry = entry(self, commit, floor)?;
+            for (index, change) in changes_of(&entry, self, record).into_iter().rev() {
+                let index = u32::try_from(index).unwrap_or(u32::MAX);
+                let behind = match after {
+                    Some((last, Some(at))) => (commit, index) < (last, at),
+                    Some((last, None)) => commit < last,
+                    None => true,
+                };
+                if !behind {
+                    continue;
+                }
+                if items.len() == limit.get() {
+                    return Ok((items, true));
+                }
+                items.push(ChangeRecord { info: entry.info.clone(), index, change: change.clone() });
+            }
+            link = first_change(&entry, self, record)?.previous.map(|previous| previous.commit);
+        }
+        Ok((items, false))
+    }
+
+    /// The changes after `after`, forwards, and whether there are more.
+    fn oldest_first(
+        &self,
+        record: &RecordId,
+        head: Commit,
+        after: Option<(Commit, Option<u32>)>,
+        floor: Floor,
+        limit: Limit,
+    ) -> Result<(Vec<ChangeRecord>, bool)> {
+        let mut links = Vec::new();
+        let mut link = Some(head);
+        while let Some(commit) = link {
+            let reached = match after {
+                Some((last, None)) => commit <= last,
+                Some((last, Some(_))) => commit < last,
+                None => false,
+            };
+            if reached {
+                break;
+            }
+            let entry = entry(self, commit, floor)?;
+            links.push(commit);
+            link = first_change(&entry, self, record)?.previous.map(|previous| previous.commit);
+        }
+        let mut items = Vec::new();
+        for commit in links.into_iter().rev() {
+            let entry = entry(self, commit, floor)?;
+            for (index, change) in changes_of(&entry, self, record) {
+                let index = u32::try_from(index).unwrap_or(u32::MAX);
+                if matches!(after, Some((last, Some(at))) if (commit, index) <= (last, at)) {
+                    continue;
+                }
+                if items.len() == limit.get() {
+                    return Ok((items, true));
+                }
+                items.push(ChangeRecord { info: entry.info.clone(), index, change: change.clone() });
+            }
+        }
+        Ok((items, false))
+    }
+}
+
+/// What a cursor of a history holds: the commit and index of the last change.
+fn read_place(last: &[u8]) -> Result<(Commit, Option<u32>)> {
+    let (commit, index) = last.split_first_chunk::<8>().ok_or(InvalidCursor::Malformed)?;
+    let index = index.try_into().map_err(|_| InvalidCursor::Malformed)?;
+    Ok((Commit::new(u64::from_be_bytes(*commit)), Some(u32::from_be_bytes(index))))
+}
+
+/// Noting what operations do, and undoing it.
+impl Transaction<'_> {
+    /// Undoes a commit that only moved aliases and renamed keys: each alias returns to the key, each
+    /// key to the name, that it had before. All at once, under the rules for moving and renaming.
+    ///
+    /// # Errors
+    ///
+    /// In this order: [`HistoryDisabled`](Error::HistoryDisabled),
+    /// [`CommitNotFound`](Error::CommitNotFound) if the scope has no such commit,
+    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`NotRevertible`](Error::NotRevertible),
+    /// [`PreconditionFailed`](Error::PreconditionFailed) if one of the records is no longer what that
+    /// commit made of it, then those of [`rename_key_alias`](Self::rename_key_alias) and
+    /// [`associate_alias`](Self::associate_alias).
+    pub fn revert(&mut self, commit: Commit) -> Result<()> {
+        self.operation(Operation::Revert, |txn| {
+            must_have_history(txn)?;
+            let floor = floor(txn)?;
+            if commit <= floor.commit && commit != Commit::default() {
+                return Err(Error::HistoryTrimmed { floor: floor.commit });
+            }
+            let bytes = txn.log_bytes(commit)?.ok_or(Error::CommitNotFound(commit))?;
+            let entry = decode_log_entry(commit, &bytes).map_err(|error| txn.staging.fail(error))?;
+            if entry.info.scope != txn.place.scope {
+                return Err(Error::CommitNotFound(commit));
+            }
+            if !entry.changes.iter().all(|change| change.operation.is_revertible()) {
+                return Err(Error::NotRevertible(commit));
+            }
+            let (mut keys, mut aliases) = (BTreeMap::new(), BTreeMap::new());
+            for change in &entry.changes {
+                // The first change of a record in the commit knows what was before all of them.
+                match &change.images {
+                    Images::Key { before: Some(before), .. } => {
+                        keys.entry(before.key_id).or_insert_with(|| before.key_alias.clone());
+                    }
+                    Images::Alias { before: Some(before), .. } => {
+                        aliases.entry(before.alias.clone()).or_insert(before.key_id);
+                    }
+                    _ => return Err(Error::NotRevertible(commit)),
+                }
+            }
+            for key_id in keys.keys() {
+                txn.must_be_of(commit, read::find_key(txn, *key_id)?.map(|key| (*key_id, key.version)))?;
+            }
+            for alias in aliases.keys() {
+                let present = read::find_alias(txn, alias)?;
+                txn.must_be_of(commit, present.map(|alias| (alias.key_id, alias.version)))?;
+            }
+            txn.rename_all(keys)?;
+            txn.associate_all(aliases)
+        })
+    }
+
+    fn must_be_of(&self, commit: Commit, present: Option<(KeyId, Commit)>) -> Result<()> {
+        let actual = present.map(|(target, version)| Actual { target, version });
+        match actual {
+            Some(Actual { version, .. }) if version == commit => Ok(()),
+            _ => Err(Error::PreconditionFailed { actual }),
+        }
+    }
+
+    /// Renames keys at once; a name that one of them gives up is free for another.
+    fn rename_all(&mut self, names: BTreeMap<KeyId, KeyAlias>) -> Result<()> {
+        let keys = names.keys().map(|key_id| self.key(*key_id)).collect::<Result<Vec<_>>>()?;
+        rules::changeable(&keys.iter().map(|key| &**key).collect::<Vec<_>>())?;
+        let mut changes = Vec::new();
+        for (before, (_, name)) in keys.into_iter().zip(&names) {
+            match read::key_id_of(self, name)? {
+                Some(holder) if !names.contains_key(&holder) => {
+                    return Err(Error::KeyAliasExists(name.clone()));
+                }
+                _ => {}
+            }
+            let after = KeyRecord { key_alias: name.clone(), ..(*before).clone() };
+            changes.push((before, after));
+        }
+        self.replace_keys(changes)?;
+        Ok(())
+    }
+
+    /// Moves aliases at once; what leaves a key makes room for what comes.
+    fn associate_all(&mut self, targets: BTreeMap<Alias, KeyId>) -> Result<()> {
+        let mut moves = Vec::new();
+        for (alias, target) in &targets {
+            let before = self.alias(alias)?;
+            let to = self.key(*target)?;
+            rules::changeable(&[&to])?;
+            rules::compatible(self.place.policy.compatibility, &*self.key_of_alias(&before)?, &to)?;
+            moves.push((before, *target));
+        }
+        for target in targets.values().collect::<BTreeSet<_>>() {
+            let leaving = moves.iter().filter(|(before, _)| before.key_id == *target).count();
+            let coming = moves.iter().filter(|(_, to)| to == target).count();
+            let held = (read::alias_names(self, *target)?.len() + coming).saturating_sub(leaving);
+            if coming > leaving {
+                rules::alias_quota(held - 1, &self.place.policy.quotas)?;
+            }
+        }
+        self.move_aliases(moves)?;
+        Ok(())
+    }
+
+    /// Notes what the present operation did to a record.
+    pub(super) fn note(&mut self, images: Images, previous: Option<Previous>) -> Result<()> {
+        if !self.place.policy.history {
+            return Ok(());
+        }
+        let operation = self.operation.expect("only operations change records");
+        let time = self.change_time(previous);
+        self.staging.note(Change { operation, time, previous, images })
+    }
+
+    /// Leaves a tombstone for a record that is deleted.
+    pub(super) fn bury(&mut self, record: &RecordId, previous: Previous) -> Result<()> {
+        if !self.place.policy.history {
+            return Ok(());
+        }
+        let time = self.change_time(Some(previous));
+        self.put(Space::tombstone(&self.place.scope, record), encode_tombstone(time))
+    }
+
+    /// Removes the tombstone of a record that is created, and tells of its deletion.
+    pub(super) fn rise(&mut self, record: &RecordId) -> Result<Option<Previous>> {
+        if !self.place.policy.history {
+            return Ok(None);
+        }
+        let previous = tombstone(self, record)?;
+        if previous.is_some() {
+            self.delete(Space::tombstone(&self.place.scope, record))?;
+        }
+        Ok(previous)
+    }
+}
+
+/// Up to where the history was trimmed.
+pub(crate) fn floor_of(rows: &dyn ReadTransaction) -> Result<Floor> {
+    let row = Space::of_store().floor();
+    let stored = rows.get(&[&row])?.pop().flatten();
+    Ok(stored.map(|stored| decode_floor(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+}
+
+/// The entries of the log after a commit, and the commit up to which they are all there is.
+pub(crate) fn changes_after(
+    rows: &dyn ReadTransaction,
+    after: Commit,
+    limit: usize,
+) -> Result<(Vec<CommitRecord>, Commit)> {
+    let floor = floor_of(rows)?;
+    if after < floor.commit {
+        return Err(Error::HistoryTrimmed { floor: floor.commit });
+    }
+    if after > rows.commit() {
+        return Err(Error::CommitNotFound(after));
+    }
+    let entries = rows.log(after, limit)?;
+    let complete = entries.len() < limit;
+    let records = entries.into_iter().map(|(commit, bytes)| decode_log_entry(commit, &bytes?));
+    let records = records.collect::<Result<Vec<_>>>()?;
+    let last = records.last().map(|record| record.info.commit);
+    Ok((records, if complete { rows.commit() } else { last.unwrap_or(after) }))
+}
+
+/// What one step of trimming is to write: rows, and the new floor. `None` if there is nothing to do.
+///
+/// Entries go from the oldest on, up to `to`, while `may_go` says so; `whole` says that the floor is to
+/// become `to` when all of them went.
+pub(crate) fn trim_step(
+    rows: &dyn ReadTransaction,
+    transaction: &dyn WriteTransaction,
+    to: Commit,
+    whole: bool,
+    may_go: impl Fn(&CommitRecord) -> bool,
+) -> Result<Option<(Batch, Commit)>> {
+    let former = floor_of(rows)?;
+    let mut floor = former;
+    let mut tombstones = Vec::new();
+    let mut ended = true;
+    for (commit, bytes) in rows.log(former.commit, TRIMMED_AT_ONCE)? {
+        let entry = decode_log_entry(commit, &bytes?)?;
+        if commit > to || !may_go(&entry) {
+            ended = true;
+            break;
+        }
+        let deleted = entry.changes.iter().filter(|change| Image::after(&change.images).is_none());
+        let deleted = deleted
+            .map(|change| (Space::tombstone(&entry.info.scope, &RecordId::of(&change.images)), commit));
+        tombstones.extend(deleted);
+        let times = entry.changes.iter().map(|change| change.time);
+        floor = Floor { commit, time: times.fold(floor.time, Timestamp::max) };
+        ended = false;
+        if tombstones.len() > BURIED_AT_ONCE {
+            break;
+        }
+    }
+    if ended && whole {
+        floor.commit = floor.commit.max(to);
+    }
+    if floor == former {
+        return Ok(None);
+    }
+    let mut batch = Batch::from([(Space::of_store().floor(), Some(encode_floor(floor)))]);
+    for (row, commit) in tombstones {
+        // A record that was created and deleted again since has a later one.
+        let stored = transaction.get(&[&row])?.pop().flatten();
+        if stored.is_some_and(|stored| stored.commit == commit) {
+            batch.insert(row, None);
+        }
+    }
+    Ok(Some((batch, floor.commit)))
+}
+
+impl Image {
+    fn after(images: &Images) -> Option<Self> {
+        match images {
+            Images::Key { after, .. } => after.clone().map(Self::Key),
+            Images::Alias { after, .. } => after.clone().map(Self::Alias),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Requests that may be repeated: what came of one is a row of the commit that it made.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Rows, Transaction};
+use crate::error::{Error, Result};
+use crate::format::{OUTCOME_MAX, Outcome, decode_outcome, encode_nothing, encode_outcome};
+use crate::id::{Commit, RequestId};
+use crate::time::Timestamp;
+
+/// What came of a request before.
+pub(crate) struct Replay<T> {
+    pub(crate) value: T,
+    pub(crate) commit: Commit,
+    pub(crate) changed: bool,
+}
+
+impl Transaction<'_> {
+    /// What came of this request, if it was made before; `RequestIdReused` if another one was.
+    pub(crate) fn replay<T: DeserializeOwned>(
+        &self,
+        request_id: &RequestId,
+        digest: &[u8; 32],
+    ) -> Result<Option<Replay<T>>> {
+        let row = self.place.space.outcome(request_id);
+        let Some(stored) = self.row(&row)? else { return Ok(None) };
+        let outcome = decode_outcome(&row, &stored.bytes)?;
+        if outcome.digest != *digest {
+            return Err(Error::RequestIdReused(request_id.clone()));
+        }
+        let value = serde_json::from_slice(&outcome.value).map_err(invalid)?;
+        Ok(Some(Replay { value, commit: stored.commit, changed: outcome.changed }))
+    }
+
+    /// Keeps what came of this request, to be committed with it. Returns whether it changed anything.
+    pub(crate) fn keep_outcome<T: Serialize>(
+        &mut self,
+        request_id: &RequestId,
+        digest: [u8; 32],
+        value: &T,
+    ) -> Result<bool> {
+        let value = serde_json::to_vec(value).map_err(invalid)?;
+        if value.len() > OUTCOME_MAX {
+            let what = "bytes in the value of a repeatable request";
+            return Err(Error::TransactionTooLarge { what, max: OUTCOME_MAX });
+        }
+        let changed = !self.staging.is_empty();
+        let outcome = Outcome { digest, value, changed, time: self.now.as_millis() };
+        self.put(self.place.space.outcome(request_id), encode_outcome(&outcome))?;
+        self.put(self.place.space.outcome_time(self.now, request_id), encode_nothing())?;
+        Ok(changed)
+    }
+
+    /// Forgets what came of a request.
+    pub(crate) fn forget_outcome(&mut self, request_id: &RequestId) -> Result<bool> {
+        let row = self.place.space.outcome(request_id);
+        let Some(stored) = self.row(&row)? else { return Ok(false) };
+        let outcome = decode_outcome(&row, &stored.bytes)?;
+        let time = Timestamp::from_millis(outcome.time);
+        self.delete(self.place.space.outcome_time(time, request_id))?;
+        self.delete(row)?;
+        Ok(true)
+    }
+}
+
+fn invalid(error: serde_json::Error) -> Error {
+    Error::InvalidOutcome(error.to_string().into())
+}

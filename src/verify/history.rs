@@ -1,0 +1,160 @@
+//! The part of the walk that checks the history: from each record and each tombstone back along the
+//! chain of its changes; in the end every change of the log must have been met on exactly one chain.
+
+use std::sync::Arc;
+
+use super::{Found, Walk};
+use crate::alias::AliasRecord;
+use crate::change::{Change, CommitRecord, Images, Previous};
+use crate::error::{Error, Result};
+use crate::format::{
+    RecordId, Space, Stored, decode_log_entry, decode_tombstone, encode_log_entry, encode_tombstone,
+    log_place,
+};
+use crate::id::{Commit, Scope};
+use crate::key::KeyRecord;
+
+/// How many entries of the log are read at once.
+const CHUNK: usize = 100;
+
+/// A record at some moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Image {
+    Key(Arc<KeyRecord>),
+    Alias(Arc<AliasRecord>),
+}
+
+fn images_of(change: &Change) -> (Option<Image>, Option<Image>) {
+    match &change.images {
+        Images::Key { before, after } => (before.clone().map(Image::Key), after.clone().map(Image::Key)),
+        Images::Alias { before, after } => {
+            (before.clone().map(Image::Alias), after.clone().map(Image::Alias))
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// Walks the chain of a record that a row holds or, as a tombstone, held.
+    pub(super) fn chain(
+        &mut self,
+        row: &[u8],
+        scope: &Scope,
+        record: &RecordId,
+        head: Previous,
+        image: Option<Image>,
+    ) -> Result<()> {
+        if !self.policy.history {
+            return Ok(());
+        }
+        let (mut link, mut image) = (Some(head), image);
+        while let Some(change) = link.filter(|change| change.commit > self.floor) {
+            let place = log_place(change.commit);
+            let entry = match self.entry(change.commit)? {
+                Found::There(entry) => entry,
+                Found::Missing => {
+                    self.violation(9, &[row, &place], "a change of the record is not in the log");
+                    return Ok(());
+                }
+                Found::Damaged => return Ok(()),
+            };
+            let changes: Vec<_> =
+                entry.changes.iter().filter(|change| RecordId::of(&change.images) == *record).collect();
+            if changes.is_empty() || entry.info.scope != *scope {
+                self.violation(9, &[row, &place], "the entry has no change of the record");
+                return Ok(());
+            }
+            self.chained += changes.len() as u64;
+            let mut later = change.time;
+            for changed in changes.into_iter().rev() {
+                let (before, after) = images_of(changed);
+                if after != image {
+                    self.violation(9, &[row, &place], "a change did not leave what was there after it");
+                }
+                let earlier = changed
+                    .previous
+                    .is_none_or(|previous| previous.time <= changed.time && previous.commit <= change.commit);
+                if !earlier || changed.time > later {
+                    self.violation(9, &[row, &place], "the changes of the record go back in time");
+                }
+                (image, link, later) = (before, changed.previous, changed.time);
+            }
+            if link.is_some_and(|previous| previous.commit >= change.commit) {
+                self.violation(9, &[row, &place], "a change comes before itself");
+                return Ok(());
+            }
+        }
+        if link.is_none() && image.is_some() {
+            self.violation(9, &[row], "the record was there before its first change");
+        }
+        Ok(())
+    }
+
+    /// A tombstone is that of a record that is not there.
+    pub(super) fn tombstone(
+        &mut self,
+        row: &[u8],
+        stored: &Stored,
+        scope: &Scope,
+        record: &RecordId,
+    ) -> Result<()> {
+        let time = decode_tombstone(row, &stored.bytes).map(|time| (encode_tombstone(time), time));
+        let Some(time) = self.decoded(row, stored, time)? else { return Ok(()) };
+        let space = Space::of_scope(scope);
+        let record_row = match record {
+            RecordId::Key(key_id) => space.key(*key_id),
+            RecordId::Alias(urn_name) => space.alias(urn_name),
+        };
+        if !self.look_up(&record_row)?.is_missing() {
+            self.violation(9, &[row, &record_row], "a tombstone of a record that is there");
+        }
+        if !self.policy.history {
+            self.violation(9, &[row], "a store without history has no tombstones");
+        }
+        self.chain(row, scope, record, Previous { commit: stored.commit, time }, None)
+    }
+
+    /// Walks the log, after all chains.
+    pub(super) fn log(&mut self) -> Result<()> {
+        let mut logged = 0_u64;
+        let mut after = Commit::default();
+        loop {
+            let chunk = match self.rows.log(after, CHUNK) {
+                Err(Error::Corrupted(what)) => {
+                    self.violation(12, &[], format!("the log from here on can't be read: {what}"));
+                    break;
+                }
+                chunk => chunk?,
+            };
+            let Some((last, _)) = chunk.last() else { break };
+            after = *last;
+            for (commit, bytes) in chunk {
+                let place = log_place(commit);
+                if commit <= self.floor || commit > self.rows.commit() || !self.policy.history {
+                    self.violation(9, &[&place], "no entry can be there");
+                }
+                let entry = bytes.and_then(|bytes| Ok((decode_log_entry(commit, &bytes)?, bytes)));
+                let Some((entry, bytes)) = self.readable(&place, entry)? else { continue };
+                if encode_log_entry(&entry) != bytes {
+                    self.violation(12, &[&place], "the entry does not encode to itself");
+                }
+                logged += entry.changes.len() as u64;
+            }
+        }
+        if logged != self.chained {
+            let what = format!("the log has {logged} changes, the records and tombstones {}", self.chained);
+            self.violation(9, &[], what);
+        }
+        self.report.changes = logged;
+        Ok(())
+    }
+
+    fn entry(&self, commit: Commit) -> Result<Found<CommitRecord>> {
+        let found = self.rows.log_entry(commit);
+        match found.and_then(|bytes| bytes.map(|bytes| decode_log_entry(commit, &bytes)).transpose()) {
+            Ok(Some(entry)) => Ok(Found::There(entry)),
+            Ok(None) => Ok(Found::Missing),
+            Err(Error::Corrupted(_) | Error::Unsupported { .. }) => Ok(Found::Damaged),
+            Err(error) => Err(error),
+        }
+    }
+}
