@@ -12,7 +12,7 @@ use crate::page::{InvalidCursor, InvalidLimit};
 use crate::time::{InvalidPendingDays, InvalidRotationInterval};
 
 /// The result of almost everything here.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong.
 ///

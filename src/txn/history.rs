@@ -1,31 +1,22 @@
-//! What was before: the changes of one record, the state at an earlier moment, the changes of the
-//! whole store in their order, undoing a commit, and trimming.
+//! What was before: the changes of one record, and its state at an earlier moment.
 //!
 //! Each change names the previous change of its record, so the entries of the log form one chain for
 //! each record, from its row (or its tombstone) back to its first change. No index is written.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Rows, Snapshot, Transaction, read};
-use crate::alias::{Alias, AliasRecord, KeyAlias};
-use crate::change::{Change, ChangeRecord, CommitRecord, Images, Operation, Previous};
-use crate::engine::{Batch, ReadTransaction, WriteTransaction};
-use crate::error::{Actual, Error, Result};
+use crate::alias::{Alias, AliasRecord};
+use crate::change::{Change, ChangeRecord, CommitRecord, Images, Previous};
+use crate::error::{Error, Result};
 use crate::format::{
-    Floor, RecordId, Space, corrupted, decode_floor, decode_log_entry, decode_tombstone, encode_floor,
-    encode_tombstone, log_place,
+    Floor, RecordId, Space, corrupted, decode_floor, decode_log_entry, decode_tombstone, encode_tombstone,
+    log_place,
 };
 use crate::id::{Commit, KeyId};
 use crate::key::KeyRecord;
 use crate::page::{After, Cursor, InvalidCursor, Limit, Page};
-use crate::rules;
 use crate::time::Timestamp;
-
-/// How many entries of the log one step of trimming removes.
-const TRIMMED_AT_ONCE: usize = 100;
-/// How many deletions there may be among them: each has a tombstone, which goes too.
-const BURIED_AT_ONCE: usize = 100;
 
 /// A moment in the past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,11 +85,11 @@ struct Head {
     image: Option<Image>,
 }
 
-fn must_have_history(rows: &impl Rows) -> Result<()> {
+pub(super) fn must_have_history(rows: &impl Rows) -> Result<()> {
     if rows.place().policy.history { Ok(()) } else { Err(Error::HistoryDisabled) }
 }
 
-fn floor(rows: &impl Rows) -> Result<Floor> {
+pub(super) fn floor(rows: &impl Rows) -> Result<Floor> {
     let row = Space::of_store().floor();
     let stored = rows.row(&row)?;
     Ok(stored.map(|stored| decode_floor(&row, &stored.bytes)).transpose()?.unwrap_or_default())
@@ -400,108 +391,8 @@ fn read_place(last: &[u8]) -> Result<(Commit, Option<u32>)> {
     Ok((Commit::new(u64::from_be_bytes(*commit)), Some(u32::from_be_bytes(index))))
 }
 
-/// Noting what operations do, and undoing it.
+/// Noting what operations do.
 impl Transaction<'_> {
-    /// Undoes a commit that only moved aliases and renamed keys: each alias returns to the key, each
-    /// key to the name, that it had before. All at once, under the rules for moving and renaming.
-    ///
-    /// # Errors
-    ///
-    /// In this order: [`HistoryDisabled`](Error::HistoryDisabled),
-    /// [`CommitNotFound`](Error::CommitNotFound) if the scope has no such commit,
-    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`NotRevertible`](Error::NotRevertible),
-    /// [`PreconditionFailed`](Error::PreconditionFailed) if one of the records is no longer what that
-    /// commit made of it, then those of [`rename_key_alias`](Self::rename_key_alias) and
-    /// [`associate_alias`](Self::associate_alias).
-    pub fn revert(&mut self, commit: Commit) -> Result<()> {
-        self.operation(Operation::Revert, |txn| {
-            must_have_history(txn)?;
-            let floor = floor(txn)?;
-            if commit <= floor.commit && commit != Commit::default() {
-                return Err(Error::HistoryTrimmed { floor: floor.commit });
-            }
-            let bytes = txn.log_bytes(commit)?.ok_or(Error::CommitNotFound(commit))?;
-            let entry = decode_log_entry(commit, &bytes).map_err(|error| txn.staging.fail(error))?;
-            if entry.info.scope != txn.place.scope {
-                return Err(Error::CommitNotFound(commit));
-            }
-            if !entry.changes.iter().all(|change| change.operation.is_revertible()) {
-                return Err(Error::NotRevertible(commit));
-            }
-            let (mut keys, mut aliases) = (BTreeMap::new(), BTreeMap::new());
-            for change in &entry.changes {
-                // The first change of a record in the commit knows what was before all of them.
-                match &change.images {
-                    Images::Key { before: Some(before), .. } => {
-                        keys.entry(before.key_id).or_insert_with(|| before.key_alias.clone());
-                    }
-                    Images::Alias { before: Some(before), .. } => {
-                        aliases.entry(before.alias.clone()).or_insert(before.key_id);
-                    }
-                    _ => return Err(Error::NotRevertible(commit)),
-                }
-            }
-            for key_id in keys.keys() {
-                txn.must_be_of(commit, read::find_key(txn, *key_id)?.map(|key| (*key_id, key.version)))?;
-            }
-            for alias in aliases.keys() {
-                let present = read::find_alias(txn, alias)?;
-                txn.must_be_of(commit, present.map(|alias| (alias.key_id, alias.version)))?;
-            }
-            txn.rename_all(keys)?;
-            txn.associate_all(aliases)
-        })
-    }
-
-    fn must_be_of(&self, commit: Commit, present: Option<(KeyId, Commit)>) -> Result<()> {
-        let actual = present.map(|(target, version)| Actual { target, version });
-        match actual {
-            Some(Actual { version, .. }) if version == commit => Ok(()),
-            _ => Err(Error::PreconditionFailed { actual }),
-        }
-    }
-
-    /// Renames keys at once; a name that one of them gives up is free for another.
-    fn rename_all(&mut self, names: BTreeMap<KeyId, KeyAlias>) -> Result<()> {
-        let keys = names.keys().map(|key_id| self.key(*key_id)).collect::<Result<Vec<_>>>()?;
-        rules::changeable(&keys.iter().map(|key| &**key).collect::<Vec<_>>())?;
-        let mut changes = Vec::new();
-        for (before, (_, name)) in keys.into_iter().zip(&names) {
-            match read::key_id_of(self, name)? {
-                Some(holder) if !names.contains_key(&holder) => {
-                    return Err(Error::KeyAliasExists(name.clone()));
-                }
-                _ => {}
-            }
-            let after = KeyRecord { key_alias: name.clone(), ..(*before).clone() };
-            changes.push((before, after));
-        }
-        self.replace_keys(changes)?;
-        Ok(())
-    }
-
-    /// Moves aliases at once; what leaves a key makes room for what comes.
-    fn associate_all(&mut self, targets: BTreeMap<Alias, KeyId>) -> Result<()> {
-        let mut moves = Vec::new();
-        for (alias, target) in &targets {
-            let before = self.alias(alias)?;
-            let to = self.key(*target)?;
-            rules::changeable(&[&to])?;
-            rules::compatible(self.place.policy.compatibility, &*self.key_of_alias(&before)?, &to)?;
-            moves.push((before, *target));
-        }
-        for target in targets.values().collect::<BTreeSet<_>>() {
-            let leaving = moves.iter().filter(|(before, _)| before.key_id == *target).count();
-            let coming = moves.iter().filter(|(_, to)| to == target).count();
-            let held = (read::alias_names(self, *target)?.len() + coming).saturating_sub(leaving);
-            if coming > leaving {
-                rules::alias_quota(held - 1, &self.place.policy.quotas)?;
-            }
-        }
-        self.move_aliases(moves)?;
-        Ok(())
-    }
-
     /// Notes what the present operation did to a record.
     pub(super) fn note(&mut self, images: Images, previous: Option<Previous>) -> Result<()> {
         if !self.place.policy.history {
@@ -531,91 +422,5 @@ impl Transaction<'_> {
             self.delete(Space::tombstone(&self.place.scope, record))?;
         }
         Ok(previous)
-    }
-}
-
-/// Up to where the history was trimmed.
-pub(crate) fn floor_of(rows: &dyn ReadTransaction) -> Result<Floor> {
-    let row = Space::of_store().floor();
-    let stored = rows.get(&[&row])?.pop().flatten();
-    Ok(stored.map(|stored| decode_floor(&row, &stored.bytes)).transpose()?.unwrap_or_default())
-}
-
-/// The entries of the log after a commit, and the commit up to which they are all there is.
-pub(crate) fn changes_after(
-    rows: &dyn ReadTransaction,
-    after: Commit,
-    limit: usize,
-) -> Result<(Vec<CommitRecord>, Commit)> {
-    let floor = floor_of(rows)?;
-    if after < floor.commit {
-        return Err(Error::HistoryTrimmed { floor: floor.commit });
-    }
-    if after > rows.commit() {
-        return Err(Error::CommitNotFound(after));
-    }
-    let entries = rows.log(after, limit)?;
-    let complete = entries.len() < limit;
-    let records = entries.into_iter().map(|(commit, bytes)| decode_log_entry(commit, &bytes?));
-    let records = records.collect::<Result<Vec<_>>>()?;
-    let last = records.last().map(|record| record.info.commit);
-    Ok((records, if complete { rows.commit() } else { last.unwrap_or(after) }))
-}
-
-/// What one step of trimming is to write: rows, and the new floor. `None` if there is nothing to do.
-///
-/// Entries go from the oldest on, up to `to`, while `may_go` says so; `whole` says that the floor is to
-/// become `to` when all of them went.
-pub(crate) fn trim_step(
-    rows: &dyn ReadTransaction,
-    transaction: &dyn WriteTransaction,
-    to: Commit,
-    whole: bool,
-    may_go: impl Fn(&CommitRecord) -> bool,
-) -> Result<Option<(Batch, Commit)>> {
-    let former = floor_of(rows)?;
-    let mut floor = former;
-    let mut tombstones = Vec::new();
-    let mut ended = true;
-    for (commit, bytes) in rows.log(former.commit, TRIMMED_AT_ONCE)? {
-        let entry = decode_log_entry(commit, &bytes?)?;
-        if commit > to || !may_go(&entry) {
-            ended = true;
-            break;
-        }
-        let deleted = entry.changes.iter().filter(|change| Image::after(&change.images).is_none());
-        let deleted = deleted
-            .map(|change| (Space::tombstone(&entry.info.scope, &RecordId::of(&change.images)), commit));
-        tombstones.extend(deleted);
-        let times = entry.changes.iter().map(|change| change.time);
-        floor = Floor { commit, time: times.fold(floor.time, Timestamp::max) };
-        ended = false;
-        if tombstones.len() > BURIED_AT_ONCE {
-            break;
-        }
-    }
-    if ended && whole {
-        floor.commit = floor.commit.max(to);
-    }
-    if floor == former {
-        return Ok(None);
-    }
-    let mut batch = Batch::from([(Space::of_store().floor(), Some(encode_floor(floor)))]);
-    for (row, commit) in tombstones {
-        // A record that was created and deleted again since has a later one.
-        let stored = transaction.get(&[&row])?.pop().flatten();
-        if stored.is_some_and(|stored| stored.commit == commit) {
-            batch.insert(row, None);
-        }
-    }
-    Ok(Some((batch, floor.commit)))
-}
-
-impl Image {
-    fn after(images: &Images) -> Option<Self> {
-        match images {
-            Images::Key { after, .. } => after.clone().map(Self::Key),
-            Images::Alias { after, .. } => after.clone().map(Self::Alias),
-        }
     }
 }

@@ -10,17 +10,19 @@ mod keys;
 mod list;
 mod read;
 mod requests;
+mod revert;
 mod staging;
+mod trim;
 
 pub use aliases::{Moved, Renamed};
 pub use expect::Expect;
 pub use history::{At, HistoryOf, Order};
 
-pub(crate) use history::{changes_after, floor_of, trim_step};
 pub(crate) use list::scopes;
 pub(crate) use read::Rows;
 pub(crate) use requests::Replay;
 pub(crate) use staging::Staging;
+pub(crate) use trim::{changes_after, floor_of, trim_step};
 
 use std::sync::Arc;
 

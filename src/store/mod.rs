@@ -1,0 +1,331 @@
+//! [`Store`]: the handle that runs closures in transactions.
+
+mod feed;
+mod options;
+mod sweep;
+
+pub use feed::Changes;
+pub use options::Options;
+pub use sweep::{Removed, Swept};
+
+use std::cell::Cell;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::change::{Change, CommitRecord};
+use crate::engine::{Batch, Engine, Log, WriteTransaction};
+use crate::error::{Error, Result};
+use crate::format::{ENTRY_MAX, encode_log_entry};
+use crate::id::{Commit, Region, RequestId, Scope};
+use crate::page::{After, Limit, Page};
+use crate::policy::{AliasScope, Policy, Quotas, Retention};
+use crate::request::Request;
+use crate::txn::{Place, Replay, Snapshot, Staging, Transaction, scopes};
+use crate::verify::{self, Report};
+
+/// How often a transaction that met another one is run before [`Error::Conflict`] is returned.
+const ATTEMPTS_MAX: u32 = 16;
+
+/// A store of keys and their aliases. A handle: clones share the store, on any thread.
+///
+/// See the [crate's documentation](crate) for an example.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Box<dyn Engine>,
+    policy: Policy,
+    retention: Retention,
+    incarnation: [u8; 16],
+    run_closures_twice: bool,
+}
+
+/// What a write returned, and the commit in which it is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Committed<T> {
+    /// What the closure returned.
+    pub value: T,
+    /// The commit that the write made; if it changed nothing, the newest commit that it read.
+    pub commit: Commit,
+    /// Whether it changed any key or alias.
+    pub changed: bool,
+    /// Whether this is the answer to an earlier call of [`write_once`](Store::write_once), and nothing
+    /// was done now.
+    pub replayed: bool,
+}
+
+/// What a write would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DryRun<T> {
+    /// What the closure returned.
+    pub value: T,
+    /// What it would change; empty in a store without history.
+    pub changes: Vec<Change>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("policy", &self.inner.policy).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in this file, or makes it, with the default [`Options`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Options::new().open(path)
+    }
+
+    /// A store that lives in memory, with the default [`Options`]; for tests.
+    pub fn in_memory() -> Result<Self> {
+        Options::new().in_memory()
+    }
+
+    /// Where aliases are unique in this store.
+    pub fn alias_scope(&self) -> AliasScope {
+        self.inner.policy.alias_scope
+    }
+
+    /// The region in the URNs of this store's aliases.
+    pub fn region(&self) -> &Region {
+        &self.inner.policy.region
+    }
+
+    /// The quotas with which this store was opened.
+    pub fn quotas(&self) -> Quotas {
+        self.inner.policy.quotas
+    }
+
+    /// Reads in one scope: everything that the closure reads is of one moment. It sees every write
+    /// that returned before it began. A read never waits for a write, nor a write for a read.
+    pub fn read<T>(&self, scope: &Scope, closure: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
+        let rows = self.inner.engine.begin_read()?;
+        closure(&Snapshot::new(rows, Place::new(scope, &self.inner.policy)))
+    }
+
+    /// Runs a closure in a transaction of the request's scope and commits what it did, all or
+    /// nothing. When it returns, the commit is durable and every later read sees it.
+    ///
+    /// The closure may be run again, so it must have no effect but on the transaction. A refused
+    /// operation leaves no trace, and the closure may go on; if the closure itself fails, nothing is
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// What the closure returned. An error of the engine that an operation met in the closure, even
+    /// if the closure went on. [`NestedTransaction`](Error::NestedTransaction) inside another write's
+    /// closure. [`ReadOnly`](Error::ReadOnly). [`Io`](Error::Io): nothing was written.
+    /// [`CommitUnknown`](Error::CommitUnknown): it failed so late that it may have been. After either,
+    /// [`Poisoned`](Error::Poisoned) until the store is opened again.
+    pub fn write<T>(
+        &self,
+        request: &Request,
+        closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<Committed<T>> {
+        let _only = OnlyWrite::on_this_thread()?;
+        let mut attempt = 1;
+        loop {
+            match self.attempt(request, &closure) {
+                Err(Error::Conflict) if attempt < ATTEMPTS_MAX => attempt += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// As [`write`](Self::write), for a request that may come again: what comes of it is stored with
+    /// its commit, in the request's scope, and if the same request comes again, that is the answer and
+    /// the closure does not run. `body` is what the caller asked for, the name of the operation
+    /// included; nothing made up here (an id, a time) may be in it.
+    ///
+    /// The value must go through JSON and have at most 32 KiB there. A transaction that changes
+    /// nothing is stored too. A refusal is not: it may be repeated when its cause is gone. Outcomes are
+    /// kept as long as [`Retention`] says.
+    ///
+    /// ```
+    /// use keystead::{NewKey, Request, RequestId, Scope, Store};
+    /// let store = Store::in_memory()?;
+    /// let request = Request::new(&Scope::new("domain", "project")?);
+    /// let request_id: RequestId = "919c82d4-8046-4722-9094-35c3c6524cff".parse()?;
+    /// let create = || {
+    ///     let new = NewKey::new("orders")?; // another id each time
+    ///     store.write_once(&request, &request_id, b"create-key orders", |txn| {
+    ///         Ok(txn.create_key(&new)?.key_id)
+    ///     })
+    /// };
+    /// let (first, again) = (create()?, create()?);
+    /// assert_eq!((first.value, first.commit), (again.value, again.commit));
+    /// assert!(again.replayed && !first.replayed);
+    /// # Ok::<(), keystead::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`RequestIdReused`](Error::RequestIdReused) if the id came with another body,
+    /// [`InvalidOutcome`](Error::InvalidOutcome) if the value does not go through JSON, and those of
+    /// [`write`](Self::write). After [`CommitUnknown`](Error::CommitUnknown) the same call settles what
+    /// happened.
+    pub fn write_once<T: Serialize + DeserializeOwned>(
+        &self,
+        request: &Request,
+        request_id: &RequestId,
+        body: &[u8],
+        closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<Committed<T>> {
+        let digest: [u8; 32] = Sha256::digest(body).into();
+        let request = request.clone().request_id(request_id.clone());
+        let outcome = self.write(&request, |txn| {
+            if let Some(replay) = txn.replay(request_id, &digest)? {
+                return Ok(Once::Replayed(replay));
+            }
+            let value = closure(txn)?;
+            let changed = txn.keep_outcome(request_id, digest, &value)?;
+            Ok(Once::Ran { value, changed })
+        })?;
+        Ok(match outcome.value {
+            Once::Ran { value, changed } => {
+                Committed { value, commit: outcome.commit, changed, replayed: false }
+            }
+            Once::Replayed(Replay { value, commit, changed }) => {
+                Committed { value, commit, changed, replayed: true }
+            }
+        })
+    }
+
+    /// What [`write`](Self::write) would return and change now, without writing anything.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Self::write), except those of the commit.
+    pub fn dry_run<T>(
+        &self,
+        request: &Request,
+        closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<DryRun<T>> {
+        let _only = OnlyWrite::on_this_thread()?;
+        let transaction = self.inner.engine.begin_write()?;
+        let (value, _, changes) = self.run(&*transaction, request, &closure)?;
+        Ok(DryRun { value, changes })
+    }
+
+    /// As [`read`](Self::read), if this commit can be seen here already; for a reader in another
+    /// process than the writer, who got the commit's number from there.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitNotFound`](Error::CommitNotFound) if not: [`wait`](Self::wait) for it.
+    pub fn read_at_least<T>(
+        &self,
+        scope: &Scope,
+        commit: Commit,
+        closure: impl FnOnce(&Snapshot<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.read(scope, |snap| {
+            if snap.commit() < commit { Err(Error::CommitNotFound(commit)) } else { closure(snap) }
+        })
+    }
+
+    /// The scopes that hold anything, in their order. For the platform.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidCursor`](Error::InvalidCursor) for a cursor of another list.
+    pub fn scopes(&self, after: After<'_, Scope>, limit: Limit) -> Result<Page<Scope>> {
+        scopes(&*self.inner.engine.begin_read()?, after, limit)
+    }
+
+    /// Walks the whole store at one moment, reads every row, and checks every invariant. Memory is
+    /// bounded; the time is that of a few reads for each row. Nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](Error::Io). What is wrong with the store is in the report, not an error.
+    pub fn verify(&self) -> Result<Report> {
+        verify::verify(&*self.inner.engine.begin_read()?, &self.inner.policy)
+    }
+
+    fn attempt<T>(
+        &self,
+        request: &Request,
+        closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<Committed<T>> {
+        let transaction = self.inner.engine.begin_write()?;
+        let (value, batch, changes) = self.run(&*transaction, request, closure)?;
+        if batch.is_empty() {
+            return Ok(Committed {
+                value,
+                commit: transaction.commit_read(),
+                changed: false,
+                replayed: false,
+            });
+        }
+        let entry = (!changes.is_empty()).then(|| {
+            encode_log_entry(&CommitRecord { info: request.info(transaction.next_commit()), changes })
+        });
+        if entry.as_ref().is_some_and(|entry| entry.len() > ENTRY_MAX) {
+            return Err(Error::TransactionTooLarge { what: "bytes in the log", max: ENTRY_MAX });
+        }
+        let commit = transaction.commit(&batch, Log { append: entry.as_deref(), trim: None })?;
+        Ok(Committed { value, commit, changed: true, replayed: false })
+    }
+
+    fn run<T>(
+        &self,
+        transaction: &dyn WriteTransaction,
+        request: &Request,
+        closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<(T, Batch, Vec<Change>)> {
+        let run = || -> Result<(T, Batch, Vec<Change>)> {
+            let place = Place::new(request.scope(), &self.inner.policy);
+            let mut txn = Transaction::new(Staging::new(transaction), place, request.time());
+            let outcome = closure(&mut txn);
+            // An error of the engine comes first: the closure may have swallowed it.
+            let (batch, changes) = txn.into_staging().finish()?;
+            Ok((outcome?, batch, changes))
+        };
+        let first = run();
+        if self.inner.run_closures_twice {
+            let same = match (&first, &run()) {
+                (Ok((_, first, changed)), Ok((_, second, also))) => first == second && changed == also,
+                (Err(first), Err(second)) => first.to_string() == second.to_string(),
+                _ => false,
+            };
+            if !same {
+                return Err(Error::abort("the closure did something else when it was run again"));
+            }
+        }
+        first
+    }
+}
+
+/// How a repeatable request went.
+enum Once<T> {
+    Ran { value: T, changed: bool },
+    Replayed(Replay<T>),
+}
+
+/// The one write that a thread may be in.
+struct OnlyWrite;
+
+thread_local! {
+    static IN_WRITE: Cell<bool> = const { Cell::new(false) };
+}
+
+impl OnlyWrite {
+    fn on_this_thread() -> Result<Self> {
+        if IN_WRITE.replace(true) { Err(Error::NestedTransaction) } else { Ok(Self) }
+    }
+}
+
+impl Drop for OnlyWrite {
+    fn drop(&mut self) {
+        IN_WRITE.set(false);
+    }
+}

@@ -1,0 +1,210 @@
+//! What a timer calls: purging, expiring, pruning, key by key; and the removal of a whole scope.
+
+use std::ops::Bound;
+
+use super::Store;
+use crate::change::CommitRecord;
+use crate::error::Result;
+use crate::format::{Address, ScopedTable, Space, Table, read_address, trailing_key_id};
+use crate::id::{Commit, KeyId, Scope};
+use crate::page::{After, Limit};
+use crate::policy::Retention;
+use crate::request::Request;
+use crate::time::Timestamp;
+use crate::txn::Transaction;
+
+/// How many rows are looked for at once.
+const SWEPT_AT_ONCE: usize = 100;
+
+/// What a [sweep](Store::sweep) did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Swept {
+    /// Keys purged.
+    pub keys_purged: u64,
+    /// Keys whose material expired.
+    pub materials_expired: u64,
+    /// Outcomes of repeatable requests forgotten.
+    pub outcomes_pruned: u64,
+    /// Up to where the history was trimmed, if it was.
+    pub history_floor: Option<Commit>,
+    /// The last scope that was swept to its end: where to go on.
+    pub after: Option<Scope>,
+    /// Whether every scope behind the first was swept, and the history was trimmed.
+    pub done: bool,
+}
+
+/// What [removing a scope](Store::remove_scope) did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Removed {
+    /// Keys erased, each with its aliases.
+    pub keys: u64,
+    /// Whether nothing is left of the scope.
+    pub done: bool,
+}
+
+/// Operations of the platform on whole scopes.
+impl Store {
+    /// Purges keys whose deletion is due at `now` and expires material whose time is over, each in
+    /// its own transaction, in all scopes behind `after`. A backend calls it from a timer; nothing is
+    /// purged on a read.
+    ///
+    /// It ends after `budget` steps, each a key that changed or a scope that was looked at; go on
+    /// with [`Swept::after`] until [`Swept::done`].
+    pub fn sweep(&self, now: Timestamp, budget: usize, after: Option<&Scope>) -> Result<Swept> {
+        let mut swept = Swept { after: after.cloned(), ..Swept::default() };
+        let mut steps = budget;
+        while steps > 0 {
+            let place = swept.after.as_ref().map_or(After::Start, After::Item);
+            let next = self.scopes(place, Limit::new(1)?)?;
+            let Some(scope) = next.items.into_iter().next() else {
+                swept.done = self.trim_by_retention(now, &mut steps, &mut swept)?;
+                break;
+            };
+            let request = Request::new(&scope).at(now).actor("sweeper");
+            let before = steps;
+            let purge = |txn: &mut Transaction<'_>, key_id| txn.purge(key_id);
+            let expire =
+                |txn: &mut Transaction<'_>, key_id| Ok(!txn.material_expired(key_id)?.material.present);
+            let (purged, all_purged) = self.sweep_table(&request, Table::Due, &mut steps, purge)?;
+            let (expired, all_expired) = self.sweep_table(&request, Table::Expiry, &mut steps, expire)?;
+            let all_pruned = self.prune_outcomes(&request, &mut steps, &mut swept)?;
+            swept.keys_purged += purged;
+            swept.materials_expired += expired;
+            if all_purged && all_expired && all_pruned {
+                swept.after = Some(scope);
+                // A scope in which nothing was due costs a step too.
+                steps -= usize::from(steps == before);
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Carries out an operation on each key that an index says is due, while there are steps left.
+    /// Returns how many keys changed, and whether all were looked at.
+    fn sweep_table(
+        &self,
+        request: &Request,
+        table: Table,
+        steps: &mut usize,
+        operation: impl Fn(&mut Transaction<'_>, KeyId) -> Result<bool>,
+    ) -> Result<(u64, bool)> {
+        let space = Space::of_scope(request.scope());
+        let (mut from, to) = (space.table(table), space.timed_after(table, request.time()));
+        let mut changed = 0;
+        loop {
+            let rows = self.inner.engine.begin_read()?;
+            let range = (Bound::Excluded(&from[..]), Bound::Excluded(&to[..]));
+            let due = rows.scan(range, SWEPT_AT_ONCE)?;
+            let Some((last, _)) = due.last() else { return Ok((changed, true)) };
+            let last = last.clone();
+            for (row, stored) in due {
+                stored?;
+                if *steps == 0 {
+                    return Ok((changed, false));
+                }
+                let Some(key_id) = trailing_key_id(&row) else { continue };
+                *steps -= 1;
+                match self.write(request, |txn| operation(txn, key_id)) {
+                    Ok(outcome) => changed += u64::from(outcome.value),
+                    // Somebody else came first: there is nothing left to do.
+                    Err(error) if error.api().is_some() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            from = last;
+        }
+    }
+
+    /// Forgets the outcomes of requests that are older than the retention says, or more than it says.
+    /// Returns whether all were looked at.
+    fn prune_outcomes(&self, request: &Request, steps: &mut usize, swept: &mut Swept) -> Result<bool> {
+        let Retention { outcome_hours, outcomes_per_scope, .. } = self.inner.retention;
+        let space = Space::of_scope(request.scope());
+        let (mut from, to) = (space.table(Table::OutcomeTime), space.after_table(Table::OutcomeTime));
+        let rows = self.inner.engine.begin_read()?;
+        let scan = |from: &[u8]| rows.scan((Bound::Excluded(from), Bound::Excluded(&to[..])), SWEPT_AT_ONCE);
+        let mut count = 0_u64;
+        let mut counted = from.clone();
+        while let Some((last, _)) = {
+            let chunk = scan(&counted)?;
+            count += chunk.len() as u64;
+            chunk.into_iter().next_back()
+        } {
+            counted = last;
+        }
+        let mut excess = count.saturating_sub(outcomes_per_scope);
+        loop {
+            let chunk = scan(&from)?;
+            let Some((last, _)) = chunk.last() else { return Ok(true) };
+            let last = last.clone();
+            for (row, stored) in chunk {
+                stored?;
+                let Some(Address::Scoped { table: ScopedTable::OutcomeTime(time, request_id), .. }) =
+                    read_address(&row)
+                else {
+                    continue;
+                };
+                if excess == 0 && time.plus_hours(outcome_hours) > request.time() {
+                    return Ok(true);
+                }
+                if *steps == 0 {
+                    return Ok(false);
+                }
+                *steps -= 1;
+                excess = excess.saturating_sub(1);
+                let forgotten = self.write(request, |txn| txn.forget_outcome(&request_id))?;
+                swept.outcomes_pruned += u64::from(forgotten.value);
+            }
+            from = last;
+        }
+    }
+
+    /// Erases a tenant: every key of the request's scope with its aliases, default keys included,
+    /// each in its own transaction. It ends after `budget` keys; call it again until
+    /// [`Removed::done`]. For the platform.
+    pub fn remove_scope(&self, request: &Request, budget: usize) -> Result<Removed> {
+        let mut removed = Removed::default();
+        let space = Space::of_scope(request.scope());
+        let (from, to) = (space.table(Table::Key), space.table(Table::KeyAlias));
+        while !removed.done {
+            let left = budget.saturating_sub(usize::try_from(removed.keys).unwrap_or(usize::MAX));
+            let rows = self.inner.engine.begin_read()?;
+            let range = (Bound::Excluded(&from[..]), Bound::Excluded(&to[..]));
+            let keys = rows.scan(range, SWEPT_AT_ONCE.min(left).max(1))?;
+            removed.done = keys.is_empty();
+            if left == 0 {
+                break;
+            }
+            for (row, stored) in keys {
+                stored?;
+                let Some(key_id) = trailing_key_id(&row) else { continue };
+                let outcome = self.write(request, |txn| txn.remove(key_id))?;
+                removed.keys += u64::from(outcome.changed);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Trims the history as the retention says, while there are steps left. Returns whether nothing
+    /// is left to do.
+    fn trim_by_retention(&self, now: Timestamp, steps: &mut usize, swept: &mut Swept) -> Result<bool> {
+        let Retention { history_days, history_commits, .. } = self.inner.retention;
+        if !self.inner.policy.history || (history_days.is_none() && history_commits.is_none()) {
+            return Ok(true);
+        }
+        let newest = self.inner.engine.begin_read()?.commit().number();
+        let oldest_kept = history_commits.map_or(0, |kept| newest.saturating_sub(kept));
+        let may_go = |entry: &CommitRecord| {
+            let old = history_days.is_some_and(|days| entry.info.time.plus_days(days) <= now);
+            old || entry.info.commit.number() <= oldest_kept
+        };
+        while *steps > 0 {
+            let Some(floor) = self.trim(Commit::new(newest), false, may_go)? else { return Ok(true) };
+            swept.history_floor = Some(floor);
+            *steps -= 1;
+        }
+        Ok(false)
+    }
+}

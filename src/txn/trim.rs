@@ -1,0 +1,94 @@
+//! The log as a whole: reading it in its order, and removing its oldest part.
+
+use crate::change::{CommitRecord, Images};
+use crate::engine::{Batch, ReadTransaction, WriteTransaction};
+use crate::error::{Error, Result};
+use crate::format::{Floor, RecordId, Space, decode_floor, decode_log_entry, encode_floor};
+use crate::id::Commit;
+use crate::time::Timestamp;
+
+/// How many entries of the log one step of trimming removes.
+const TRIMMED_AT_ONCE: usize = 100;
+/// How many deletions there may be among them: each has a tombstone, which goes too.
+const BURIED_AT_ONCE: usize = 100;
+
+/// Up to where the history was trimmed.
+pub(crate) fn floor_of(rows: &dyn ReadTransaction) -> Result<Floor> {
+    let row = Space::of_store().floor();
+    let stored = rows.get(&[&row])?.pop().flatten();
+    Ok(stored.map(|stored| decode_floor(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+}
+
+/// The entries of the log after a commit, and the commit up to which they are all there is.
+pub(crate) fn changes_after(
+    rows: &dyn ReadTransaction,
+    after: Commit,
+    limit: usize,
+) -> Result<(Vec<CommitRecord>, Commit)> {
+    let floor = floor_of(rows)?;
+    if after < floor.commit {
+        return Err(Error::HistoryTrimmed { floor: floor.commit });
+    }
+    if after > rows.commit() {
+        return Err(Error::CommitNotFound(after));
+    }
+    let entries = rows.log(after, limit)?;
+    let complete = entries.len() < limit;
+    let records = entries.into_iter().map(|(commit, bytes)| decode_log_entry(commit, &bytes?));
+    let records = records.collect::<Result<Vec<_>>>()?;
+    let last = records.last().map(|record| record.info.commit);
+    Ok((records, if complete { rows.commit() } else { last.unwrap_or(after) }))
+}
+
+/// What one step of trimming is to write: rows, and the new floor. `None` if there is nothing to do.
+///
+/// Entries go from the oldest on, up to `to`, while `may_go` says so; `whole` says that the floor is to
+/// become `to` when all of them went.
+pub(crate) fn trim_step(
+    rows: &dyn ReadTransaction,
+    transaction: &dyn WriteTransaction,
+    to: Commit,
+    whole: bool,
+    may_go: impl Fn(&CommitRecord) -> bool,
+) -> Result<Option<(Batch, Commit)>> {
+    let former = floor_of(rows)?;
+    let mut floor = former;
+    let mut tombstones = Vec::new();
+    let mut ended = true;
+    for (commit, bytes) in rows.log(former.commit, TRIMMED_AT_ONCE)? {
+        let entry = decode_log_entry(commit, &bytes?)?;
+        if commit > to || !may_go(&entry) {
+            ended = true;
+            break;
+        }
+        let deleted = entry.changes.iter().filter(|change| is_deletion(&change.images));
+        let deleted = deleted
+            .map(|change| (Space::tombstone(&entry.info.scope, &RecordId::of(&change.images)), commit));
+        tombstones.extend(deleted);
+        let times = entry.changes.iter().map(|change| change.time);
+        floor = Floor { commit, time: times.fold(floor.time, Timestamp::max) };
+        ended = false;
+        if tombstones.len() > BURIED_AT_ONCE {
+            break;
+        }
+    }
+    if ended && whole {
+        floor.commit = floor.commit.max(to);
+    }
+    if floor == former {
+        return Ok(None);
+    }
+    let mut batch = Batch::from([(Space::of_store().floor(), Some(encode_floor(floor)))]);
+    for (row, commit) in tombstones {
+        // A record that was created and deleted again since has a later one.
+        let stored = transaction.get(&[&row])?.pop().flatten();
+        if stored.is_some_and(|stored| stored.commit == commit) {
+            batch.insert(row, None);
+        }
+    }
+    Ok(Some((batch, floor.commit)))
+}
+
+fn is_deletion(images: &Images) -> bool {
+    matches!(images, Images::Key { after: None, .. } | Images::Alias { after: None, .. })
+}
