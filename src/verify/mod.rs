@@ -72,6 +72,10 @@ pub struct Violation {
 /// Walks one snapshot of a store.
 pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Report> {
     let mut walk = Walk { rows, policy, report: Report::default(), scope: None, counted: Counts::default() };
+    let fixed = Space::of_store().fixed();
+    if walk.look_up(&fixed)?.is_missing() {
+        walk.violation(12, &[&fixed], "what was fixed at creation is missing");
+    }
     let mut from = Bound::Unbounded;
     let mut last: Row;
     loop {
