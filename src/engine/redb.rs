@@ -280,6 +280,9 @@ pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
         return Err(corrupted(row, "the commit is malformed"));
     }
     let (digits, bytes) = rest.split_at(length);
+    if length > 1 && digits[length - 1] == 0 {
+        return Err(corrupted(row, "the commit is longer than needed"));
+    }
     let number = digits.iter().rev().try_fold(0_u64, |number, digit| {
         number.checked_mul(0x80).map(|shifted| shifted | u64::from(digit & 0x7f))
     });
