@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::engine::ReadTransaction;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Row, Space, Stored};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
@@ -98,6 +98,10 @@ impl Rows for Snapshot<'_> {
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         self.rows.get(rows)
     }
+
+    fn met(&self, error: Error) -> Error {
+        error
+    }
 }
 
 impl<'a> Transaction<'a> {
@@ -151,6 +155,10 @@ impl Rows for Transaction<'_> {
 
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         self.staging.rows(rows)
+    }
+
+    fn met(&self, error: Error) -> Error {
+        self.staging.fail(error)
     }
 }
 
