@@ -16,7 +16,7 @@ use crate::time::{RotationInterval, Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeySpec {
     /// The text names no value of this set.
-    #[error("{0:?} is no {1}")]
+    #[error("\"{text}\" is no {1}", text = .0.escape_default())]
     Unknown(Box<str>, &'static str),
     /// This specification can't have this usage.
     #[error("a key of {0} can't be used for {1}")]
