@@ -8,7 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,7 @@ const NEWEST: &[u8] = &[];
 
 /// A store that this process may write.
 pub(crate) struct RedbEngine {
-    database: Database,
+    database: Closing<Database>,
     newest: ArcSwap<RedbRead>,
     writer: Mutex<()>,
     poisoned: AtomicBool,
@@ -42,8 +42,12 @@ pub(crate) struct RedbEngine {
 
 /// A store that this process only reads, maybe beside another that writes it.
 pub(crate) struct RedbReader {
-    database: ReadOnlyDatabase,
+    database: Closing<ReadOnlyDatabase>,
 }
+
+/// A database whose closing is guarded: redb works on its pages then too, and may panic on a damaged
+/// one.
+struct Closing<D>(Option<D>);
 
 /// One commit of a redb table.
 struct RedbRead {
@@ -96,7 +100,8 @@ impl RedbEngine {
     }
 
     fn of(database: Database) -> Result<Self> {
-        let newest = ArcSwap::from_pointee(RedbRead::newest(&database)?);
+        let database = Closing(Some(database));
+        let newest = ArcSwap::from_pointee(RedbRead::newest(&*database)?);
         Ok(Self { database, newest, writer: Mutex::new(()), poisoned: AtomicBool::new(false) })
     }
 
@@ -118,7 +123,12 @@ impl RedbEngine {
                 }
             }
         }
-        transaction.commit().map_err(of_commit)
+        // A panic in there may come after the commit became durable.
+        let outcome = catch_unwind(AssertUnwindSafe(|| transaction.commit()));
+        outcome.map_or_else(
+            |_| Err(Error::CommitUnknown(UNREADABLE_PAGE.into())),
+            |committed| committed.map_err(of_commit),
+        )
     }
 }
 
@@ -155,7 +165,7 @@ impl WriteTransaction for RedbWrite<'_> {
         let applied = guarded(|| self.engine.apply(batch, commit));
         let published = applied.and_then(|()| {
             // Durable from here on: if the new state can't be read, that is not known to the caller.
-            let newest = RedbRead::newest(&self.engine.database);
+            let newest = guarded(|| RedbRead::newest(&*self.engine.database));
             let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
             self.engine.newest.store(Arc::new(newest));
             Ok(commit)
@@ -171,9 +181,9 @@ impl RedbReader {
     /// Opens a store for reading, also while another process writes it.
     pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
         guarded(|| {
-            let reader =
-                Self { database: file_builder(cache_bytes).open_read_only(path).map_err(of_database)? };
-            RedbRead::newest(&reader.database)?;
+            let database = file_builder(cache_bytes).open_read_only(path).map_err(of_database)?;
+            let reader = Self { database: Closing(Some(database)) };
+            RedbRead::newest(&*reader.database)?;
             Ok(reader)
         })
     }
@@ -182,11 +192,29 @@ impl RedbReader {
 impl Engine for RedbReader {
     fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
         // Each read looks for what the writing process has committed since.
-        Ok(Arc::new(guarded(|| RedbRead::newest(&self.database))?))
+        Ok(Arc::new(guarded(|| RedbRead::newest(&*self.database))?))
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
         Err(Error::ReadOnly)
+    }
+}
+
+impl<D> Deref for Closing<D> {
+    type Target = D;
+
+    fn deref(&self) -> &D {
+        self.0.as_ref().expect("it is taken only when it is closed")
+    }
+}
+
+impl<D> Drop for Closing<D> {
+    fn drop(&mut self) {
+        // Nothing is lost: every commit was durable before.
+        let _ = guarded(|| {
+            drop(self.0.take());
+            Ok(())
+        });
     }
 }
 
@@ -246,10 +274,11 @@ fn file_builder(cache_bytes: usize) -> Builder {
     builder
 }
 
+const UNREADABLE_PAGE: &str = "redb met a page that it can't read";
+
 /// Runs what calls redb; a panic in there means that a page is not what it should be.
 fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(Error::Corrupted("redb met a page that it can't read".into())))
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(Error::Corrupted(UNREADABLE_PAGE.into())))
 }
 
 const CHECKSUM_LENGTH: usize = 4;
@@ -333,6 +362,9 @@ fn of_commit(error: CommitError) -> Error {
 
 fn of_redb(error: redb::Error) -> Error {
     match error {
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::Corrupted("the file ends too early".into())
+        }
         redb::Error::Io(error) => error.into(),
         redb::Error::Unsupported => io::Error::from(io::ErrorKind::Unsupported).into(),
         redb::Error::PreviousIo | redb::Error::DatabaseClosed => Error::Poisoned,
