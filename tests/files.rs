@@ -328,7 +328,9 @@ fn options_must_fit_the_store() {
 }
 
 /// Every key and alias of a store.
-fn content(store: &Store) -> Result<(Vec<KeyRecord>, Vec<(String, KeyId)>)> {
+type Content = (Vec<KeyRecord>, Vec<(String, KeyId)>);
+
+fn content(store: &Store) -> Result<Content> {
     store.read(&scope(), |snap| {
         let keys = snap.keys_by_id(&KeyFilter::all(), After::Start, Limit::MAX)?.items;
         let aliases = snap.aliases(After::Start, Limit::MAX)?.items;
@@ -379,7 +381,7 @@ fn many_threads_make_one_store() {
 }
 
 /// A small store, closed, and what is in it.
-fn sample() -> (Vec<u8>, (Vec<KeyRecord>, Vec<(String, KeyId)>)) {
+fn sample() -> (Vec<u8>, Content) {
     let (_folder, path) = in_folder();
     let store = options().open(&path).unwrap();
     for number in 0..8 {

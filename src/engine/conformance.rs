@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::redb::{RedbEngine, RedbReader};
 use super::scripted::{Random, Scripted};
-use super::{Batch, Engine, ReadTransaction};
+use super::{Batch, Engine, Range, ReadTransaction};
 use crate::error::Error;
 use crate::format::{Row, Stored};
 use crate::id::Commit;
@@ -205,7 +205,7 @@ fn ranges_that_hold_nothing_are_empty(engine: &dyn Engine) {
     write(engine, &[(b"a", Some(b"1")), (b"b", Some(b"2"))]);
     let read = engine.begin_read().unwrap();
     use Bound::{Excluded, Included, Unbounded};
-    let ranges: [(Bound<&[u8]>, Bound<&[u8]>); 9] = [
+    let ranges: [Range<'_>; 9] = [
         (Excluded(b"a"), Excluded(b"b")),
         (Excluded(b"a"), Excluded(b"a")),
         (Included(b"a"), Excluded(b"a")),

@@ -300,7 +300,7 @@ fn key_record() -> impl Strategy<Value = KeyRecord> {
         option::of(of(KeyState::ALL)),
         any::<(bool, bool, u32)>(),
         30..=365_u16,
-        btree_map(tag_key(), tag_value(), 0..20),
+        btree_map(tag_key(), tag_value(), 0..6),
         any::<u64>(),
     );
     (names, kind, times, rest).prop_map(|(names, kind, times, rest)| {
@@ -471,7 +471,7 @@ proptest! {
 
     #[test]
     fn small_values_come_back(
-        names in vec(an_alias(), 1..60), key_id in a_key_id(), scope in scope(), value in tag_value(), counts: (u64, u64),
+        names in vec(an_alias(), 1..12), key_id in a_key_id(), scope in scope(), value in tag_value(), counts: (u64, u64),
         incarnation: [u8; 16], region in domain_id(),
     ) {
         let names: Vec<_> = names.into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect();

@@ -292,7 +292,7 @@ fn one_call_fails_without_a_cache() {
 
 #[test]
 fn the_disk_fails_for_ever() {
-    every_call_fails_once(0, true);
+    every_call_fails_once(1 << 20, true);
 }
 
 #[test]

@@ -74,10 +74,11 @@ fn imports(source: &str) -> Vec<String> {
     let one = Regex::new(r"\bcrate::([a-z_]+)").unwrap();
     let several = Regex::new(r"\bcrate::\{([^;]*)\};").unwrap();
     let first = Regex::new(r"(?:^|,)\s*([a-z_]+)::").unwrap();
+    let inner = Regex::new(r"\{[^{}]*\}").unwrap();
     let mut imports: Vec<_> = one.captures_iter(source).map(|found| found[1].to_owned()).collect();
     for group in several.captures_iter(source) {
         // What is inside inner braces belongs to the module before them.
-        let outer = Regex::new(r"\{[^{}]*\}").unwrap().replace_all(&group[1], "").into_owned();
+        let outer = inner.replace_all(&group[1], "").into_owned();
         imports.extend(first.captures_iter(&outer).map(|found| found[1].to_owned()));
     }
     imports
