@@ -85,7 +85,7 @@ pub enum Error {
         key_id: KeyId,
     },
     /// The key has no such tag.
-    #[error("the key {key_id} has no tag {tag}")]
+    #[error("the key {key_id} has no tag {:?}", .tag.as_str())]
     TagNotFound {
         /// The tag's key.
         tag: TagKey,

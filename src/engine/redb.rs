@@ -9,7 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +42,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// A store that this process may write.
 pub(crate) struct RedbEngine {
-    database: Database,
+    database: Closing<Database>,
     newest: ArcSwap<RedbRead>,
     writer: Mutex<()>,
     poisoned: AtomicBool,
@@ -51,7 +51,7 @@ pub(crate) struct RedbEngine {
 
 /// A store that this process only reads, maybe beside another that writes it.
 pub(crate) struct RedbReader {
-    database: ReadOnlyDatabase,
+    database: Closing<ReadOnlyDatabase>,
     bell: Bell,
 }
 
@@ -62,6 +62,10 @@ struct Bell {
     state: Mutex<(Commit, bool)>,
     rung: Condvar,
 }
+
+/// A database whose closing is guarded: redb works on its pages then too, and may panic on a damaged
+/// one.
+struct Closing<D>(Option<D>);
 
 /// One commit of a redb table.
 struct RedbRead {
@@ -114,7 +118,8 @@ impl RedbEngine {
     }
 
     fn of(database: Database) -> Result<Self> {
-        let newest = ArcSwap::from_pointee(RedbRead::newest(&database)?);
+        let database = Closing(Some(database));
+        let newest = ArcSwap::from_pointee(RedbRead::newest(&*database)?);
         let bell = Bell::default();
         bell.ring(newest.load().commit);
         Ok(Self { database, newest, writer: Mutex::new(()), poisoned: AtomicBool::new(false), bell })
@@ -146,7 +151,12 @@ impl RedbEngine {
                 table.retain_in(first.as_slice()..=last.as_slice(), |_, _| false).map_err(of_storage)?;
             }
         }
-        transaction.commit().map_err(of_commit)
+        // A panic in there may come after the commit became durable.
+        let outcome = catch_unwind(AssertUnwindSafe(|| transaction.commit()));
+        outcome.map_or_else(
+            |_| Err(Error::CommitUnknown(UNREADABLE_PAGE.into())),
+            |committed| committed.map_err(of_commit),
+        )
     }
 }
 
@@ -195,7 +205,7 @@ impl WriteTransaction for RedbWrite<'_> {
         let applied = guarded(|| self.engine.apply(batch, log, commit));
         let published = applied.and_then(|()| {
             // Durable from here on: if the new state can't be read, that is not known to the caller.
-            let newest = RedbRead::newest(&self.engine.database);
+            let newest = guarded(|| RedbRead::newest(&*self.engine.database));
             let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
             self.engine.newest.store(Arc::new(newest));
             self.engine.bell.ring(commit);
@@ -213,8 +223,8 @@ impl RedbReader {
     pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
         guarded(|| {
             let database = file_builder(cache_bytes).open_read_only(path).map_err(of_database)?;
-            let reader = Self { database, bell: Bell::default() };
-            RedbRead::newest(&reader.database)?;
+            let reader = Self { database: Closing(Some(database)), bell: Bell::default() };
+            RedbRead::newest(&*reader.database)?;
             Ok(reader)
         })
     }
@@ -223,7 +233,7 @@ impl RedbReader {
 impl Engine for RedbReader {
     fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
         // Each read looks for what the writing process has committed since.
-        Ok(Arc::new(guarded(|| RedbRead::newest(&self.database))?))
+        Ok(Arc::new(guarded(|| RedbRead::newest(&*self.database))?))
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
@@ -234,7 +244,7 @@ impl Engine for RedbReader {
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
         let mut left = timeout;
         loop {
-            if guarded(|| RedbRead::newest(&self.database))?.commit > after {
+            if guarded(|| RedbRead::newest(&*self.database))?.commit > after {
                 return Ok(Waited::Committed);
             }
             if left.is_zero() {
@@ -278,6 +288,24 @@ impl Bell {
             (_, true) => Waited::Closed,
             _ => Waited::TimedOut,
         }
+    }
+}
+
+impl<D> Deref for Closing<D> {
+    type Target = D;
+
+    fn deref(&self) -> &D {
+        self.0.as_ref().expect("it is taken only when it is closed")
+    }
+}
+
+impl<D> Drop for Closing<D> {
+    fn drop(&mut self) {
+        // Nothing is lost: every commit was durable before.
+        let _ = guarded(|| {
+            drop(self.0.take());
+            Ok(())
+        });
     }
 }
 
@@ -357,10 +385,11 @@ fn file_builder(cache_bytes: usize) -> Builder {
     builder
 }
 
+const UNREADABLE_PAGE: &str = "redb met a page that it can't read";
+
 /// Runs what calls redb; a panic in there means that a page is not what it should be.
 fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(Error::Corrupted("redb met a page that it can't read".into())))
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(Error::Corrupted(UNREADABLE_PAGE.into())))
 }
 
 const CHECKSUM_LENGTH: usize = 4;
@@ -391,6 +420,9 @@ pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
         return Err(corrupted(row, "the commit is malformed"));
     }
     let (digits, bytes) = rest.split_at(length);
+    if length > 1 && digits[length - 1] == 0 {
+        return Err(corrupted(row, "the commit is longer than needed"));
+    }
     let number = digits.iter().rev().try_fold(0_u64, |number, digit| {
         number.checked_mul(0x80).map(|shifted| shifted | u64::from(digit & 0x7f))
     });
@@ -441,6 +473,9 @@ fn of_commit(error: CommitError) -> Error {
 
 fn of_redb(error: redb::Error) -> Error {
     match error {
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::Corrupted("the file ends too early".into())
+        }
         redb::Error::Io(error) => error.into(),
         redb::Error::Unsupported => io::Error::from(io::ErrorKind::Unsupported).into(),
         redb::Error::PreviousIo | redb::Error::DatabaseClosed => Error::Poisoned,

@@ -91,8 +91,7 @@ pub(super) fn must_have_history(rows: &impl Rows) -> Result<()> {
 
 pub(super) fn floor(rows: &impl Rows) -> Result<Floor> {
     let row = Space::of_store().floor();
-    let stored = rows.row(&row)?;
-    Ok(stored.map(|stored| decode_floor(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+    Ok(rows.read(&row, |stored| decode_floor(&row, &stored.bytes))?.unwrap_or_default())
 }
 
 /// The entry of a commit that a record's chain leads to.
@@ -102,7 +101,8 @@ fn entry(rows: &impl Rows, commit: Commit, floor: Floor) -> Result<CommitRecord>
     }
     let bytes = rows.log_bytes(commit)?;
     let missing = || corrupted(&log_place(commit), "it is missing");
-    decode_log_entry(commit, &bytes.ok_or_else(missing)?)
+    let entry = bytes.ok_or_else(missing).and_then(|bytes| decode_log_entry(commit, &bytes));
+    entry.map_err(|error| rows.met(error))
 }
 
 /// The changes that an entry made to a record, each with its index.
@@ -139,10 +139,10 @@ fn head(rows: &impl Rows, record: &RecordId) -> Result<Option<Head>> {
 
 fn tombstone(rows: &impl Rows, record: &RecordId) -> Result<Option<Previous>> {
     let row = Space::tombstone(&rows.place().scope, record);
-    let stored = rows.row(&row)?;
-    let previous = stored
-        .map(|stored| Ok(Previous { commit: stored.commit, time: decode_tombstone(&row, &stored.bytes)? }));
-    previous.transpose()
+    rows.read(&row, |stored| {
+        let time = decode_tombstone(&row, &stored.bytes)?;
+        Ok(Previous { commit: stored.commit, time })
+    })
 }
 
 /// A record as it was; `None` if it was not there.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::change::{Operation, Previous};
 use crate::engine::ReadTransaction;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Row, Space, Stored};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
@@ -116,6 +116,10 @@ impl Rows for Snapshot<'_> {
     fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         self.rows.log_entry(commit)
     }
+
+    fn met(&self, error: Error) -> Error {
+        error
+    }
 }
 
 impl<'a> Transaction<'a> {
@@ -181,6 +185,10 @@ impl Rows for Transaction<'_> {
 
     fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         self.staging.log_entry(commit)
+    }
+
+    fn met(&self, error: Error) -> Error {
+        self.staging.fail(error)
     }
 }
 

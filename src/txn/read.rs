@@ -24,9 +24,13 @@ pub(crate) trait Rows {
     /// The entry of a commit in the log, if there is one.
     fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
 
-    /// The row at this address.
-    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
-        Ok(self.rows(&[row])?.pop().flatten())
+    /// Notes an error that was met: a transaction that met damage does not commit.
+    fn met(&self, error: Error) -> Error;
+
+    /// What the row at this address says.
+    fn read<T>(&self, row: &[u8], decode: impl FnOnce(&Stored) -> Result<T>) -> Result<Option<T>> {
+        let stored = self.rows(&[row])?.pop().flatten();
+        stored.map(|stored| decode(&stored).map_err(|error| self.met(error))).transpose()
     }
 }
 
@@ -34,8 +38,7 @@ pub(crate) trait Rows {
 pub(super) fn find_key(rows: &impl Rows, key_id: KeyId) -> Result<Option<KeyRecord>> {
     let place = rows.place();
     let row = place.space.key(key_id);
-    let stored = rows.row(&row)?;
-    stored.map(|stored| decode_key(&row, &place.scope, key_id, &stored)).transpose()
+    rows.read(&row, |stored| decode_key(&row, &place.scope, key_id, stored))
 }
 
 pub(super) fn key(rows: &impl Rows, key_id: KeyId) -> Result<Arc<KeyRecord>> {
@@ -45,7 +48,7 @@ pub(super) fn key(rows: &impl Rows, key_id: KeyId) -> Result<Arc<KeyRecord>> {
 /// The id of the key whose own name this is, if there is one.
 pub(super) fn key_id_of(rows: &impl Rows, key_alias: &KeyAlias) -> Result<Option<KeyId>> {
     let row = rows.place().space.key_alias(key_alias);
-    rows.row(&row)?.map(|stored| decode_key_id(&row, &stored.bytes)).transpose()
+    rows.read(&row, |stored| decode_key_id(&row, &stored.bytes))
 }
 
 pub(super) fn key_by_key_alias(rows: &impl Rows, key_alias: &KeyAlias) -> Result<Arc<KeyRecord>> {
@@ -58,15 +61,15 @@ pub(super) fn key_by_key_alias(rows: &impl Rows, key_alias: &KeyAlias) -> Result
 /// The key that a row names; that it is there is an invariant.
 pub(super) fn named_key(rows: &impl Rows, key_id: KeyId, row: &[u8]) -> Result<Arc<KeyRecord>> {
     let key = find_key(rows, key_id)?.map(Arc::new);
-    key.ok_or_else(|| corrupted(row, format_args!("it names the key {key_id}, which is not there")))
+    let missing = || corrupted(row, format_args!("it names the key {key_id}, which is not there"));
+    key.ok_or_else(|| rows.met(missing()))
 }
 
 /// The record of the alias with this URN name, if there is one.
 pub(super) fn alias_by_urn_name(rows: &impl Rows, urn_name: &str) -> Result<Option<AliasRecord>> {
     let place = rows.place();
     let row = place.space.alias(urn_name);
-    let stored = rows.row(&row)?;
-    stored.map(|stored| decode_alias(&row, &place.scope, urn_name, &stored)).transpose()
+    rows.read(&row, |stored| decode_alias(&row, &place.scope, urn_name, stored))
 }
 
 /// The record of exactly this alias, if there is one.
@@ -104,13 +107,11 @@ pub(super) fn resolve_urn(rows: &impl Rows, urn: &AliasUrn) -> Result<Arc<KeyRec
 /// The names of a key's aliases, in their order.
 pub(super) fn alias_names(rows: &impl Rows, key_id: KeyId) -> Result<Vec<Alias>> {
     let row = rows.place().space.aliases_of_key(key_id);
-    let stored = rows.row(&row)?;
-    Ok(stored.map(|stored| decode_alias_names(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+    Ok(rows.read(&row, |stored| decode_alias_names(&row, &stored.bytes))?.unwrap_or_default())
 }
 
 /// How many keys the project has.
 pub(super) fn counts(rows: &impl Rows) -> Result<Counts> {
     let row = rows.place().space.counts();
-    let stored = rows.row(&row)?;
-    Ok(stored.map(|stored| decode_counts(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+    Ok(rows.read(&row, |stored| decode_counts(&row, &stored.bytes))?.unwrap_or_default())
 }

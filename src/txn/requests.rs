@@ -24,13 +24,13 @@ impl Transaction<'_> {
         digest: &[u8; 32],
     ) -> Result<Option<Replay<T>>> {
         let row = self.place.space.outcome(request_id);
-        let Some(stored) = self.row(&row)? else { return Ok(None) };
-        let outcome = decode_outcome(&row, &stored.bytes)?;
+        let found = self.read(&row, |stored| Ok((decode_outcome(&row, &stored.bytes)?, stored.commit)))?;
+        let Some((outcome, commit)) = found else { return Ok(None) };
         if outcome.digest != *digest {
             return Err(Error::RequestIdReused(request_id.clone()));
         }
         let value = serde_json::from_slice(&outcome.value).map_err(invalid)?;
-        Ok(Some(Replay { value, commit: stored.commit, changed: outcome.changed }))
+        Ok(Some(Replay { value, commit, changed: outcome.changed }))
     }
 
     /// Keeps what came of this request, to be committed with it. Returns whether it changed anything.
@@ -55,8 +55,8 @@ impl Transaction<'_> {
     /// Forgets what came of a request.
     pub(crate) fn forget_outcome(&mut self, request_id: &RequestId) -> Result<bool> {
         let row = self.place.space.outcome(request_id);
-        let Some(stored) = self.row(&row)? else { return Ok(false) };
-        let outcome = decode_outcome(&row, &stored.bytes)?;
+        let found = self.read(&row, |stored| decode_outcome(&row, &stored.bytes))?;
+        let Some(outcome) = found else { return Ok(false) };
         let time = Timestamp::from_millis(outcome.time);
         self.delete(self.place.space.outcome_time(time, request_id))?;
         self.delete(row)?;
