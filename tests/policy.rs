@@ -6,11 +6,8 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use common::{
-    Checked, Dump, alias, aliases, day, id, key_alias, new_key, request, scope, tag, week, word, write,
-};
+use common::{Checked, Dump, alias, aliases, day, id, key_alias, new_key, request, scope, tag, week, word};
 use keystead::{
     Compatibility, Error, KeyId, KeyRecord, KeySpec, KeyState, KeyUsage, NewKey, Options, Origin, Quotas,
     Request, Result, RotationInterval, Scope, Store, TagKey, Tags, Timestamp, Transaction,
@@ -115,9 +112,7 @@ fn operations_on_names() -> Vec<Operation> {
 fn operations_on_keys() -> Vec<Operation> {
     let now = day(1);
     vec![
-        ("update_description", now, |txn| {
-            txn.update_description(id(SUBJECT), &"changed".parse()?).map(drop)
-        }),
+        ("update_description", now, |txn| txn.update_description(id(SUBJECT), &"changed".parse()?).map(drop)),
         ("update_description in place", now, |txn| {
             txn.update_description(id(SUBJECT), &"as it was".parse()?).map(drop)
         }),
@@ -160,7 +155,8 @@ fn operations_on_keys() -> Vec<Operation> {
 fn set_up(store: &Store, scope: &Scope, state: &str) {
     let (color, red) = tag("color", "red");
     let other = new_key("other", OTHER).alias(alias("away"));
-    let described = |new: NewKey| new.description("as it was".parse().unwrap()).tag(color.clone(), red.clone());
+    let described =
+        |new: NewKey| new.description("as it was".parse().unwrap()).tag(color.clone(), red.clone());
     let spec = match state {
         "enabled rsa" => KeySpec::Rsa2048,
         "enabled hmac" => KeySpec::Hmac256,
@@ -210,7 +206,8 @@ fn fields(key: &KeyRecord) -> BTreeMap<String, String> {
             Value::String(text) => drop(into.insert(name.to_owned(), text.clone())),
             Value::Null => {}
             Value::Number(number) if name.ends_with("_at") => {
-                let day_number = (number.as_u64().unwrap() - day(0).as_millis()) / (day(1).as_millis() - day(0).as_millis());
+                let day_number = (number.as_u64().unwrap() - day(0).as_millis())
+                    / (day(1).as_millis() - day(0).as_millis());
                 into.insert(name.to_owned(), format!("day {day_number}"));
             }
             other => drop(into.insert(name.to_owned(), other.to_string())),
@@ -245,7 +242,8 @@ fn difference(before: &Dump, after: &Dump, time: Timestamp) -> Vec<String> {
             continue;
         };
         let (old, new) = (fields(was), fields(is));
-        let names: BTreeSet<_> = old.keys().chain(new.keys()).filter(|name| old.get(*name) != new.get(*name)).collect();
+        let names: BTreeSet<_> =
+            old.keys().chain(new.keys()).filter(|name| old.get(*name) != new.get(*name)).collect();
         let touched = if names.is_empty() { (was.version, was.updated_at) } else { (after.commit, time) };
         assert_eq!((is.version, is.updated_at), touched, "version and time of {label}");
         let prefix = if label == "subject" { String::new() } else { format!("{label}.") };
@@ -274,9 +272,9 @@ fn difference(before: &Dump, after: &Dump, time: Timestamp) -> Vec<String> {
 fn answer(store: &Store, scope: &Scope, (_, time, run): Operation) -> String {
     let before = Dump::of(store, scope);
     let request = Request::new(scope).at(time);
-    let rehearsed = store.dry_run(&request, |txn| run(txn)).map_err(|error| error.to_string());
+    let rehearsed = store.dry_run(&request, run).map_err(|error| error.to_string());
     assert_eq!(before, Dump::of(store, scope), "a dry run changes nothing");
-    let outcome = store.write(&request, |txn| run(txn));
+    let outcome = store.write(&request, run);
     let after = Dump::of(store, scope);
     assert_eq!(rehearsed.err(), outcome.as_ref().err().map(ToString::to_string), "a dry run tells the truth");
     match outcome {
@@ -346,5 +344,498 @@ fn the_table_names_every_state_that_a_key_may_have() {
     for state in KeyState::ALL {
         let words = state.as_str().replace('_', " ");
         assert!(STATES.iter().any(|line| line.starts_with(&words)), "{state} is missing");
+    }
+}
+
+/// Where the order of checks is tried: one scope of a store with small quotas and a policy.
+struct Bench<'a> {
+    store: &'a Store,
+    scope: Scope,
+    operation: &'static str,
+}
+
+impl Bench<'_> {
+    fn options() -> Options {
+        let quotas = Quotas { keys_per_project: 2, aliases_per_key: 2, tags_per_key: 1 };
+        Options::new().quotas(quotas).compatibility(Compatibility::SameUsage)
+    }
+
+    /// Something that is there before the operation.
+    fn given(&self, closure: impl Fn(&mut Transaction<'_>) -> Result<()>) {
+        self.store.write(&Request::new(&self.scope).at(day(0)), closure).unwrap();
+    }
+
+    /// Makes a key in a state.
+    fn key(&self, state: &str, new: &NewKey) -> KeyId {
+        self.given(|txn| {
+            let mut default = new.clone();
+            (default.key_alias, default.aliases) = (key_alias("obs/default"), Vec::new());
+            match state {
+                "absent" => return Ok(()),
+                "default" => return txn.ensure_default_key(&default).map(drop),
+                _ => txn.create_key(new)?,
+            };
+            if new.origin == Origin::External && state != "import" {
+                txn.material_imported(new.key_id, Some(day(1)))?;
+            }
+            match state {
+                "disabled" => txn.disable(new.key_id).map(drop),
+                "pending" => txn.schedule_deletion(new.key_id, week()).map(drop),
+                "frozen" => txn.freeze(new.key_id).map(drop),
+                _ => Ok(()),
+            }
+        });
+        new.key_id
+    }
+
+    /// Makes the operation; a refusal changes nothing at all.
+    fn answer(&self, closure: impl Fn(&mut Transaction<'_>) -> Result<()>) -> String {
+        let before = Dump::of(self.store, &self.scope);
+        let outcome = self.store.write(&request(&self.scope), closure);
+        let same = before == Dump::of(self.store, &self.scope);
+        match outcome {
+            Ok(committed) => {
+                assert_eq!(committed.changed, !same);
+                if committed.changed { "done".to_owned() } else { "unchanged".to_owned() }
+            }
+            Err(error) => {
+                assert!(same, "{error} left something behind");
+                word(&error)
+            }
+        }
+    }
+}
+
+/// An operation and all that it may meet.
+#[derive(Clone)]
+struct Checks {
+    operation: &'static str,
+    dimensions: Vec<&'static [&'static str]>,
+    possible: fn(&[&str]) -> bool,
+    run: fn(&Bench<'_>, &[&str]) -> String,
+}
+
+const KEY: &[&str] = &["enabled", "disabled", "pending", "frozen", "default", "absent"];
+const QUOTA: &[&str] = &["room", "full"];
+
+fn is_user_key(state: &str) -> bool {
+    state != "absent" && state != "default"
+}
+
+fn checks_on_key_aliases() -> Vec<Checks> {
+    vec![
+        Checks {
+            operation: "rename",
+            dimensions: vec![&["free", "own", "taken", "reserved"], KEY],
+            possible: |cell| cell != ["own", "absent"],
+            run: |bench, cell| {
+                bench.key("enabled", &new_key("taken", OTHER));
+                let key = bench.key(cell[1], &new_key("own", SUBJECT));
+                let name = match (cell[0], cell[1]) {
+                    ("own", "default") => "obs/default",
+                    ("reserved", _) => "evs/default",
+                    (name, _) => name,
+                };
+                bench.answer(|txn| txn.rename_key_alias(key, &key_alias(name)).map(drop))
+            },
+        },
+        Checks {
+            operation: "swap_key_aliases",
+            dimensions: vec![KEY, KEY],
+            possible: |_| true,
+            run: |bench, cell| {
+                let one = bench.key(cell[0], &new_key("one", SUBJECT));
+                let other = if cell == ["default", "default"] {
+                    let new = new_key("evs/default", OTHER);
+                    bench.given(|txn| txn.ensure_default_key(&new).map(drop));
+                    new.key_id
+                } else {
+                    bench.key(cell[1], &new_key("other", OTHER))
+                };
+                bench.answer(|txn| txn.swap_key_aliases(one, other).map(drop))
+            },
+        },
+    ]
+}
+
+fn checks_on_aliases() -> Vec<Checks> {
+    vec![
+        Checks {
+            operation: "create_alias",
+            dimensions: vec![&["free", "own", "another's", "twin"], KEY, QUOTA],
+            possible: |cell| is_user_key(cell[1]) || (cell[0] != "own" && cell[2] == "room"),
+            run: |bench, cell| {
+                let other = new_key("other", OTHER).alias(alias("another-s")).alias(alias("alias/twin"));
+                bench.key("enabled", &other);
+                let new = new_key("subject", SUBJECT).alias(alias("own"));
+                let new = if cell[2] == "full" { new.alias(alias("own2")) } else { new };
+                let key = bench.key(cell[1], &new);
+                let name = alias(&cell[0].replace('\'', "-"));
+                bench.answer(|txn| txn.create_alias(&name, key).map(drop))
+            },
+        },
+        Checks {
+            operation: "associate_alias",
+            dimensions: vec![&["away", "here", "missing"], KEY, &["alike", "unlike"], QUOTA],
+            possible: |cell| match cell[1] {
+                "absent" => cell[0] != "here" && cell[2] == "alike" && cell[3] == "room",
+                "default" => cell[0] != "here" && cell[3] == "room",
+                _ => cell[0] != "here" || cell[2] == "alike",
+            },
+            run: |bench, cell| {
+                bench.key("enabled", &new_key("source", OTHER).alias(alias("away")));
+                let spec = if cell[2] == "alike" { KeySpec::Aes256 } else { KeySpec::Rsa2048 };
+                let new = new_key("target", SUBJECT).spec(spec).alias(alias("here"));
+                let new = if cell[3] == "full" { new.alias(alias("here2")) } else { new };
+                let target = bench.key(cell[1], &new);
+                bench.answer(|txn| txn.associate_alias(&alias(cell[0]), target).map(drop))
+            },
+        },
+        Checks {
+            operation: "swap_aliases",
+            dimensions: vec![HOLDER, HOLDER, &["alike", "unlike"]],
+            possible: |_| true,
+            run: |bench, cell| {
+                let make = |state: &str, new: NewKey, name: &str| match state {
+                    "missing" => bench.key("enabled", &new),
+                    _ => bench.key(state, &new.alias(alias(name))),
+                };
+                let spec = if cell[2] == "alike" { KeySpec::Sm4 } else { KeySpec::Aes256 };
+                make(cell[0], new_key("first", SUBJECT).spec(KeySpec::Sm4), "one");
+                make(cell[1], new_key("second", OTHER).spec(spec), "two");
+                bench.answer(|txn| txn.swap_aliases(&alias("one"), &alias("two")).map(drop))
+            },
+        },
+        Checks {
+            operation: "delete_aliases",
+            dimensions: vec![&["its own", "another's", "no such", "none", "51 names", "a name twice"], KEY],
+            possible: |_| true,
+            run: |bench, cell| {
+                bench.key("enabled", &new_key("other", OTHER).alias(alias("away")));
+                let key = bench.key(cell[1], &new_key("subject", SUBJECT).alias(alias("own")));
+                let names = match cell[0] {
+                    "its own" => aliases(&["own"]),
+                    "another's" => aliases(&["own", "away"]),
+                    "no such" => aliases(&["no-such", "own"]),
+                    "none" => Vec::new(),
+                    "51 names" => (0..51).map(|n| alias(&format!("n{n}"))).collect(),
+                    _ => aliases(&["own", "own"]),
+                };
+                bench.answer(|txn| txn.delete_aliases(key, &names))
+            },
+        },
+    ]
+}
+
+const HOLDER: &[&str] = &["enabled", "disabled", "pending", "frozen", "missing"];
+
+fn with_tags(new: NewKey, tags: &str) -> NewKey {
+    let number = if tags == "few" { 1 } else { 2 };
+    (0..number).map(|n| tag(&format!("tag{n}"), "")).fold(new, |new, (key, value)| new.tag(key, value))
+}
+
+fn checks_on_creation() -> Vec<Checks> {
+    vec![
+        Checks {
+            operation: "create_key",
+            dimensions: vec![
+                &["free", "taken", "reserved"],
+                &["few", "many"],
+                &["fit", "unfit"],
+                &["free", "taken"],
+                QUOTA,
+                &["no alias", "taken", "twice", "too many"],
+            ],
+            possible: |_| true,
+            run: |bench, cell| {
+                bench.key("enabled", &new_key("taken", OTHER).alias(alias("away")));
+                if cell[4] == "full" {
+                    bench.key("enabled", &new_key("one-more", NEW));
+                }
+                let name = if cell[0] == "reserved" { "obs/default" } else { cell[0] };
+                let mut new = with_tags(new_key(name, SUBJECT), cell[1]);
+                if cell[2] == "unfit" {
+                    new = new.usage(KeyUsage::SignVerify);
+                }
+                if cell[3] == "taken" {
+                    new = new.id(id(OTHER));
+                }
+                new.aliases = match cell[5] {
+                    "no alias" => Vec::new(),
+                    "taken" => aliases(&["fresh", "away"]),
+                    "twice" => aliases(&["fresh", "fresh"]),
+                    _ => aliases(&["fresh", "fresh2", "fresh3"]),
+                };
+                bench.answer(|txn| txn.create_key(&new).map(drop))
+            },
+        },
+        Checks {
+            operation: "ensure_default_key",
+            dimensions: vec![
+                &["new", "there", "plain"],
+                &["few", "many"],
+                &["fit", "unfit"],
+                &["plain", "external", "alias"],
+                &["free", "taken"],
+            ],
+            possible: |_| true,
+            run: |bench, cell| {
+                bench.key("enabled", &new_key("taken", OTHER));
+                bench.key("default", &new_key("obs", NEW));
+                let name = match cell[0] {
+                    "new" => "evs/default",
+                    "there" => "obs/default",
+                    name => name,
+                };
+                let mut new = with_tags(new_key(name, SUBJECT), cell[1]);
+                match cell[3] {
+                    "external" => new = new.origin(Origin::External),
+                    "alias" => new = new.alias(alias("fresh")),
+                    _ => {}
+                }
+                if cell[2] == "unfit" {
+                    new = new.usage(KeyUsage::GenerateVerifyMac);
+                }
+                if cell[4] == "taken" {
+                    new = new.id(id(OTHER));
+                }
+                bench.answer(|txn| txn.ensure_default_key(&new).map(drop))
+            },
+        },
+    ]
+}
+
+fn checks_on_states() -> Vec<Checks> {
+    let rotation = |operation| Checks {
+        operation,
+        dimensions: vec![
+            &["enabled", "disabled", "pending", "frozen"],
+            &["kms", "external"],
+            &["aes", "rsa", "hmac"],
+            &["off", "on"],
+        ],
+        possible: |cell| cell[3] == "off" || (cell[1] == "kms" && cell[2] == "aes"),
+        run: rotate,
+    };
+    let material = |operation| Checks {
+        operation,
+        dimensions: vec![&["enabled", "disabled", "pending", "frozen", "import"], &["kms", "external"]],
+        possible: |cell| cell != ["import", "kms"],
+        run: |bench, cell| {
+            let origin = cell[1].parse().unwrap();
+            let key = bench.key(cell[0], &new_key("subject", SUBJECT).origin(origin));
+            bench.answer(|txn| match bench.operation {
+                "material_imported" => txn.material_imported(key, None).map(drop),
+                "material_deleted" => txn.material_deleted(key).map(drop),
+                _ => txn.material_expired(key).map(drop),
+            })
+        },
+    };
+    let mut checks = ["enable_rotation", "disable_rotation", "set_rotation_interval", "record_rotation"]
+        .map(rotation)
+        .to_vec();
+    checks.extend(["material_imported", "material_deleted", "material_expired"].map(material));
+    checks
+}
+
+fn rotate(bench: &Bench<'_>, cell: &[&str]) -> String {
+    let spec = match cell[2] {
+        "aes" => KeySpec::Aes256,
+        "rsa" => KeySpec::Rsa4096,
+        _ => KeySpec::HmacSm3,
+    };
+    let new = new_key("subject", SUBJECT).spec(spec).origin(cell[1].parse().unwrap());
+    let key = if cell[3] == "off" {
+        bench.key(cell[0], &new)
+    } else {
+        let key = bench.key("enabled", &new);
+        bench.given(|txn| txn.enable_rotation(key, days(60)).map(drop));
+        bench.given(|txn| match cell[0] {
+            "disabled" => txn.disable(key).map(drop),
+            "pending" => txn.schedule_deletion(key, week()).map(drop),
+            "frozen" => txn.freeze(key).map(drop),
+            _ => Ok(()),
+        });
+        key
+    };
+    bench.answer(|txn| match bench.operation {
+        "enable_rotation" => txn.enable_rotation(key, days(90)).map(drop),
+        "disable_rotation" => txn.disable_rotation(key).map(drop),
+        "set_rotation_interval" => txn.set_rotation_interval(key, days(90)).map(drop),
+        _ => txn.record_rotation(key).map(drop),
+    })
+}
+
+fn checks_on_tags() -> Vec<Checks> {
+    vec![
+        Checks {
+            operation: "set_tags",
+            dimensions: vec![&["one", "none", "too many"], KEY],
+            possible: |_| true,
+            run: |bench, cell| {
+                let key = bench.key(cell[1], &new_key("subject", SUBJECT));
+                let wanted = match cell[0] {
+                    "one" => tags(&[("color", "red")]),
+                    "none" => Tags::new(),
+                    _ => tags(&[("color", "red"), ("size", "small")]),
+                };
+                bench.answer(|txn| txn.set_tags(key, &wanted).map(drop))
+            },
+        },
+        Checks {
+            operation: "remove_tags",
+            dimensions: vec![&["its own", "none", "no such"], KEY],
+            possible: |_| true,
+            run: |bench, cell| {
+                let key = bench.key(cell[1], &with_tags(new_key("subject", SUBJECT), "few"));
+                let wanted = match cell[0] {
+                    "its own" => vec![tag("tag0", "").0],
+                    "none" => Vec::new(),
+                    _ => vec![tag("tag0", "").0, tag("tag1", "").0],
+                };
+                bench.answer(|txn| txn.remove_tags(key, &wanted).map(drop))
+            },
+        },
+    ]
+}
+
+/// Every combination of one word of each dimension.
+fn combinations(dimensions: &[&'static [&'static str]]) -> Vec<Vec<&'static str>> {
+    dimensions.iter().fold(vec![Vec::new()], |cells, words| {
+        let longer =
+            |cell: &Vec<_>| words.iter().map(|word| [&cell[..], &[*word]].concat()).collect::<Vec<_>>();
+        cells.iter().flat_map(longer).collect()
+    })
+}
+
+#[test]
+fn every_check_in_its_order() {
+    let checks = [
+        checks_on_key_aliases(),
+        checks_on_aliases(),
+        checks_on_creation(),
+        checks_on_states(),
+        checks_on_tags(),
+    ];
+    let mut actual = BTreeMap::new();
+    for Checks { operation, dimensions, possible, run } in checks.into_iter().flatten() {
+        let store = Checked::with(Bench::options());
+        for (index, cell) in combinations(&dimensions).into_iter().enumerate() {
+            if possible(&cell) {
+                let bench = Bench { store: &store, scope: scope(&format!("cell-{index}")), operation };
+                let answer = run(&bench, &cell);
+                actual.insert(format!("{operation} | {}", cell.join(" | ")), answer);
+            }
+        }
+    }
+    compare(table(ORDER_TABLE), actual);
+}
+
+/// Each spec, the usages that it may have, the default first, and whether it rotates.
+const SPECS: &str = "
+    AES_256   | ENCRYPT_DECRYPT              | rotates
+    SM4       | ENCRYPT_DECRYPT              | rotates
+    RSA_2048  | SIGN_VERIFY, ENCRYPT_DECRYPT | AsymmetricNotRotatable
+    RSA_3072  | SIGN_VERIFY, ENCRYPT_DECRYPT | AsymmetricNotRotatable
+    RSA_4096  | SIGN_VERIFY, ENCRYPT_DECRYPT | AsymmetricNotRotatable
+    EC_P256   | SIGN_VERIFY                  | AsymmetricNotRotatable
+    EC_P384   | SIGN_VERIFY                  | AsymmetricNotRotatable
+    SECP256K1 | SIGN_VERIFY                  | AsymmetricNotRotatable
+    SM2       | SIGN_VERIFY, ENCRYPT_DECRYPT | AsymmetricNotRotatable
+    ED25519   | SIGN_VERIFY                  | AsymmetricNotRotatable
+    HMAC_256  | GENERATE_VERIFY_MAC          | AsymmetricNotRotatable
+    HMAC_384  | GENERATE_VERIFY_MAC          | AsymmetricNotRotatable
+    HMAC_512  | GENERATE_VERIFY_MAC          | AsymmetricNotRotatable
+    HMAC_SM3  | GENERATE_VERIFY_MAC          | AsymmetricNotRotatable
+";
+
+fn specs() -> Vec<(KeySpec, Vec<KeyUsage>, &'static str)> {
+    let lines = SPECS.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let columns: Vec<_> = line.split('|').map(str::trim).collect();
+            let usages = columns[1].split(", ").map(|usage| usage.parse().unwrap());
+            (columns[0].parse().unwrap(), usages.collect(), columns[2])
+        })
+        .collect()
+}
+
+#[test]
+fn specs_usages_and_rotation() {
+    let store = Checked::in_memory();
+    let scope = scope("specs");
+    let known: Vec<_> = specs().iter().map(|(spec, ..)| *spec).collect();
+    assert_eq!(known, KeySpec::ALL);
+    assert_eq!(KeyUsage::ALL.len(), 3);
+    let mut number = 0;
+    for (spec, usages, rotation) in specs() {
+        assert_eq!(NewKey::new("x").unwrap().spec(spec).usage, usages[0], "the default usage of {spec}");
+        assert_eq!(spec.default_usage(), usages[0]);
+        for usage in KeyUsage::ALL {
+            number += 1;
+            let new = new_key(&format!("key{number}"), number).spec(spec).usage(*usage);
+            if !usages.contains(usage) {
+                let error = common::refused(&store, &scope, |txn| txn.create_key(&new));
+                assert_eq!(word(&error), "InvalidKeySpec", "{spec} for {usage}");
+                continue;
+            }
+            let key = common::create(&store, &scope, &new);
+            assert_eq!((key.spec, key.usage, key.state), (spec, *usage, KeyState::Enabled));
+            let rotated = store.write(&request(&scope), |txn| txn.enable_rotation(new.key_id, days(30)));
+            let answer = rotated.as_ref().map_or_else(word, |_| "rotates".to_owned());
+            assert_eq!(answer, rotation, "{spec} for {usage}");
+        }
+    }
+}
+
+/// What an alias's callers do with a key: keys of one line are alike under `SameUsage`, others not.
+const ALIKE: [&str; 9] = [
+    "AES_256 ENCRYPT_DECRYPT",
+    "SM4 ENCRYPT_DECRYPT",
+    "RSA_2048 SIGN_VERIFY, RSA_3072 SIGN_VERIFY, RSA_4096 SIGN_VERIFY",
+    "RSA_2048 ENCRYPT_DECRYPT, RSA_3072 ENCRYPT_DECRYPT, RSA_4096 ENCRYPT_DECRYPT",
+    "EC_P256 SIGN_VERIFY, EC_P384 SIGN_VERIFY, SECP256K1 SIGN_VERIFY",
+    "SM2 SIGN_VERIFY",
+    "SM2 ENCRYPT_DECRYPT",
+    "ED25519 SIGN_VERIFY",
+    "HMAC_256 GENERATE_VERIFY_MAC, HMAC_384 GENERATE_VERIFY_MAC, HMAC_512 GENERATE_VERIFY_MAC, HMAC_SM3 GENERATE_VERIFY_MAC",
+];
+
+/// Makes a key of each spec and usage, each with an alias, and returns each with its line.
+fn one_of_each(store: &Store, scope: &Scope) -> Vec<(usize, NewKey)> {
+    let mut keys = Vec::new();
+    for (line, members) in ALIKE.iter().enumerate() {
+        for member in members.split(", ") {
+            let (spec, usage) = member.split_once(' ').unwrap();
+            let number = keys.len() as u128;
+            let new = new_key(&format!("key{number}"), number).alias(alias(&format!("alias{number}")));
+            let new = new.spec(spec.parse().unwrap()).usage(usage.parse().unwrap());
+            common::create(store, scope, &new);
+            keys.push((line, new));
+        }
+    }
+    assert_eq!(keys.len(), specs().iter().map(|(_, usages, _)| usages.len()).sum::<usize>());
+    keys
+}
+
+#[test]
+fn compatibility_of_every_pair() {
+    for policy in [Compatibility::SameUsage, Compatibility::Any] {
+        let store = Checked::with(Options::new().compatibility(policy));
+        let scope = scope("pairs");
+        let keys = one_of_each(&store, &scope);
+        for (from_line, from) in &keys {
+            for (to_line, to) in &keys {
+                let alike = from_line == to_line || policy == Compatibility::Any;
+                let (one, other) = (&from.aliases[0], &to.aliases[0]);
+                let moved = store.dry_run(&request(&scope), |txn| txn.associate_alias(one, to.key_id));
+                let swapped = store.dry_run(&request(&scope), |txn| txn.swap_aliases(one, other));
+                for outcome in [moved.map(drop), swapped.map(drop)] {
+                    let answer = outcome.as_ref().map_or_else(word, |()| "done".to_owned());
+                    let expected = if alike { "done" } else { "IncompatibleKey" };
+                    assert_eq!(answer, expected, "{} to {}", from.spec, to.spec);
+                }
+            }
+        }
     }
 }

@@ -9,8 +9,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use keystead::{
-    After, Alias, AliasRecord, Commit, Committed, Error, KeyAlias, KeyFilter, KeyId, KeyRecord, Limit, NewKey,
-    Options, PendingDays, Quotas, Request, Result, Scope, Store, TagKey, TagValue, Timestamp, Transaction,
+    After, Alias, AliasRecord, Commit, Committed, Error, KeyAlias, KeyFilter, KeyId, KeyRecord, Limit,
+    NewKey, Options, PendingDays, Quotas, Request, Result, Scope, Store, TagKey, TagValue, Timestamp,
+    Transaction,
 };
 
 /// The options of every test: a closure that is not the same when it is run again is caught.
@@ -157,34 +158,39 @@ pub(crate) struct Dump {
 impl Dump {
     /// Reads the scope, each thing in all the ways there are to read it.
     pub(crate) fn of(store: &Store, scope: &Scope) -> Self {
-        store.read(scope, |snap| {
-            let all = KeyFilter::all();
-            let by_id = snap.keys_by_id(&all, After::Start, Limit::MAX)?;
-            let by_name = snap.keys_by_key_alias(&all, After::Start, Limit::MAX)?;
-            let listed = snap.aliases(After::Start, Limit::MAX)?;
-            assert_eq!((by_id.next, by_name.next, listed.next), (None, None, None), "a scope for a dump is small");
-            let keys: BTreeMap<_, _> = by_id.items.into_iter().map(|key| (key.key_id, key)).collect();
-            let aliases: BTreeMap<_, _> =
-                listed.items.into_iter().map(|record| (record.alias.clone(), record)).collect();
-            let same: BTreeMap<_, _> = by_name.items.into_iter().map(|key| (key.key_id, key)).collect();
-            assert_eq!(keys, same, "both lists have the same keys");
-            assert_eq!(snap.count_keys(&all)?, keys.len() as u64);
-            let of_users = keys.values().filter(|key| !key.default).count();
-            assert_eq!(snap.count_keys_in_quota()?, of_users as u64);
-            let mut on_keys = BTreeSet::new();
-            for key in keys.values() {
-                assert_eq!(snap.key(key.key_id)?, *key);
-                assert_eq!(snap.find_by_key_alias(&key.key_alias)?, *key);
-                for record in snap.aliases_of_key(key.key_id, After::Start, Limit::MAX)?.items {
-                    assert_eq!(record.key_id, key.key_id);
-                    assert_eq!(snap.resolve(&record.alias)?, *key);
-                    assert_eq!(snap.alias(&record.alias)?, record);
-                    assert!(on_keys.insert(record.alias.clone()), "an alias is on one key");
+        store
+            .read(scope, |snap| {
+                let all = KeyFilter::all();
+                let by_id = snap.keys_by_id(&all, After::Start, Limit::MAX)?;
+                let by_name = snap.keys_by_key_alias(&all, After::Start, Limit::MAX)?;
+                let listed = snap.aliases(After::Start, Limit::MAX)?;
+                assert_eq!(
+                    (by_id.next, by_name.next, listed.next),
+                    (None, None, None),
+                    "a scope for a dump is small"
+                );
+                let keys: BTreeMap<_, _> = by_id.items.into_iter().map(|key| (key.key_id, key)).collect();
+                let aliases: BTreeMap<_, _> =
+                    listed.items.into_iter().map(|record| (record.alias.clone(), record)).collect();
+                let same: BTreeMap<_, _> = by_name.items.into_iter().map(|key| (key.key_id, key)).collect();
+                assert_eq!(keys, same, "both lists have the same keys");
+                assert_eq!(snap.count_keys(&all)?, keys.len() as u64);
+                let of_users = keys.values().filter(|key| !key.default).count();
+                assert_eq!(snap.count_keys_in_quota()?, of_users as u64);
+                let mut on_keys = BTreeSet::new();
+                for key in keys.values() {
+                    assert_eq!(snap.key(key.key_id)?, *key);
+                    assert_eq!(snap.find_by_key_alias(&key.key_alias)?, *key);
+                    for record in snap.aliases_of_key(key.key_id, After::Start, Limit::MAX)?.items {
+                        assert_eq!(record.key_id, key.key_id);
+                        assert_eq!(snap.resolve(&record.alias)?, *key);
+                        assert_eq!(snap.alias(&record.alias)?, record);
+                        assert!(on_keys.insert(record.alias.clone()), "an alias is on one key");
+                    }
                 }
-            }
-            assert!(aliases.keys().eq(on_keys.iter()), "the aliases of the scope are those of its keys");
-            Ok(Self { commit: snap.commit(), keys, aliases })
-        })
-        .unwrap()
+                assert!(aliases.keys().eq(on_keys.iter()), "the aliases of the scope are those of its keys");
+                Ok(Self { commit: snap.commit(), keys, aliases })
+            })
+            .unwrap()
     }
 }
