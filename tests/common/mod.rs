@@ -39,7 +39,7 @@ impl Checked {
         Self::with(Options::new().quotas(quotas))
     }
 
-    pub(crate) fn verify(&self) {
+    pub(crate) fn assert_clean(&self) {
         let report = self.0.verify().unwrap();
         assert!(report.is_clean(), "{report:#?}");
         assert_eq!(report.violations_not_kept, 0);
@@ -57,7 +57,7 @@ impl Deref for Checked {
 impl Drop for Checked {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.verify();
+            self.assert_clean();
         }
     }
 }
