@@ -31,10 +31,10 @@ enum List {
     Scopes = 5,
 }
 
-/// Where a page lies: the rows that begin with `prefix`, behind `after`.
+/// Where a page lies: the rows that begin with `prefix`, all or those behind `after`.
 struct Stretch {
     prefix: Row,
-    after: Vec<u8>,
+    after: Option<Vec<u8>>,
     binding: Vec<u8>,
 }
 
@@ -46,11 +46,19 @@ impl Stretch {
         name: impl FnOnce(&T) -> Vec<u8>,
     ) -> Result<Self> {
         let after = match after {
-            After::Start => Vec::new(),
-            After::Item(item) => name(item),
-            After::Cursor(cursor) => cursor.last(&binding)?.to_vec(),
+            After::Start => None,
+            After::Item(item) => Some(name(item)),
+            After::Cursor(cursor) => Some(cursor.last(&binding)?.to_vec()),
         };
         Ok(Self { prefix, after, binding })
+    }
+
+    /// Where it begins. The first row may be the prefix itself: the URN name of `alias/` is empty.
+    fn start(&self) -> Bound<Row> {
+        match &self.after {
+            None => Bound::Included(self.prefix.clone()),
+            Some(after) => Bound::Excluded([&self.prefix[..], after].concat()),
+        }
     }
 
     fn cursor_behind(&self, row: &[u8]) -> Cursor {
@@ -181,12 +189,12 @@ impl Snapshot<'_> {
             return Ok(counts.keys + counts.default_keys);
         }
         let stretch = self.stretch_by_id(filter, After::Start)?;
-        let (mut from, to) = (stretch.prefix.clone(), after_all(stretch.prefix));
+        let (mut from, to) = (stretch.start(), after_all(stretch.prefix));
         let mut count = 0;
         loop {
             let chunk = self.scan(&from, &to, EXAMINED_MAX)?;
             let Some((last, _)) = chunk.last() else { return Ok(count) };
-            from.clone_from(last);
+            from = Bound::Excluded(last.clone());
             let keys = self.keys_of(filter, chunk)?;
             count += keys.iter().filter(|(_, key)| key.is_some()).count() as u64;
         }
@@ -245,9 +253,10 @@ impl Snapshot<'_> {
         keys.collect()
     }
 
-    /// The rows behind `from` and before `to`.
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rowed<Stored>> {
-        let rows = self.rows.scan((Bound::Excluded(from), Bound::Excluded(to)), limit)?;
+    /// The rows from `from` on and before `to`.
+    fn scan(&self, from: &Bound<Row>, to: &[u8], limit: usize) -> Result<Rowed<Stored>> {
+        let from = from.as_ref().map(Vec::as_slice);
+        let rows = self.rows.scan((from, Bound::Excluded(to)), limit)?;
         rows.into_iter().map(|(row, stored)| Ok((row, stored?))).collect()
     }
 
@@ -259,7 +268,7 @@ impl Snapshot<'_> {
         filtered: bool,
         read: impl Fn(Rowed<Stored>) -> Result<Rowed<Option<T>>>,
     ) -> Result<Page<T>> {
-        let mut from = [&stretch.prefix[..], &stretch.after].concat();
+        let mut from = stretch.start();
         let to = after_all(stretch.prefix.clone());
         let mut page = Page { items: Vec::new(), next: None };
         let mut examined = 0;
@@ -271,11 +280,11 @@ impl Snapshot<'_> {
             chunk.truncate(wanted);
             examined += chunk.len();
             let Some((last, _)) = chunk.last() else { return Ok(page) };
-            from.clone_from(last);
+            let last = last.clone();
             for (row, item) in read(chunk)? {
                 page.items.extend(item);
                 if page.items.len() == limit.get() {
-                    let ended = row == from && !goes_on;
+                    let ended = row == last && !goes_on;
                     page.next = (!ended).then(|| stretch.cursor_behind(&row));
                     return Ok(page);
                 }
@@ -284,9 +293,10 @@ impl Snapshot<'_> {
                 return Ok(page);
             }
             if examined == EXAMINED_MAX {
-                page.next = Some(stretch.cursor_behind(&from));
+                page.next = Some(stretch.cursor_behind(&last));
                 return Ok(page);
             }
+            from = Bound::Excluded(last);
         }
     }
 }
