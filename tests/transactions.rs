@@ -673,7 +673,7 @@ fn removing_a_scope_takes_all_of_it_and_nothing_else() {
         assert_eq!(keys.iter().sum::<u64>(), 7);
         assert!(keys.iter().all(|keys| *keys <= 2), "{keys:?}");
         assert_eq!(Dump::of(&store, &doomed).keys.len(), 0);
-        assert_eq!(store.scopes(After::Start, limit(10)).unwrap().items, [stays.clone()]);
+        assert_eq!(store.scopes(After::Start, limit(10)).unwrap().items, std::slice::from_ref(&stays));
         assert_eq!(store.read(&stays, |snap| snap.resolve(&alias("mine"))).unwrap(), untouched);
         // Its names are free again, for it and for others.
         create(&store, &stays, &new_key("key2", 2).alias(alias("alias1")));
