@@ -1,6 +1,6 @@
 //! Preconditions: statements about what is there, judged where they stand.
 
-use super::{Transaction, read};
+use super::{Rows, Transaction, read};
 use crate::alias::{Alias, KeyAlias};
 use crate::error::{Actual, Error, Result};
 use crate::id::{Commit, KeyId};
@@ -33,13 +33,13 @@ impl Expect {
 impl Transaction<'_> {
     /// Goes on only if this holds of the key with this id.
     pub fn expect_key(&self, key_id: KeyId, expect: Expect) -> Result<()> {
-        let key = read::find_key(self, key_id)?;
+        let key = read::find_key(self, key_id).map_err(|error| self.met(error))?;
         expect.judge(key.map(|key| Actual { target: key.key_id, version: key.version }))
     }
 
     /// Goes on only if this holds of the alias; the version is that of the alias.
     pub fn expect_alias(&self, alias: &Alias, expect: Expect) -> Result<()> {
-        let record = read::find_alias(self, alias)?;
+        let record = read::find_alias(self, alias).map_err(|error| self.met(error))?;
         expect.judge(record.map(|record| Actual { target: record.key_id, version: record.version }))
     }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::engine::ReadTransaction;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Row, Space, Stored};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
@@ -119,7 +119,8 @@ impl<'a> Transaction<'a> {
         self.staging
     }
 
-    /// Runs one operation: if it is refused, what it staged is dropped.
+    /// Runs one operation: if it is refused, what it staged is dropped. An error of the engine, also
+    /// one found in what a row holds, marks the transaction.
     fn operation<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let mark = self.staging.mark();
         let result = run(self);
@@ -127,7 +128,7 @@ impl<'a> Transaction<'a> {
             Ok(_) => self.staging.keep(mark),
             Err(_) => self.staging.roll_back(mark),
         }
-        result
+        result.map_err(|error| self.met(error))
     }
 
     fn put(&mut self, row: Row, value: Vec<u8>) -> Result<()> {
@@ -152,6 +153,10 @@ impl Rows for Transaction<'_> {
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         self.staging.rows(rows)
     }
+
+    fn met(&self, error: Error) -> Error {
+        self.staging.fail(error)
+    }
 }
 
 macro_rules! point_reads {
@@ -164,7 +169,7 @@ macro_rules! point_reads {
             ///
             /// [`KeyNotFound`](crate::Error::KeyNotFound) if the scope has none.
             pub fn key(&self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-                read::key(self, key_id)
+                read::key(self, key_id).map_err(|error| self.met(error))
             }
 
             /// The key whose own name this is.
@@ -173,7 +178,7 @@ macro_rules! point_reads {
             ///
             /// [`KeyNotFound`](crate::Error::KeyNotFound) if the scope has none.
             pub fn find_by_key_alias(&self, key_alias: &KeyAlias) -> Result<Arc<KeyRecord>> {
-                read::key_by_key_alias(self, key_alias)
+                read::key_by_key_alias(self, key_alias).map_err(|error| self.met(error))
             }
 
             /// The record of an alias. The bytes of the name must be exactly those it was created
@@ -183,7 +188,7 @@ macro_rules! point_reads {
             ///
             /// [`AliasNotFound`](crate::Error::AliasNotFound) if the scope has none.
             pub fn alias(&self, alias: &Alias) -> Result<Arc<AliasRecord>> {
-                read::alias(self, alias)
+                read::alias(self, alias).map_err(|error| self.met(error))
             }
 
             /// The key that an alias names.
@@ -192,13 +197,13 @@ macro_rules! point_reads {
             ///
             /// [`AliasNotFound`](crate::Error::AliasNotFound) if the scope has no such alias.
             pub fn resolve(&self, alias: &Alias) -> Result<Arc<KeyRecord>> {
-                read::resolve(self, alias)
+                read::resolve(self, alias).map_err(|error| self.met(error))
             }
 
             /// The keys that these aliases name, in the same order; `None` for each alias that the
             /// scope has not.
             pub fn resolve_many(&self, aliases: &[Alias]) -> Result<Vec<Option<Arc<KeyRecord>>>> {
-                read::resolve_many(self, aliases)
+                read::resolve_many(self, aliases).map_err(|error| self.met(error))
             }
 
             /// The key that the alias with this URN names.
@@ -208,7 +213,7 @@ macro_rules! point_reads {
             /// [`AliasNotFound`](crate::Error::AliasNotFound) if the scope has no such alias, or the
             /// URN is of another region or domain.
             pub fn resolve_urn(&self, urn: &AliasUrn) -> Result<Arc<KeyRecord>> {
-                read::resolve_urn(self, urn)
+                read::resolve_urn(self, urn).map_err(|error| self.met(error))
             }
         }
     };

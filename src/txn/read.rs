@@ -18,6 +18,11 @@ pub(crate) trait Rows {
     /// The rows at these addresses.
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
 
+    /// Takes note of an error with which a reading ends.
+    fn met(&self, error: Error) -> Error {
+        error
+    }
+
     /// The row at this address.
     fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
         Ok(self.rows(&[row])?.pop().flatten())
