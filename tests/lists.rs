@@ -533,7 +533,7 @@ fn crowd(store: &Store, scope: &Scope, count: u128, rare: impl Fn(u128) -> bool)
 #[test]
 fn a_filtered_page_may_be_short_or_empty_and_go_on() {
     let quotas = Quotas { keys_per_project: 100_000, ..Quotas::default() };
-    let store = Checked::new(Options::new().quotas(quotas).in_memory().unwrap());
+    let store = Checked::with_quotas(quotas);
     let (scope, exact) = (scope("crowd"), scope("exact"));
     crowd(&store, &scope, 10_150, |n| n == 9_000 || n > 10_100);
     crowd(&store, &exact, 10_000, |n| n == 9_999);

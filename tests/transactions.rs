@@ -945,3 +945,77 @@ fn key_aliases_and_aliases_are_two_name_spaces() {
         "KeyNotFound"
     );
 }
+
+/// Makes the record of key 1 unreadable: its value gets a format version that is to come, under a
+/// checksum that is right. It is the row whose address ends with the table of keys and the id.
+fn make_unreadable(path: &std::path::Path) {
+    let table = redb::TableDefinition::<&[u8], &[u8]>::new("keystead rows");
+    let database = redb::Database::open(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut rows = transaction.open_table(table).unwrap();
+        let ending = [&[0x10], id(1).as_bytes().as_slice()].concat();
+        let found = redb::ReadableTable::iter(&rows)
+            .unwrap()
+            .map(|row| row.unwrap())
+            .find(|(row, _)| row.value().ends_with(&ending));
+        let (row, mut sealed) =
+            found.map(|(row, value)| (row.value().to_vec(), value.value().to_vec())).unwrap();
+        // checksum (4), commit (1, as there are few), version (1)
+        sealed[5] = 200;
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&(row.len() as u64).to_be_bytes());
+        hasher.update(&row);
+        hasher.update(&sealed[4..]);
+        sealed[..4].copy_from_slice(&hasher.finalize().to_be_bytes());
+        rows.insert(row.as_slice(), sealed.as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn a_closure_can_not_swallow_an_error_of_the_engine() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let scope = scope("unreadable");
+    {
+        let store = Checked::new(options().open(&path).unwrap());
+        create(&store, &scope, &new_key("a", 1).alias(alias("A")));
+        create(&store, &scope, &new_key("b", 2));
+    }
+    make_unreadable(&path);
+    // Not verified in the end: it is damaged.
+    let store = options().open(&path).unwrap();
+    type Swallowed = fn(&mut keystead::Transaction<'_>) -> Option<Error>;
+    let swallowed: [(&str, Swallowed); 12] = [
+        ("key", |txn| txn.key(id(1)).err()),
+        ("find_by_key_alias", |txn| txn.find_by_key_alias(&key_alias("a")).err()),
+        ("resolve", |txn| txn.resolve(&alias("A")).err()),
+        ("resolve_many", |txn| txn.resolve_many(&aliases(&["A"])).err()),
+        ("resolve_urn", |txn| txn.resolve_urn(&urn_of_a()).err()),
+        ("expect_key", |txn| txn.expect_key(id(1), Expect::Absent).err()),
+        ("expect_key_alias", |txn| txn.expect_key_alias(&key_alias("a"), Expect::Absent).err()),
+        ("disable", |txn| txn.disable(id(1)).err()),
+        ("rename", |txn| txn.rename_key_alias(id(1), &key_alias("c")).err()),
+        ("associate", |txn| txn.associate_alias(&alias("A"), id(2)).err()),
+        ("purge", |txn| txn.purge(id(1)).err()),
+        ("create_key", |txn| txn.create_key(&new_key("c", 1)).err()),
+    ];
+    for (operation, swallow) in swallowed {
+        let outcome = store.write(&request(&scope), |txn| {
+            let met = swallow(txn).unwrap();
+            assert!(matches!(met, Error::Unsupported { found: 200, .. }), "{operation}: {met:?}");
+            txn.rename_key_alias(id(2), &key_alias(operation))
+        });
+        assert_eq!(
+            outcome.map_err(|error| word(&error)).unwrap_err(),
+            "Unsupported",
+            "{operation} was swallowed"
+        );
+    }
+    assert_eq!(store.read(&scope, |snap| snap.key(id(2))).unwrap().key_alias, key_alias("b"));
+}
+
+fn urn_of_a() -> keystead::AliasUrn {
+    "kms:local:3bab8e245e854f68af5967c00dd43127:alias:A".parse().unwrap()
+}
