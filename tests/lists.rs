@@ -560,6 +560,11 @@ fn a_filtered_page_may_be_short_or_empty_and_go_on() {
         assert_eq!(pages(&exact, &none, by_name), [0], "10,000 rows are one page");
         assert_eq!(pages(&exact, &sm4, by_name), [1]);
     }
+    create(&store, &exact, &new_key("one-more", 10_000).spec(KeySpec::Sm4));
+    for by_name in [false, true] {
+        assert_eq!(pages(&exact, &none, by_name), [0, 0], "10,001 are two");
+        assert_eq!(pages(&exact, &sm4, by_name), [1, 1]);
+    }
     // An index leads to the few: nothing else is examined.
     let tagged = KeyFilter::all().tag(tag("t", "v").0, tag("t", "v").1);
     assert_eq!(pages(&scope, &tagged, false), [20, 20, 10]);

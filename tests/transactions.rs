@@ -628,6 +628,19 @@ fn a_sweep_with_a_budget_of_one_comes_to_an_end() {
 }
 
 #[test]
+fn a_scope_without_anything_due_costs_a_step_of_a_sweep() {
+    let store = Checked::in_memory();
+    let scopes = ["a", "b", "c"].map(scope);
+    for scope in &scopes {
+        create(&store, scope, &new_key("stays", 1));
+    }
+    let two = store.sweep(day(10), 2, None).unwrap();
+    assert_eq!((two.after.as_ref(), two.done), (Some(&scopes[1]), false));
+    let rest = store.sweep(day(10), 2, two.after.as_ref()).unwrap();
+    assert_eq!((rest.after.as_ref(), rest.done), (Some(&scopes[2]), true));
+}
+
+#[test]
 fn a_sweep_goes_on_behind_a_scope() {
     let store = Checked::in_memory();
     let scopes = ["a", "b", "c"].map(scope);
