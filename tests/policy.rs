@@ -338,12 +338,28 @@ fn every_operation_in_every_state() {
     compare(table(STATES_TABLE), actual);
 }
 
-/// The store's own operations are all in the table: who adds one must add its lines.
 #[test]
-fn the_table_names_every_state_that_a_key_may_have() {
+fn the_table_has_every_state_and_every_operation_there_is() {
     for state in KeyState::ALL {
         let words = state.as_str().replace('_', " ");
         assert!(STATES.iter().any(|line| line.starts_with(&words)), "{state} is missing");
+    }
+    let tried: BTreeSet<_> = [operations_on_names(), operations_on_keys()]
+        .concat()
+        .iter()
+        .filter_map(|(name, ..)| name.split(' ').next())
+        .flat_map(|word| ["", "_alias", "_key_alias"].map(|rest| format!("{word}{rest}")))
+        .collect();
+    let sources = [include_str!("../src/txn/aliases.rs"), include_str!("../src/txn/keys.rs")].concat();
+    let operations: Vec<_> = sources
+        .split("pub fn ")
+        .skip(1)
+        .filter(|text| text.split(')').next().is_some_and(|parameters| parameters.contains("&mut self")))
+        .filter_map(|text| text.split('(').next())
+        .collect();
+    assert!(operations.len() > 20, "the operations were not found: {operations:?}");
+    for operation in operations {
+        assert!(tried.contains(operation), "{operation} is not in the table");
     }
 }
 

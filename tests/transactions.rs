@@ -15,7 +15,7 @@ use common::{
 };
 use keystead::{
     Actual, After, AliasScope, Commit, Error, Expect, KeyFilter, KeySpec, KeyState, Limit, NewKey, Options,
-    Origin, Quota, Quotas, Request, Scope, Store, Timestamp, TransactionLimits,
+    Origin, PendingDays, Quota, Quotas, Request, Scope, Store, Timestamp, TransactionLimits,
 };
 
 /// A store with the keys `a`, `b`, `c` (1, 2, 3), each with an alias of its name in capitals.
@@ -392,7 +392,7 @@ fn a_dry_run_tells_and_writes_nothing() {
 #[test]
 fn a_closure_with_a_side_effect_is_caught() {
     let (store, scope) = abc();
-    let runs = Cell::new(0);
+    let runs = Cell::new(0_u128);
     let counting = |txn: &mut keystead::Transaction<'_>| {
         runs.set(runs.get() + 1);
         txn.rename_key_alias(id(1), &key_alias(&format!("run{}", runs.get())))
@@ -408,6 +408,12 @@ fn a_closure_with_a_side_effect_is_caught() {
         txn.rename_key_alias(id(1), &key_alias(new))
     });
     assert_eq!(word(&wavering.unwrap_err()), "Aborted");
+    // And one that fails each time, but otherwise.
+    let unsteady = store.write(&request(&scope), |txn| {
+        runs.set(runs.get() + 1);
+        txn.disable(id(100 + runs.get()))
+    });
+    assert_eq!(word(&unsteady.unwrap_err()), "Aborted");
     assert_eq!(before, Dump::of(&store, &scope));
     // The same is not noticed without the option.
     let plain = Checked::new(Options::new().in_memory().unwrap());
@@ -601,7 +607,10 @@ fn a_sweep_with_a_budget_of_one_comes_to_an_end() {
     let store = Checked::in_memory();
     let scopes = ["a", "b", "c", "d"].map(scope);
     dying(&store, &scopes[0], 3);
-    expiring(&store, &scopes[1], 2);
+    expiring(&store, &scopes[1], 4);
+    // What is frozen or dying does not expire, and does not keep the sweep from the rest.
+    write(&store, &scopes[1], |txn| txn.freeze(id(101)));
+    write(&store, &scopes[1], |txn| txn.schedule_deletion(id(102), PendingDays::new(1096)?));
     create(&store, &scopes[2], &new_key("stays", 1));
     dying(&store, &scopes[3], 1);
     expiring(&store, &scopes[3], 1);
@@ -624,7 +633,7 @@ fn a_sweep_with_a_budget_of_one_comes_to_an_end() {
     assert_eq!((purged, expired), (4, 3));
     assert_eq!(after.as_ref(), Some(&scopes[3]), "a scope that is empty is no scope, but this one has a key");
     let left: Vec<_> = scopes.iter().map(|scope| Dump::of(&store, scope).keys.len()).collect();
-    assert_eq!(left, [0, 2, 1, 1]);
+    assert_eq!(left, [0, 4, 1, 1]);
 }
 
 #[test]
