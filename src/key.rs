@@ -378,7 +378,8 @@ impl KeyRecord {
             && self.origin == Origin::Kms
             && self.rotation == Rotation::default()
             && self.created_at == self.updated_at;
-        let rotates = self.rotation.enabled;
+        let has_rotated = self.rotation.last_rotated_at.is_some();
+        let rotates = self.rotation.enabled || has_rotated;
         let lasting = Material { present: true, expires_at: None };
         let is_due = self.scheduled_deletion_at.is_some();
         let agreements = [
@@ -403,6 +404,11 @@ impl KeyRecord {
                 12,
                 !rotates || (self.origin == Origin::Kms && self.spec.is_symmetric()),
                 "only a symmetric key of origin kms rotates",
+            ),
+            (
+                12,
+                has_rotated == (self.rotation.count > 0),
+                "a key that rotated was last rotated at some time",
             ),
             (12, self.created_at <= self.updated_at, "a key changes after its creation"),
         ];

@@ -319,7 +319,7 @@ pub(crate) fn encode_alias(alias: &AliasRecord) -> Vec<u8> {
     })
 }
 
-/// Reads the value of an alias's row.
+/// Reads the value of an alias's row. The record is consistent in itself.
 pub(crate) fn decode_alias(
     row: &[u8],
     scope: &Scope,
@@ -327,7 +327,7 @@ pub(crate) fn decode_alias(
     stored: &Stored,
 ) -> Result<AliasRecord> {
     let value: StoredAlias = decode(row, &stored.bytes)?;
-    Ok(AliasRecord {
+    let record = AliasRecord {
         alias: alias_of(urn_name, value.with_prefix, row)?,
         key_id: KeyId::from_bytes(value.key_id),
         domain_id: scope.domain().clone(),
@@ -335,7 +335,9 @@ pub(crate) fn decode_alias(
         created_at: Timestamp::from_millis(value.created_at),
         updated_at: Timestamp::from_millis(value.updated_at),
         version: stored.commit,
-    })
+    };
+    record.check().map_err(|words| corrupted(row, words))?;
+    Ok(record)
 }
 
 /// The value of the row that holds a key's aliases, in their order.
