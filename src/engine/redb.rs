@@ -217,7 +217,10 @@ impl ReadTransaction for RedbRead {
 
     fn scan(&self, (from, to): Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
         // The row of the newest commit is the engine's own.
-        let from = if from == Bound::Unbounded { Bound::Excluded(NEWEST) } else { from };
+        let from = match from {
+            Bound::Unbounded | Bound::Included(NEWEST) => Bound::Excluded(NEWEST),
+            from => from,
+        };
         guarded(|| {
             let rows = ReadableTable::range::<&[u8]>(&self.table, (from, to)).map_err(of_storage)?;
             let owned = rows.take(limit).map(|entry| {
