@@ -71,7 +71,8 @@ impl Snapshot<'_> {
     /// use keystead::{After, KeyFilter, KeyState, Limit, NewKey, Request, Scope, Store};
     /// let store = Store::in_memory()?;
     /// let scope = Scope::new("domain", "project")?;
-    /// store.write(&Request::new(&scope), |txn| txn.create_key(&NewKey::new("orders")?))?;
+    /// let new = NewKey::new("orders")?;
+    /// store.write(&Request::new(&scope), |txn| txn.create_key(&new))?;
     /// let enabled = KeyFilter::all().state(KeyState::Enabled);
     /// let page = store.read(&scope, |snap| snap.keys_by_id(&enabled, After::Start, Limit::new(10)?))?;
     /// assert_eq!(page.items.len(), 1);
