@@ -62,7 +62,7 @@ type Rowed<T> = Vec<(Row, T)>;
 
 /// Lists. A page costs what it examines, whatever the scope holds.
 impl Snapshot<'_> {
-    /// The keys of the scope that the filter means, in the order of their ids.
+    /// The keys of the scope that the filter means, in the order of their ids. (list-keys)
     ///
     /// A filter by tag and value finds them through an index. Otherwise each key in turn is examined;
     /// a page examines at most 10,000.
@@ -137,7 +137,7 @@ impl Snapshot<'_> {
         })
     }
 
-    /// The aliases of a key, in their [order](Alias).
+    /// The aliases of a key, in their [order](Alias). (list-aliases)
     ///
     /// # Errors
     ///
