@@ -267,7 +267,7 @@ pub struct Swept {
     pub materials_expired: u64,
     /// The last scope that was swept to its end: where to go on.
     pub after: Option<Scope>,
-    /// Whether every scope behind the one given was swept.
+    /// Whether every scope behind the first was swept.
     pub done: bool,
 }
 
@@ -315,11 +315,6 @@ impl Store {
 
     /// Reads in one scope: everything that the closure reads is of one moment. It sees every write
     /// that returned before it began. A read never waits for a write, nor a write for a read.
-    ///
-    /// # Errors
-    ///
-    /// What the closure returned. [`Io`](Error::Io), [`Corrupted`](Error::Corrupted) or
-    /// [`Unsupported`](Error::Unsupported) if the store can't be read.
     pub fn read<T>(&self, scope: &Scope, closure: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         let rows = self.inner.engine.begin_read()?;
         closure(&Snapshot::new(rows, Place::new(scope, &self.inner.policy)))
@@ -375,10 +370,6 @@ impl Store {
     ///
     /// It ends after `budget` steps, each a key that changed or a scope that was looked at; go on
     /// with [`Swept::after`] until [`Swept::done`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`write`](Self::write). What was done before stays done.
     pub fn sweep(&self, now: Timestamp, budget: usize, after: Option<&Scope>) -> Result<Swept> {
         let mut swept = Swept { after: after.cloned(), ..Swept::default() };
         let mut steps = budget;
@@ -446,10 +437,6 @@ impl Store {
     /// Erases a tenant: every key of the request's scope with its aliases, default keys included,
     /// each in its own transaction. It ends after `budget` keys; call it again until
     /// [`Removed::done`]. For the platform.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`write`](Self::write). What was done before stays done.
     pub fn remove_scope(&self, request: &Request, budget: usize) -> Result<Removed> {
         let mut removed = Removed::default();
         let space = Space::of_scope(request.scope());
