@@ -31,6 +31,14 @@
 //! # }
 //! ```
 //!
+//! Begin with [`Store`], the handle, and [`Options`], how to open one. [`Store::write`] runs a closure on a
+//! [`Transaction`], which has all operations that change something, and commits all of it or nothing;
+//! [`Store::read`] runs one on a [`Snapshot`], which has the look-ups and the lists. A call is made in one
+//! [`Scope`]; a write takes a [`Request`], which adds the time. [`Error`] says of each failure what to do.
+//! Whoever runs a store calls [`Store::sweep`] from a timer, and [`Store::verify`] now and then.
+//!
+//! All calls block, and a [`Store`] can be cloned and used from any thread.
+//!
 //! The rules are those of the Huawei Cloud KMS API; `docs/semantics.md` in the repository states each
 //! with its source.
 
@@ -54,6 +62,25 @@ mod verify;
 
 #[cfg(test)]
 mod tests;
+
+/// The examples in the documents are tests too.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/architecture.md")]
+    mod architecture {}
+    #[doc = include_str!("../docs/format.md")]
+    mod format {}
+    #[doc = include_str!("../docs/operations.md")]
+    mod operations {}
+    #[doc = include_str!("../docs/performance.md")]
+    mod performance {}
+    #[doc = include_str!("../docs/questions.md")]
+    mod questions {}
+    #[doc = include_str!("../docs/semantics.md")]
+    mod semantics {}
+}
 
 // The handle, and what a call is made with.
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};

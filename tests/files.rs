@@ -315,15 +315,15 @@ fn options_must_fit_the_store() {
     assert_eq!(mismatch(options().region("local".parse().unwrap())), "region");
     let quotas =
         |aliases_per_key, tags_per_key| Quotas { aliases_per_key, tags_per_key, ..Quotas::default() };
-    assert_eq!(mismatch(options().quotas(quotas(61, 20))), "quotas.aliases_per_key");
-    assert_eq!(mismatch(options().quotas(quotas(50, 31))), "quotas.tags_per_key");
+    assert_eq!(mismatch(options().quotas(quotas(56, 20))), "quotas.aliases_per_key");
+    assert_eq!(mismatch(options().quotas(quotas(50, 26))), "quotas.tags_per_key");
     // A mistake makes no file, and no store in memory.
-    let bad = options().quotas(quotas(61, 20));
+    let bad = options().quotas(quotas(56, 20));
     assert!(matches!(bad.open(folder.path().join("new")), Err(Error::OptionsMismatch { .. })));
     assert!(matches!(bad.in_memory(), Err(Error::OptionsMismatch { .. })));
     assert_eq!(files_in(folder.path()), ["kms.redb"]);
     // What is not said is taken from the store; the largest quotas are allowed.
-    let store = options().quotas(quotas(60, 30)).open(&path).unwrap();
+    let store = options().quotas(quotas(55, 25)).open(&path).unwrap();
     assert_eq!((store.alias_scope(), store.region().as_str()), (AliasScope::Domain, "cn-north-7"));
 }
 

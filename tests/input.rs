@@ -347,7 +347,7 @@ fn days_are_counted_from_the_request() {
 #[test]
 fn lists_of_aliases_to_delete() {
     let (store, scope) = (Checked::in_memory(), scope("deletes"));
-    let quotas = Quotas { aliases_per_key: 60, ..Quotas::default() };
+    let quotas = Quotas { aliases_per_key: 55, ..Quotas::default() };
     let wide = Checked::with(Options::new().quotas(quotas));
     let names: Vec<_> = (0..51).map(|n| alias(&format!("n{n:02}"))).collect();
     for (store, number) in [(&store, 50), (&wide, 51)] {

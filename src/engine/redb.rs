@@ -9,7 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::{Bound, Deref};
+use std::ops::{Bound, Deref, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -343,11 +343,21 @@ impl ReadTransaction for RedbRead {
         let to = if to == Bound::Unbounded { Bound::Excluded(&[LOG][..]) } else { to };
         guarded(|| {
             let rows = ReadableTable::range::<&[u8]>(&self.table, (from, to)).map_err(of_storage)?;
-            let owned = rows.take(limit).map(|entry| {
+            let mut scanned: Vec<(Row, Result<Stored>)> = Vec::new();
+            for entry in rows.take(limit) {
                 let (row, value) = entry.map_err(of_storage)?;
-                Ok((row.value().to_vec(), unseal(row.value(), value.value())))
-            });
-            owned.collect()
+                let row = row.value().to_vec();
+                // On a damaged page they may not be: whoever scans on from the last would never end.
+                let in_order = match scanned.last() {
+                    Some((before, _)) => *before < row,
+                    None => (from, to).contains(&&row[..]),
+                };
+                if !in_order {
+                    return Err(corrupted(&row, "it is out of order"));
+                }
+                scanned.push((row.clone(), unseal(&row, value.value())));
+            }
+            Ok(scanned)
         })
     }
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::alias::AliasRecord;
 use crate::id::{EnterpriseProjectId, KeystoreId, Region};
 use crate::key::{Description, KeySpec, KeyState, KeyUsage, Material, Origin, Rotation, Tags};
-use crate::policy::AliasScope;
+use crate::policy::{AliasScope, Quotas};
 use crate::time::RotationInterval;
 
 const KEY_ID: KeyId = KeyId::from_bytes([
@@ -90,7 +90,7 @@ fn full_alias(name: &str) -> AliasRecord {
         domain_id: hex_scope().domain().clone(),
         project_id: hex_scope().project().clone(),
         created_at: Timestamp::from_millis(1_700_000_000_000),
-        updated_at: Timestamp::from_millis(70_000),
+        updated_at: Timestamp::from_millis(1_700_000_070_000),
         version: Commit::new(5),
     }
 }
@@ -189,12 +189,12 @@ fn values_are_pinned() {
         (
             "alias",
             encode_alias(&full_alias("first")),
-            "01bb6a3d22dc9347acb5bd88df7ad35f1e00fd0068e5cf8b010000fc70110100",
+            "01bb6a3d22dc9347acb5bd88df7ad35f1e00fd0068e5cf8b010000fd7079e6cf8b010000",
         ),
         (
             "alias, prefix",
             encode_alias(&full_alias("alias/first")),
-            "01bb6a3d22dc9347acb5bd88df7ad35f1e01fd0068e5cf8b010000fc70110100",
+            "01bb6a3d22dc9347acb5bd88df7ad35f1e01fd0068e5cf8b010000fd7079e6cf8b010000",
         ),
         (
             "names",
@@ -514,7 +514,6 @@ fn the_largest_records_come_back_and_fit() {
         material: Material { present: true, expires_at: Some(last) },
         enterprise_project_id: "a".repeat(64).parse().unwrap(),
         keystore_id: "a".repeat(64).parse().unwrap(),
-        rotation: Rotation { last_rotated_at: Some(last), count: u32::MAX, ..Rotation::default() },
         tags: tags.collect(),
         version: Commit::new(u64::MAX),
         ..full_key()
@@ -524,7 +523,8 @@ fn the_largest_records_come_back_and_fit() {
     assert_eq!(decode_key(b"row", &hex_scope(), KEY_ID, &stored).unwrap(), key);
     let scope = Scope::new(&"d".repeat(64), &"p".repeat(64)).unwrap();
     assert!(Space::of_scope(&scope).index_rows(&key).iter().all(|(row, _)| row.len() <= ROW_MAX));
-    let names: Vec<_> = (0..60).map(|n| alias(&format!("{}{n:03}", "n".repeat(252)))).collect();
+    let names: Vec<_> =
+        (0..Quotas::ALIASES_PER_KEY_MAX).map(|n| alias(&format!("{}{n:03}", "n".repeat(252)))).collect();
     let bytes = encode_alias_names(&names);
     assert!(bytes.len() <= VALUE_MAX);
     assert_eq!(decode_alias_names(b"row", &bytes).unwrap(), names);

@@ -14,7 +14,7 @@ use crate::time::{PendingDays, RotationInterval, Timestamp};
 
 /// Creating keys.
 impl Transaction<'_> {
-    /// Makes a key, with its aliases, or nothing at all.
+    /// Makes a key, with its aliases, or nothing at all. (create-key)
     ///
     /// # Errors
     ///
@@ -22,7 +22,7 @@ impl Transaction<'_> {
     /// [`TooManyTags`](Error::TooManyTags), [`InvalidKeySpec`](Error::InvalidKeySpec),
     /// [`KeyIdExists`](Error::KeyIdExists), [`KeyAliasExists`](Error::KeyAliasExists),
     /// [`QuotaExceeded`](Error::QuotaExceeded), then those of
-    /// [`create_alias`](Self::create_alias) for each alias. (create-key)
+    /// [`create_alias`](Self::create_alias) for each alias.
     pub fn create_key(&mut self, new: &NewKey) -> Result<Arc<KeyRecord>> {
         self.operation(Operation::CreateKey, |txn| {
             let record = rules::create(new, txn.scope(), &txn.place.policy.quotas, txn.now)?;
@@ -228,6 +228,7 @@ impl Transaction<'_> {
     }
 
     /// Notes that the material of an external key was imported; the key is enabled then.
+    /// (import-key-material)
     ///
     /// # Errors
     ///
@@ -244,6 +245,7 @@ impl Transaction<'_> {
     }
 
     /// Notes that the material of an external key was deleted; the key is pending import then.
+    /// (delete-imported-key-material)
     ///
     /// # Errors
     ///

@@ -444,6 +444,11 @@ const RECORDS: &[Case] = &[
         let what = "only a symmetric key of origin kms rotates";
         (vec![change], vec![(12, what, vec![rig.space.key(SPARE)])])
     }),
+    case("a key that rotated at no time", |rig| {
+        let change = rig.with_key(SPARE, |key| key.rotation = Rotation { count: 1, ..Rotation::default() });
+        let what = "a key that rotated was last rotated at some time";
+        (vec![change], vec![(12, what, vec![rig.space.key(SPARE)])])
+    }),
     case("a key that changed before it was made", |rig| {
         let change = rig.with_key(SPARE, |key| key.updated_at = Timestamp::from_millis(1));
         (vec![change], vec![(12, "a key changes after its creation", vec![rig.space.key(SPARE)])])
