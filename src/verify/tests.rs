@@ -516,6 +516,12 @@ const ALIASES: &[Case] = &[
         ];
         (changes, vec![(5, "the alias names a default key", vec![row, rig.space.key(DEFAULT)])])
     }),
+    case("an alias that moved before it was made", |rig| {
+        let record = AliasRecord { updated_at: Timestamp::from_millis(1), ..rig.alias("first") };
+        let row = rig.space.alias("first");
+        let seen = vec![(12, "an alias changes after its creation", vec![row.clone()])];
+        (vec![put(row, encode_alias(&record))], seen)
+    }),
     case("a key's list of aliases is missing", |rig| {
         let names = rig.space.aliases_of_key(ORDERS);
         let seen = vec![
@@ -689,7 +695,7 @@ fn fixed() -> Fixed {
 
 /// A part of each text that the walk itself may report. The texts of contradicting records, and of
 /// values that can't be read, come from `key` and `format`.
-const REPORTED: [&str; 22] = [
+const REPORTED: [&str; 23] = [
     "the rows from here on can't be read",
     ", which is to come",
     NO_ADDRESS,
@@ -710,6 +716,7 @@ const REPORTED: [&str; 22] = [
     COUNTED_WRONG,
     "nothing is noted, ",
     "what was fixed at creation is missing",
+    "an alias changes after its creation",
     // A contradiction inside a record, and a value that can't be read.
     "a default key is as it was made",
     UNDECODABLE,
