@@ -31,10 +31,10 @@ enum List {
     Scopes = 5,
 }
 
-/// Where a page lies: the rows that begin with `prefix`, behind `after`.
+/// Where a page lies: the rows that begin with `prefix`, from `from` on.
 struct Stretch {
     prefix: Row,
-    after: Vec<u8>,
+    from: Row,
     binding: Vec<u8>,
 }
 
@@ -45,12 +45,13 @@ impl Stretch {
         after: After<'_, T>,
         name: impl FnOnce(&T) -> Vec<u8>,
     ) -> Result<Self> {
-        let after = match after {
-            After::Start => Vec::new(),
-            After::Item(item) => name(item),
-            After::Cursor(cursor) => cursor.last(&binding)?.to_vec(),
+        // At the start, the row whose name is empty is among them: the URN name of `alias/`.
+        let from = match after {
+            After::Start => prefix.clone(),
+            After::Item(item) => behind(&[&prefix[..], &name(item)].concat()),
+            After::Cursor(cursor) => behind(&[&prefix[..], cursor.last(&binding)?].concat()),
         };
-        Ok(Self { prefix, after, binding })
+        Ok(Self { prefix, from, binding })
     }
 
     fn cursor_behind(&self, row: &[u8]) -> Cursor {
@@ -59,6 +60,11 @@ impl Stretch {
 }
 
 type Rowed<T> = Vec<(Row, T)>;
+
+/// The first address behind this one.
+fn behind(row: &[u8]) -> Row {
+    [row, &[0]].concat()
+}
 
 /// Lists. A page costs what it examines, whatever the scope holds.
 impl Snapshot<'_> {
@@ -186,7 +192,7 @@ impl Snapshot<'_> {
         loop {
             let chunk = self.scan(&from, &to, EXAMINED_MAX)?;
             let Some((last, _)) = chunk.last() else { return Ok(count) };
-            from.clone_from(last);
+            from = behind(last);
             let keys = self.keys_of(filter, chunk)?;
             count += keys.iter().filter(|(_, key)| key.is_some()).count() as u64;
         }
@@ -245,9 +251,9 @@ impl Snapshot<'_> {
         keys.collect()
     }
 
-    /// The rows behind `from` and before `to`.
+    /// The rows from `from` on and before `to`.
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rowed<Stored>> {
-        let rows = self.rows.scan((Bound::Excluded(from), Bound::Excluded(to)), limit)?;
+        let rows = self.rows.scan((Bound::Included(from), Bound::Excluded(to)), limit)?;
         rows.into_iter().map(|(row, stored)| Ok((row, stored?))).collect()
     }
 
@@ -259,7 +265,7 @@ impl Snapshot<'_> {
         filtered: bool,
         read: impl Fn(Rowed<Stored>) -> Result<Rowed<Option<T>>>,
     ) -> Result<Page<T>> {
-        let mut from = [&stretch.prefix[..], &stretch.after].concat();
+        let mut from = stretch.from.clone();
         let to = after_all(stretch.prefix.clone());
         let mut page = Page { items: Vec::new(), next: None };
         let mut examined = 0;
@@ -271,11 +277,12 @@ impl Snapshot<'_> {
             chunk.truncate(wanted);
             examined += chunk.len();
             let Some((last, _)) = chunk.last() else { return Ok(page) };
-            from.clone_from(last);
+            let last = last.clone();
+            from = behind(&last);
             for (row, item) in read(chunk)? {
                 page.items.extend(item);
                 if page.items.len() == limit.get() {
-                    let ended = row == from && !goes_on;
+                    let ended = row == last && !goes_on;
                     page.next = (!ended).then(|| stretch.cursor_behind(&row));
                     return Ok(page);
                 }
@@ -284,7 +291,7 @@ impl Snapshot<'_> {
                 return Ok(page);
             }
             if examined == EXAMINED_MAX {
-                page.next = Some(stretch.cursor_behind(&from));
+                page.next = Some(stretch.cursor_behind(&last));
                 return Ok(page);
             }
         }

@@ -31,8 +31,10 @@ pub(crate) const PLACES: [(Name, Name); 3] = [
 
 pub(crate) const KEY_NAMES: [Name; 7] = ["orders", "Orders", "a", "x", "alias/x", "default", "a/Default"];
 pub(crate) const RESERVED_NAMES: [Name; 3] = ["obs/default", "evs/default", "/default"];
-/// Beyond those with one URN name in two spellings: an empty URN name, and `:` inside a name.
-pub(crate) const ALIASES: [Name; 8] = ["x", "alias/x", "alias/alias/x", "y", "alias/y", "X", "alias/", "k:1"];
+/// Beyond those with one URN name in two spellings: an empty URN name, and names that
+/// begin with another, before and behind it where `/` and `:` meet the end.
+pub(crate) const ALIASES: [Name; 9] =
+    ["x", "alias/x", "alias/alias/x", "y", "alias/y", "X", "alias/", "x:1", "x/1"];
 pub(crate) const TAGS: [Name; 3] = ["env", "owner", "Env"];
 pub(crate) const TAG_VALUES: [Name; 3] = ["", "prod", "test"];
 const TEXTS: [Name; 3] = ["", "signs orders", "caf\u{e9}"];
@@ -381,7 +383,7 @@ fn wanted() -> impl Strategy<Value = Wanted> + Clone {
     ]
 }
 
-fn new(default: bool) -> impl Strategy<Value = New> + Clone {
+fn new(default: bool) -> BoxedStrategy<New> {
     let name = if default {
         prop_oneof![16 => select(&RESERVED_NAMES[..]), 1 => select(&KEY_NAMES[..])].boxed()
     } else {
@@ -397,23 +399,25 @@ fn new(default: bool) -> impl Strategy<Value = New> + Clone {
     let tags = prop_oneof![8 => tags(), 1 => vec((select(&TAGS[..]), Just("prod")), 3..=5)];
     let kind = (spec, usage, proptest::bool::weighted(seldom));
     let texts = (select(&TEXTS[..]), select(&IDS[..]), select(&IDS[..]));
-    (select(&KEY_IDS[..5]), name, kind, tags, aliases, texts).prop_map(
-        |(key, name, (spec, usage, external), tags, aliases, (description, enterprise, keystore))| New {
-            key,
-            name,
-            description,
-            spec,
-            usage,
-            external,
-            tags,
-            aliases,
-            enterprise,
-            keystore,
-        },
-    )
+    (select(&KEY_IDS[..5]), name, kind, tags, aliases, texts)
+        .prop_map(
+            |(key, name, (spec, usage, external), tags, aliases, (description, enterprise, keystore))| New {
+                key,
+                name,
+                description,
+                spec,
+                usage,
+                external,
+                tags,
+                aliases,
+                enterprise,
+                keystore,
+            },
+        )
+        .boxed()
 }
 
-fn on_keys() -> impl Strategy<Value = Op> + Clone {
+fn on_keys() -> BoxedStrategy<Op> {
     let days = || select(&[7_u16, 7, 8, 1096][..]);
     let interval = || select(&[30_u16, 31, 365][..]);
     let expires_in = proptest::option::weighted(0.8, select(&[-1_i64, 0, 1, 3, 8][..]));
@@ -436,9 +440,10 @@ fn on_keys() -> impl Strategy<Value = Op> + Clone {
         2 => key_id().prop_map(Op::MaterialDeleted),
         3 => key_id().prop_map(Op::MaterialExpired),
     ]
+    .boxed()
 }
 
-fn on_names() -> impl Strategy<Value = Op> + Clone {
+fn on_names() -> BoxedStrategy<Op> {
     let deleted = prop_oneof![
         12 => vec(alias().prop_map(str::to_owned), 1..=2),
         1 => Just(Vec::new()),
@@ -453,9 +458,10 @@ fn on_names() -> impl Strategy<Value = Op> + Clone {
         4 => (alias(), alias()).prop_map(|(one, other)| Op::SwapAliases(one, other)),
         4 => (key_id(), deleted).prop_map(|(key, names)| Op::DeleteAliases(key, names)),
     ]
+    .boxed()
 }
 
-fn reads() -> impl Strategy<Value = Read> + Clone {
+fn reads() -> BoxedStrategy<Read> {
     let urn_names: Vec<Name> = ALIASES.iter().map(|name| spec::urn_name(name)).collect();
     prop_oneof![
         key_id().prop_map(Read::Key),
@@ -469,9 +475,10 @@ fn reads() -> impl Strategy<Value = Read> + Clone {
             name
         }),
     ]
+    .boxed()
 }
 
-pub(crate) fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> BoxedStrategy<Op> {
     let expect = prop_oneof![
         (key_id(), wanted()).prop_map(|(key, wanted)| Op::ExpectKey(key, wanted)),
         (alias(), wanted()).prop_map(|(name, wanted)| Op::ExpectAlias(name, wanted)),
@@ -485,4 +492,5 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         5 => expect,
         5 => reads().prop_map(Op::Read),
     ]
+    .boxed()
 }

@@ -129,7 +129,7 @@ impl Tenant {
     /// The aliases in the order of lists.
     pub(crate) fn sorted_aliases(&self) -> Vec<Alias> {
         let mut aliases: Vec<Alias> = self.aliases.values().cloned().collect();
-        aliases.sort_by_key(|alias| alias_rank(&alias.name));
+        aliases.sort_by(|a, b| urn_name(&a.name).cmp(urn_name(&b.name)));
         aliases
     }
 
@@ -637,11 +637,6 @@ impl Key {
 /// The name of an alias in its URN.
 pub(crate) fn urn_name(name: &str) -> &str {
     name.strip_prefix("alias/").unwrap_or(name)
-}
-
-/// The place of an alias in lists.
-pub(crate) fn alias_rank(name: &str) -> (String, String) {
-    (urn_name(name).to_owned(), name.to_owned())
 }
 
 /// The place of a scope in the list of scopes: ids of 32 lower-case hexadecimal digits first.

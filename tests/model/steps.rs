@@ -305,12 +305,13 @@ fn later() -> impl Strategy<Value = i64> {
     (days, more).prop_map(|(days, more)| days * DAY.cast_signed() + more)
 }
 
-fn closure() -> impl Strategy<Value = (Vec<Op>, End)> {
+fn closure() -> BoxedStrategy<(Vec<Op>, End)> {
     let end = prop_oneof![5 => Just(End::Propagate), 4 => Just(End::Swallow), 1 => Just(End::Abort)];
     prop_oneof![
         2 => ops::op().prop_map(|op| (vec![op], End::Propagate)),
         1 => (vec(ops::op(), 0..=6), end),
     ]
+    .boxed()
 }
 
 pub(crate) fn steps(reopens: bool) -> impl Strategy<Value = Vec<Step>> {
@@ -322,7 +323,8 @@ pub(crate) fn steps(reopens: bool) -> impl Strategy<Value = Vec<Step>> {
         4 => (1..=4_usize, after).prop_map(|(budget, after)| Act::Sweep { budget, after }),
         1 => (1..=4_usize).prop_map(|budget| Act::RemoveScope { budget }),
         if reopens { 8 } else { 0 } => reopen.prop_map(|(quotas, compatibility)| Act::Reopen { quotas, compatibility }),
-    ];
+    ]
+    .boxed();
     let place = prop_oneof![6 => Just(0_usize), 3 => Just(1), 1 => Just(2)];
     let step = (later(), place, act).prop_map(|(later, place, act)| Step { later, place, act });
     vec(step, 1..60)
