@@ -12,6 +12,7 @@ use keystead::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::strategy::Union;
 
 use crate::spec::{self, DAY, Model, Place};
 use crate::values::{Alias, Answer, Key, Move, Renaming};
@@ -417,48 +418,51 @@ fn new(default: bool) -> BoxedStrategy<New> {
         .boxed()
 }
 
-fn on_keys() -> BoxedStrategy<Op> {
+fn on_keys() -> Vec<(u32, BoxedStrategy<Op>)> {
     let days = || select(&[7_u16, 7, 8, 1096][..]);
     let interval = || select(&[30_u16, 31, 365][..]);
     let expires_in = proptest::option::weighted(0.8, select(&[-1_i64, 0, 1, 3, 8][..]));
-    prop_oneof![
-        2 => (key_id(), select(&TEXTS[..])).prop_map(|(key, text)| Op::Describe(key, text)),
-        4 => (key_id(), tags()).prop_map(|(key, tags)| Op::SetTags(key, tags)),
-        3 => (key_id(), vec(select(&TAGS[..]), 0..=2)).prop_map(|(key, tags)| Op::RemoveTags(key, tags)),
-        4 => (key_id(), interval()).prop_map(|(key, days)| Op::EnableRotation(key, days)),
-        2 => key_id().prop_map(Op::DisableRotation),
-        2 => (key_id(), interval()).prop_map(|(key, days)| Op::SetInterval(key, days)),
-        2 => key_id().prop_map(Op::RecordRotation),
-        5 => key_id().prop_map(Op::Enable),
-        3 => key_id().prop_map(Op::Disable),
-        3 => (key_id(), days()).prop_map(|(key, days)| Op::Schedule(key, days)),
-        2 => key_id().prop_map(Op::Cancel),
-        4 => key_id().prop_map(Op::Purge),
-        2 => key_id().prop_map(Op::Freeze),
-        4 => key_id().prop_map(Op::Unfreeze),
-        6 => (key_id(), expires_in).prop_map(|(key, days)| Op::Imported(key, days)),
-        2 => key_id().prop_map(Op::MaterialDeleted),
-        3 => key_id().prop_map(Op::MaterialExpired),
+    vec![
+        (2, (key_id(), select(&TEXTS[..])).prop_map(|(key, text)| Op::Describe(key, text)).boxed()),
+        (4, (key_id(), tags()).prop_map(|(key, tags)| Op::SetTags(key, tags)).boxed()),
+        (
+            3,
+            (key_id(), vec(select(&TAGS[..]), 0..=2))
+                .prop_map(|(key, tags)| Op::RemoveTags(key, tags))
+                .boxed(),
+        ),
+        (4, (key_id(), interval()).prop_map(|(key, days)| Op::EnableRotation(key, days)).boxed()),
+        (2, key_id().prop_map(Op::DisableRotation).boxed()),
+        (2, (key_id(), interval()).prop_map(|(key, days)| Op::SetInterval(key, days)).boxed()),
+        (2, key_id().prop_map(Op::RecordRotation).boxed()),
+        (5, key_id().prop_map(Op::Enable).boxed()),
+        (3, key_id().prop_map(Op::Disable).boxed()),
+        (3, (key_id(), days()).prop_map(|(key, days)| Op::Schedule(key, days)).boxed()),
+        (2, key_id().prop_map(Op::Cancel).boxed()),
+        (4, key_id().prop_map(Op::Purge).boxed()),
+        (2, key_id().prop_map(Op::Freeze).boxed()),
+        (4, key_id().prop_map(Op::Unfreeze).boxed()),
+        (6, (key_id(), expires_in).prop_map(|(key, days)| Op::Imported(key, days)).boxed()),
+        (2, key_id().prop_map(Op::MaterialDeleted).boxed()),
+        (3, key_id().prop_map(Op::MaterialExpired).boxed()),
     ]
-    .boxed()
 }
 
-fn on_names() -> BoxedStrategy<Op> {
+fn on_names() -> Vec<(u32, BoxedStrategy<Op>)> {
     let deleted = prop_oneof![
         12 => vec(alias().prop_map(str::to_owned), 1..=2),
         1 => Just(Vec::new()),
         1 => Just((0..51).map(|i| format!("n{i}")).collect()),
         1 => Just((0..50).map(|i| format!("n{i}")).collect()),
     ];
-    prop_oneof![
-        5 => (key_id(), key_name()).prop_map(|(key, name)| Op::Rename(key, name)),
-        3 => (key_id(), key_id()).prop_map(|(one, other)| Op::SwapKeyAliases(one, other)),
-        6 => (alias(), key_id()).prop_map(|(name, key)| Op::CreateAlias(name, key)),
-        7 => (alias(), key_id()).prop_map(|(name, key)| Op::Associate(name, key)),
-        4 => (alias(), alias()).prop_map(|(one, other)| Op::SwapAliases(one, other)),
-        4 => (key_id(), deleted).prop_map(|(key, names)| Op::DeleteAliases(key, names)),
+    vec![
+        (5, (key_id(), key_name()).prop_map(|(key, name)| Op::Rename(key, name)).boxed()),
+        (3, (key_id(), key_id()).prop_map(|(one, other)| Op::SwapKeyAliases(one, other)).boxed()),
+        (6, (alias(), key_id()).prop_map(|(name, key)| Op::CreateAlias(name, key)).boxed()),
+        (7, (alias(), key_id()).prop_map(|(name, key)| Op::Associate(name, key)).boxed()),
+        (4, (alias(), alias()).prop_map(|(one, other)| Op::SwapAliases(one, other)).boxed()),
+        (4, (key_id(), deleted).prop_map(|(key, names)| Op::DeleteAliases(key, names)).boxed()),
     ]
-    .boxed()
 }
 
 fn reads() -> BoxedStrategy<Read> {
@@ -478,19 +482,27 @@ fn reads() -> BoxedStrategy<Read> {
     .boxed()
 }
 
-pub(crate) fn op() -> BoxedStrategy<Op> {
+/// An operation, or several of one kind from which the first is taken that changes something: most
+/// operations on random keys are refused, and what comes after a success would seldom be met.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish(pub(crate) Vec<Op>);
+
+pub(crate) fn wish() -> BoxedStrategy<Wish> {
     let expect = prop_oneof![
         (key_id(), wanted()).prop_map(|(key, wanted)| Op::ExpectKey(key, wanted)),
         (alias(), wanted()).prop_map(|(name, wanted)| Op::ExpectAlias(name, wanted)),
         (key_name(), wanted()).prop_map(|(name, wanted)| Op::ExpectKeyAlias(name, wanted)),
     ];
-    prop_oneof![
-        22 => new(false).prop_map(Op::Create),
-        4 => new(true).prop_map(Op::EnsureDefault),
-        45 => on_keys(),
-        35 => on_names(),
-        5 => expect,
-        5 => reads().prop_map(Op::Read),
-    ]
-    .boxed()
+    let mut kinds = vec![
+        (13, new(false).prop_map(Op::Create).boxed()),
+        (3, new(true).prop_map(Op::EnsureDefault).boxed()),
+        (4, expect.boxed()),
+        (3, reads().prop_map(Op::Read).boxed()),
+    ];
+    kinds.extend(on_keys());
+    kinds.extend(on_names());
+    let several =
+        |kind: BoxedStrategy<Op>| prop_oneof![vec(kind.clone(), 1), vec(kind, 1..=16)].prop_map(Wish);
+    let wishes = kinds.into_iter().map(|(weight, kind)| (weight, several(kind).boxed()));
+    Union::new_weighted(wishes.collect()).boxed()
 }

@@ -10,7 +10,7 @@ use keystead::{
     KeyState, KeyUsage, Origin, Quota, Quotas,
 };
 
-use crate::ops::{self, Moment, New, Op, Read};
+use crate::ops::{self, Moment, New, Op, Read, Wish};
 use crate::values::{Alias, Answer, Key, Move, Renaming};
 
 pub(crate) const DAY: u64 = 24 * 60 * 60 * 1000;
@@ -157,6 +157,23 @@ impl Session {
         answer
     }
 
+    /// Makes the first of these operations that changes something, or else the first of all, and
+    /// returns it, with numbers for the versions that preconditions want.
+    pub(crate) fn choose(&mut self, wish: Wish) -> Op {
+        let place = self.moment.place.clone();
+        let mut ops = wish.0.into_iter().map(|op| op.settle(&self.model, &place)).collect::<Vec<_>>();
+        let changes = |op: &Op| {
+            let mut trial =
+                Session { model: self.model.clone(), moment: self.moment.clone(), changed: false };
+            trial.run(op).is_ok() && trial.changed
+        };
+        let chosen = ops.iter().position(changes).unwrap_or(0);
+        let op = ops.swap_remove(chosen);
+        // A refused operation leaves no trace here either.
+        let _ = self.run(&op);
+        op
+    }
+
     fn operate(&mut self, op: &Op) -> Result<Answer> {
         use KeyState::{Disabled, Enabled};
         match op {
@@ -168,11 +185,12 @@ impl Session {
             }),
             Op::SetTags(id, tags) => self.set_tags(*id, tags),
             Op::RemoveTags(id, tags) => self.change(*id, |key| {
-                let missing = tags.iter().find(|tag| !key.tags.contains_key(**tag));
-                if let Some(tag) = missing {
-                    return Err(Error::TagNotFound { tag: tag.parse()?, key_id: key.id });
+                for tag in tags {
+                    // Named twice, a tag is not there the second time.
+                    if key.tags.remove(*tag).is_none() {
+                        return Err(Error::TagNotFound { tag: tag.parse()?, key_id: key.id });
+                    }
                 }
-                key.tags.retain(|tag, _| !tags.contains(&tag.as_str()));
                 Ok(())
             }),
             Op::EnableRotation(..) | Op::DisableRotation(_) | Op::SetInterval(..) | Op::RecordRotation(_) => {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use crate::compare::{self, Kept, same};
-use crate::ops::{self, End, KEY_IDS, Moment, Op, PLACES, REGION};
+use crate::ops::{self, End, KEY_IDS, Moment, Op, PLACES, REGION, Wish};
 use crate::spec::{DAY, Model, Place, Policy, place_rank};
 use crate::values::Key;
 
@@ -30,11 +30,11 @@ pub(crate) struct Step {
 #[derive(Debug, Clone)]
 enum Act {
     Write {
-        ops: Vec<Op>,
+        wishes: Vec<Wish>,
         end: End,
     },
     DryRun {
-        ops: Vec<Op>,
+        wishes: Vec<Wish>,
         end: End,
     },
     Sweep {
@@ -58,6 +58,8 @@ pub(crate) struct Pair {
     folder: Option<tempfile::TempDir>,
     now: u64,
     kept: BTreeMap<Place, Vec<Kept>>,
+    /// What was done so far, in words: shorter than the random values that it came from.
+    said: String,
 }
 
 impl Pair {
@@ -74,19 +76,19 @@ impl Pair {
 
     fn new(policy: Policy, store: Store, folder: Option<tempfile::TempDir>) -> Self {
         let model = Model::new(policy, &ops::places());
-        Self { store: Some(store), model, folder, now: START, kept: BTreeMap::new() }
+        Self { store: Some(store), model, folder, now: START, kept: BTreeMap::new(), said: String::new() }
     }
 
     pub(crate) fn run(mut self, steps: Vec<Step>) -> TestCaseResult {
         let places = ops::places();
         for (number, step) in steps.into_iter().enumerate() {
             let place = places[step.place].clone();
-            self.now = self.now.saturating_add_signed(step.later);
+            self.now = self.now.saturating_add_signed(step.later).max(START);
             let moment = Moment { place: place.clone(), now: self.now };
-            let said = format!("step {number}: {step:?}");
+            let days = (self.now - START) / DAY;
+            self.said += &format!("\n{number}. day {days}, {}/{}: ", place.0, place.1);
             let outcome = self.act(step.act, &moment).and_then(|()| self.compare(&place, 1 + number % 3));
-            // The step in words, because the list of all of them is long.
-            outcome.map_err(|error| TestCaseError::fail(format!("{said}\n{error}")))?;
+            outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))?;
         }
         Ok(())
     }
@@ -96,17 +98,21 @@ impl Pair {
     }
 
     fn act(&mut self, act: Act, moment: &Moment) -> TestCaseResult {
+        if !matches!(act, Act::Write { .. } | Act::DryRun { .. }) {
+            self.said += &format!("{act:?}");
+        }
         match act {
-            Act::Write { ops, end } => self.write(ops, end, moment),
-            Act::DryRun { ops, end } => self.dry_run(ops, end, moment),
+            Act::Write { wishes, end } => self.write(wishes, end, moment),
+            Act::DryRun { wishes, end } => self.dry_run(wishes, end, moment),
             Act::Sweep { budget, after } => self.sweep(budget, after),
             Act::RemoveScope { budget } => self.remove_scope(budget, moment),
             Act::Reopen { quotas, compatibility } => self.reopen(quotas, compatibility),
         }
     }
 
-    fn write(&mut self, ops: Vec<Op>, end: End, moment: &Moment) -> TestCaseResult {
-        let ops = settled(ops, &self.model, &moment.place);
+    fn write(&mut self, wishes: Vec<Wish>, end: End, moment: &Moment) -> TestCaseResult {
+        let ops = chosen(wishes, &self.model, moment);
+        self.said += &format!("{end:?} {ops:?}");
         let predicted = self.model.write(moment, |session| ops::script(&ops, end, |op| session.run(op)));
         let expected = predicted.value.map(|answers| (answers, self.model.commit, predicted.changed));
         let observed = self
@@ -116,8 +122,9 @@ impl Pair {
         same("(answers, commit, changed) of a write", &in_words(expected), &in_words(observed))
     }
 
-    fn dry_run(&self, ops: Vec<Op>, end: End, moment: &Moment) -> TestCaseResult {
-        let ops = settled(ops, &self.model, &moment.place);
+    fn dry_run(&mut self, wishes: Vec<Wish>, end: End, moment: &Moment) -> TestCaseResult {
+        let ops = chosen(wishes, &self.model, moment);
+        self.said += &format!("dry run, {end:?} {ops:?}");
         let predicted = self.model.dry_run(moment, |session| ops::script(&ops, end, |op| session.run(op)));
         let observed = self
             .store()
@@ -238,8 +245,10 @@ fn options(policy: &Policy) -> Options {
         .run_closures_twice(true)
 }
 
-fn settled(ops: Vec<Op>, model: &Model, place: &Place) -> Vec<Op> {
-    ops.into_iter().map(|op| op.settle(model, place)).collect()
+fn chosen(wishes: Vec<Wish>, model: &Model, moment: &Moment) -> Vec<Op> {
+    let chosen =
+        model.dry_run(moment, |session| Ok(wishes.into_iter().map(|wish| session.choose(wish)).collect()));
+    chosen.unwrap()
 }
 
 fn in_words<T>(result: Result<T, Error>) -> Result<T, String> {
@@ -254,10 +263,10 @@ pub(crate) fn outcomes(policy: Policy, steps: Vec<Step>) -> BTreeSet<(String, St
     let mut now = START;
     let mut met = BTreeSet::new();
     for step in steps {
-        now = now.saturating_add_signed(step.later);
+        now = now.saturating_add_signed(step.later).max(START);
         let moment = Moment { place: places[step.place].clone(), now };
-        let Act::Write { ops, .. } = step.act else { continue };
-        for op in settled(ops, &model, &moment.place) {
+        let Act::Write { wishes, .. } = step.act else { continue };
+        for op in chosen(wishes, &model, &moment) {
             let done = model.write(&moment, |session| session.run(&op));
             let end = match done.value {
                 Ok(_) if done.changed => "changed".to_owned(),
@@ -305,11 +314,11 @@ fn later() -> impl Strategy<Value = i64> {
     (days, more).prop_map(|(days, more)| days * DAY.cast_signed() + more)
 }
 
-fn closure() -> BoxedStrategy<(Vec<Op>, End)> {
+fn closure() -> BoxedStrategy<(Vec<Wish>, End)> {
     let end = prop_oneof![5 => Just(End::Propagate), 4 => Just(End::Swallow), 1 => Just(End::Abort)];
     prop_oneof![
-        2 => ops::op().prop_map(|op| (vec![op], End::Propagate)),
-        1 => (vec(ops::op(), 0..=6), end),
+        2 => ops::wish().prop_map(|wish| (vec![wish], End::Propagate)),
+        1 => (vec(ops::wish(), 0..=6), end),
     ]
     .boxed()
 }
@@ -318,8 +327,8 @@ pub(crate) fn steps(reopens: bool) -> impl Strategy<Value = Vec<Step>> {
     let after = proptest::option::weighted(0.3, 0..PLACES.len());
     let reopen = (quotas(), compatibility());
     let act = prop_oneof![
-        60 => closure().prop_map(|(ops, end)| Act::Write { ops, end }),
-        3 => closure().prop_map(|(ops, end)| Act::DryRun { ops, end }),
+        60 => closure().prop_map(|(wishes, end)| Act::Write { wishes, end }),
+        3 => closure().prop_map(|(wishes, end)| Act::DryRun { wishes, end }),
         4 => (1..=4_usize, after).prop_map(|(budget, after)| Act::Sweep { budget, after }),
         1 => (1..=4_usize).prop_map(|budget| Act::RemoveScope { budget }),
         if reopens { 8 } else { 0 } => reopen.prop_map(|(quotas, compatibility)| Act::Reopen { quotas, compatibility }),
