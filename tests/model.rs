@@ -21,7 +21,7 @@ use proptest::test_runner::{FileFailurePersistence, RngSeed, TestRunner};
 
 use steps::Pair;
 
-/// So many cases, or as many times more as `PROPTEST_CASES` has more than its default.
+/// So many cases, or as many as `PROPTEST_CASES` says.
 fn config(cases: u32) -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     ProptestConfig {
@@ -45,7 +45,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(30))]
+    #![proptest_config(config(40))]
 
     #[test]
     fn a_store_in_a_file_does_too_and_survives_being_closed(
@@ -56,7 +56,7 @@ proptest! {
     }
 }
 
-/// The operations that change something in their way, with what the specification must have answered.
+/// What the random operations must come to: changes, successes without one, refusals.
 const CHANGES: [&str; 25] = [
     "Create",
     "EnsureDefault",

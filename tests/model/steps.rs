@@ -87,7 +87,7 @@ impl Pair {
             let moment = Moment { place: place.clone(), now: self.now };
             let days = (self.now - START) / DAY;
             self.said += &format!("\n{number}. day {days}, {}/{}: ", place.0, place.1);
-            let outcome = self.act(step.act, &moment).and_then(|()| self.compare(&place, 1 + number % 3));
+            let outcome = self.act(step.act, &moment).and_then(|()| self.compare(&place, number));
             outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))?;
         }
         Ok(())
@@ -223,16 +223,16 @@ impl Pair {
         key.ok().map(|key| Key::from(&*key))
     }
 
-    fn compare(&mut self, place: &Place, limit: usize) -> TestCaseResult {
+    fn compare(&mut self, place: &Place, step: usize) -> TestCaseResult {
         let store = self.store.as_ref().unwrap();
         let kept = self.kept.entry(place.clone()).or_default();
-        kept.extend(compare::everything(store, &self.model, place, limit, kept)?);
+        kept.extend(compare::everything(store, &self.model, place, step, kept)?);
         let too_many = kept.len().saturating_sub(KEPT);
         kept.drain(..too_many);
         for other in self.model.tenants.keys().filter(|other| *other != place) {
             compare::untouched(store, &self.model, other)?;
         }
-        compare::whole(store, &self.model, limit)
+        compare::whole(store, &self.model, step)
     }
 }
 
