@@ -32,7 +32,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(120))]
+    #![proptest_config(config(240))]
 
     #[test]
     fn a_store_in_memory_does_what_the_specification_says(
@@ -44,7 +44,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(40))]
+    #![proptest_config(config(80))]
 
     #[test]
     fn a_store_in_a_file_does_too_and_survives_being_closed(
@@ -135,7 +135,8 @@ const REFUSALS: [&str; 29] = [
 /// A comparison says something only of what the random operations come to.
 #[test]
 fn the_random_operations_come_to_every_change_and_every_refusal() {
-    let config = ProptestConfig { cases: 400, rng_seed: RngSeed::Fixed(1), ..config(0) };
+    let config =
+        ProptestConfig { cases: 400, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..config(0) };
     let met = std::cell::RefCell::new(BTreeSet::new());
     let all = (steps::policy(), steps::steps(false));
     let run = TestRunner::new(config).run(&all, |(policy, steps)| {

@@ -3,7 +3,8 @@
 //! Everything that a store keeps as rows and indexes is searched for here, so that nothing can be out
 //! of step with anything. A change is made on a copy that is thrown away if it is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::mem::{Discriminant, discriminant};
 
 use keystead::{
     Actual, AliasScope, Commit, Compatibility, Error, Expect, InvalidAlias, InvalidKeySpec, KeyId, KeySpec,
@@ -139,6 +140,11 @@ impl Tenant {
     }
 }
 
+/// An operation and its outcome: whether it changed anything, or how it was refused.
+pub(crate) type Tried = (Discriminant<Op>, std::result::Result<bool, Discriminant<Error>>);
+/// How often each outcome was seen.
+pub(crate) type Seen = HashMap<Tried, u32>;
+
 /// A transaction of the model: a copy of everything, and whether it was changed.
 pub(crate) struct Session {
     model: Model,
@@ -157,21 +163,30 @@ impl Session {
         answer
     }
 
-    /// Makes the first of these operations that changes something, or else the first of all, and
-    /// returns it, with numbers for the versions that preconditions want.
-    pub(crate) fn choose(&mut self, wish: Wish) -> Op {
+    /// Makes that of these operations whose outcome was seen least in this run, and returns it, with
+    /// numbers for the versions that preconditions want.
+    pub(crate) fn choose(&mut self, wish: Wish, seen: &mut Seen) -> Op {
         let place = self.moment.place.clone();
-        let mut ops = wish.0.into_iter().map(|op| op.settle(&self.model, &place)).collect::<Vec<_>>();
-        let changes = |op: &Op| {
-            let mut trial =
-                Session { model: self.model.clone(), moment: self.moment.clone(), changed: false };
-            trial.run(op).is_ok() && trial.changed
+        let mut ops: Vec<Op> = wish.0.into_iter().map(|op| op.settle(&self.model, &place)).collect();
+        let rarity = |op: &Op| {
+            let outcome = self.trial(op);
+            let times = seen.get(&outcome).copied().unwrap_or_default();
+            // What changes something makes the rest possible.
+            if outcome.1 == Ok(true) { times } else { times * 3 + 1 }
         };
-        let chosen = ops.iter().position(changes).unwrap_or(0);
-        let op = ops.swap_remove(chosen);
+        let rarest = (0..ops.len()).min_by_key(|index| rarity(&ops[*index])).unwrap_or_default();
+        let op = ops.swap_remove(rarest);
+        *seen.entry(self.trial(&op)).or_default() += 1;
         // A refused operation leaves no trace here either.
         let _ = self.run(&op);
         op
+    }
+
+    /// What the operation would come to, if it were made now.
+    pub(crate) fn trial(&self, op: &Op) -> Tried {
+        let mut trial = Self { model: self.model.clone(), moment: self.moment.clone(), changed: false };
+        let answer = trial.run(op);
+        (discriminant(op), answer.map(|_| trial.changed).map_err(|refusal| discriminant(&refusal)))
     }
 
     fn operate(&mut self, op: &Op) -> Result<Answer> {
@@ -615,6 +630,12 @@ impl Model {
         let usable = |key: &&Key| matches!(key.state, KeyState::Enabled | KeyState::Disabled);
         let expired = keys().filter(usable).filter(|key| key.has_expired(now)).map(|key| key.id);
         (due.collect(), expired.collect())
+    }
+
+    /// The next time at which anything becomes due or expires anywhere.
+    pub(crate) fn next_event(&self, now: u64) -> Option<u64> {
+        let keys = self.tenants.values().flat_map(|tenant| tenant.keys.values());
+        keys.flat_map(|key| [key.due, key.expires]).flatten().filter(|at| *at > now).min()
     }
 
     pub(crate) fn purge(&mut self, place: &Place, id: KeyId) {

@@ -11,7 +11,7 @@ use proptest::test_runner::TestCaseResult;
 
 use crate::compare::{self, Kept, same};
 use crate::ops::{self, End, KEY_IDS, Moment, Op, PLACES, REGION, Wish};
-use crate::spec::{DAY, Model, Place, Policy, place_rank};
+use crate::spec::{DAY, Model, Place, Policy, Seen, place_rank};
 use crate::values::Key;
 
 /// When the first step is made.
@@ -21,10 +21,28 @@ const KEPT: usize = 8;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
-    /// How much later than the step before, in milliseconds; negative if the clock was set back.
-    later: i64,
+    later: Later,
     place: usize,
     act: Act,
+}
+
+/// When a step is made, after the one before.
+#[derive(Debug, Clone, Copy)]
+enum Later {
+    /// So many milliseconds later; negative if the clock was set back.
+    By(i64),
+    /// At the next time at which anything becomes due or expires, or a millisecond before or after.
+    AtNextEvent(i64),
+}
+
+impl Later {
+    fn than(self, now: u64, model: &Model) -> u64 {
+        let (event, millis) = match self {
+            Self::By(millis) => (now, millis),
+            Self::AtNextEvent(millis) => (model.next_event(now).unwrap_or(now), millis),
+        };
+        event.saturating_add_signed(millis).max(START)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -60,6 +78,7 @@ pub(crate) struct Pair {
     kept: BTreeMap<Place, Vec<Kept>>,
     /// What was done so far, in words: shorter than the random values that it came from.
     said: String,
+    seen: Seen,
 }
 
 impl Pair {
@@ -76,14 +95,22 @@ impl Pair {
 
     fn new(policy: Policy, store: Store, folder: Option<tempfile::TempDir>) -> Self {
         let model = Model::new(policy, &ops::places());
-        Self { store: Some(store), model, folder, now: START, kept: BTreeMap::new(), said: String::new() }
+        Self {
+            store: Some(store),
+            model,
+            folder,
+            now: START,
+            kept: BTreeMap::new(),
+            said: String::new(),
+            seen: Seen::new(),
+        }
     }
 
     pub(crate) fn run(mut self, steps: Vec<Step>) -> TestCaseResult {
         let places = ops::places();
         for (number, step) in steps.into_iter().enumerate() {
             let place = places[step.place].clone();
-            self.now = self.now.saturating_add_signed(step.later).max(START);
+            self.now = step.later.than(self.now, &self.model);
             let moment = Moment { place: place.clone(), now: self.now };
             let days = (self.now - START) / DAY;
             self.said += &format!("\n{number}. day {days}, {}/{}: ", place.0, place.1);
@@ -111,7 +138,7 @@ impl Pair {
     }
 
     fn write(&mut self, wishes: Vec<Wish>, end: End, moment: &Moment) -> TestCaseResult {
-        let ops = chosen(wishes, &self.model, moment);
+        let ops = chosen(wishes, &self.model, moment, &mut self.seen);
         self.said += &format!("{end:?} {ops:?}");
         let predicted = self.model.write(moment, |session| ops::script(&ops, end, |op| session.run(op)));
         let expected = predicted.value.map(|answers| (answers, self.model.commit, predicted.changed));
@@ -123,7 +150,7 @@ impl Pair {
     }
 
     fn dry_run(&mut self, wishes: Vec<Wish>, end: End, moment: &Moment) -> TestCaseResult {
-        let ops = chosen(wishes, &self.model, moment);
+        let ops = chosen(wishes, &self.model, moment, &mut self.seen);
         self.said += &format!("dry run, {end:?} {ops:?}");
         let predicted = self.model.dry_run(moment, |session| ops::script(&ops, end, |op| session.run(op)));
         let observed = self
@@ -245,9 +272,9 @@ fn options(policy: &Policy) -> Options {
         .run_closures_twice(true)
 }
 
-fn chosen(wishes: Vec<Wish>, model: &Model, moment: &Moment) -> Vec<Op> {
-    let chosen =
-        model.dry_run(moment, |session| Ok(wishes.into_iter().map(|wish| session.choose(wish)).collect()));
+fn chosen(wishes: Vec<Wish>, model: &Model, moment: &Moment, seen: &mut Seen) -> Vec<Op> {
+    let chosen = model
+        .dry_run(moment, |session| Ok(wishes.into_iter().map(|wish| session.choose(wish, seen)).collect()));
     chosen.unwrap()
 }
 
@@ -261,12 +288,13 @@ pub(crate) fn outcomes(policy: Policy, steps: Vec<Step>) -> BTreeSet<(String, St
     let places = ops::places();
     let mut model = Model::new(policy, &places);
     let mut now = START;
+    let mut seen = Seen::new();
     let mut met = BTreeSet::new();
     for step in steps {
-        now = now.saturating_add_signed(step.later).max(START);
+        now = step.later.than(now, &model);
         let moment = Moment { place: places[step.place].clone(), now };
         let Act::Write { wishes, .. } = step.act else { continue };
-        for op in chosen(wishes, &model, &moment) {
+        for op in chosen(wishes, &model, &moment, &mut seen) {
             let done = model.write(&moment, |session| session.run(&op));
             let end = match done.value {
                 Ok(_) if done.changed => "changed".to_owned(),
@@ -308,10 +336,10 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
 }
 
 /// Days, so that what is due is due exactly then, and sometimes a millisecond more or less.
-fn later() -> impl Strategy<Value = i64> {
+fn later() -> impl Strategy<Value = Later> {
     let days = prop_oneof![8 => Just(0), 6 => 1..=3_i64, 4 => 7..=8_i64, 1 => Just(1096), 3 => -3..=-1_i64];
     let more = prop_oneof![6 => Just(0), 1 => Just(1), 1 => Just(-1)];
-    (days, more).prop_map(|(days, more)| days * DAY.cast_signed() + more)
+    (days, more).prop_map(|(days, more)| Later::By(days * DAY.cast_signed() + more))
 }
 
 fn closure() -> BoxedStrategy<(Vec<Wish>, End)> {
@@ -334,7 +362,19 @@ pub(crate) fn steps(reopens: bool) -> impl Strategy<Value = Vec<Step>> {
         if reopens { 8 } else { 0 } => reopen.prop_map(|(quotas, compatibility)| Act::Reopen { quotas, compatibility }),
     ]
     .boxed();
-    let place = prop_oneof![6 => Just(0_usize), 3 => Just(1), 1 => Just(2)];
-    let step = (later(), place, act).prop_map(|(later, place, act)| Step { later, place, act });
-    vec(step, 1..60)
+    let place = || prop_oneof![6 => Just(0_usize), 3 => Just(1), 1 => Just(2)];
+    let step = (later(), place(), act).prop_map(|(later, place, act)| Step { later, place, act });
+
+    let looks = |kind: BoxedStrategy<Op>| {
+        let wish = vec(kind, 1..=16).prop_map(Wish);
+        wish.prop_map(|wish| Act::Write { wishes: vec![wish], end: End::Propagate }).boxed()
+    };
+    let act = prop_oneof![
+        looks(ops::purge()),
+        looks(ops::material_expired()),
+        (1..=4_usize).prop_map(|budget| Act::Sweep { budget, after: None }),
+    ];
+    let event = (prop_oneof![3 => Just(0_i64), 1 => Just(-1), 1 => Just(1)], place(), act.boxed());
+    let event = event.prop_map(|(millis, place, act)| Step { later: Later::AtNextEvent(millis), place, act });
+    vec(prop_oneof![6 => step.boxed(), 1 => event.boxed()], 1..60)
 }
