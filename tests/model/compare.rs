@@ -63,15 +63,30 @@ fn limit(step: usize) -> usize {
     1 + step % 3
 }
 
-/// The lists and counts of a scope that the step did not write to.
-pub(crate) fn untouched(store: &Store, model: &Model, place: &Place) -> TestCaseResult {
+/// The lists of a scope that the step did not write to; cursors of the one that it did mean nothing.
+pub(crate) fn untouched(store: &Store, model: &Model, place: &Place, cursors: &[Kept]) -> TestCaseResult {
     inside(store, place, |snap| {
         let tenant = model.tenant(place);
         let keys: Vec<Key> = tenant.keys.values().cloned().collect();
         let seen = snap.keys_by_id(&KeyFilter::all(), After::Start, Limit::MAX);
         same("the keys of another scope", &Ok(keys), &plain(seen).map(|(keys, _)| keys))?;
         let seen = snap.aliases(After::Start, Limit::MAX);
-        same("the aliases of another scope", &Ok(tenant.sorted_aliases()), &plain(seen).map(|(all, _)| all))
+        same("the aliases of another scope", &Ok(tenant.sorted_aliases()), &plain(seen).map(|(all, _)| all))?;
+        for cursor in cursors {
+            let all = KeyFilter::all();
+            match cursor {
+                Kept::ById(cursor, _) => foreign(snap.keys_by_id(&all, After::Cursor(cursor), Limit::MAX))?,
+                Kept::ByName(cursor, _) => {
+                    foreign(snap.keys_by_key_alias(&all, After::Cursor(cursor), Limit::MAX))?;
+                }
+                Kept::Alias(cursor, _) => foreign(snap.aliases(After::Cursor(cursor), Limit::MAX))?,
+                Kept::AliasOfKey(cursor, id, _) if tenant.keys.contains_key(id) => {
+                    foreign(snap.aliases_of_key(*id, After::Cursor(cursor), Limit::MAX))?;
+                }
+                Kept::AliasOfKey(..) => {}
+            }
+        }
+        Ok(())
     })
 }
 

@@ -112,8 +112,7 @@ impl Pair {
             let place = places[step.place].clone();
             self.now = step.later.than(self.now, &self.model);
             let moment = Moment { place: place.clone(), now: self.now };
-            let days = (self.now - START) / DAY;
-            self.said += &format!("\n{number}. day {days}, {}/{}: ", place.0, place.1);
+            self.said += &format!("\n{number}. at {} ms in {}/{}: ", self.now, place.0, place.1);
             let outcome = self.act(step.act, &moment).and_then(|()| self.compare(&place, number));
             outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))?;
         }
@@ -257,7 +256,7 @@ impl Pair {
         let too_many = kept.len().saturating_sub(KEPT);
         kept.drain(..too_many);
         for other in self.model.tenants.keys().filter(|other| *other != place) {
-            compare::untouched(store, &self.model, other)?;
+            compare::untouched(store, &self.model, other, &self.kept[place])?;
         }
         compare::whole(store, &self.model, step)
     }
