@@ -391,33 +391,32 @@ fn new(default: bool) -> BoxedStrategy<New> {
         key_name().boxed()
     };
     let seldom = if default { 0.05 } else { 0.3 };
-    let twofold = [KeySpec::Rsa2048, KeySpec::Rsa4096, KeySpec::Sm2];
-    let spec =
-        prop_oneof![4 => Just(KeySpec::Aes256), 3 => select(twofold.to_vec()), 2 => select(KeySpec::ALL)];
-    let usage = proptest::option::weighted(0.3, select(KeyUsage::ALL));
+    // Specs with two usages more often than others, each usage as often as the other.
+    let twofold = select(vec![KeySpec::Rsa2048, KeySpec::Rsa4096]);
+    let usages = select(vec![KeyUsage::SignVerify, KeyUsage::EncryptDecrypt]);
+    let kind = prop_oneof![
+        4 => Just((KeySpec::Aes256, None)),
+        4 => (twofold, usages.prop_map(Some)),
+        2 => (select(KeySpec::ALL), proptest::option::weighted(0.3, select(KeyUsage::ALL))),
+    ];
     let aliases = prop_oneof![3 => Just(0..=0_usize), 2 => Just(1..=3)];
     let aliases = if default { Just(0..=0).boxed() } else { aliases.boxed() };
     let aliases = (aliases, proptest::bool::weighted(0.04))
         .prop_flat_map(|(size, more)| vec(alias(), if more { 1..=2 } else { size }));
     let tags = prop_oneof![8 => tags(), 1 => vec((select(&TAGS[..]), Just("prod")), 3..=5)];
-    let kind = (spec, usage, proptest::bool::weighted(seldom));
+    let kind = (kind, proptest::bool::weighted(seldom));
     let texts = (select(&TEXTS[..]), select(&IDS[..]), select(&IDS[..]));
     (select(&KEY_IDS[..5]), name, kind, tags, aliases, texts)
         .prop_map(
-            |(key, name, (spec, usage, external), tags, aliases, (description, enterprise, keystore))| New {
-                key,
-                name,
-                description,
-                spec,
-                usage,
-                external,
-                tags,
-                aliases,
-                enterprise,
-                keystore,
+            |(key, name, ((spec, usage), external), tags, aliases, (description, enterprise, keystore))| {
+                New { key, name, description, spec, usage, external, tags, aliases, enterprise, keystore }
             },
         )
         .boxed()
+}
+
+pub(crate) fn create() -> BoxedStrategy<Op> {
+    new(false).prop_map(Op::Create).boxed()
 }
 
 pub(crate) fn purge() -> BoxedStrategy<Op> {
@@ -447,10 +446,10 @@ fn on_keys() -> Vec<(u32, BoxedStrategy<Op>)> {
         (3, key_id().prop_map(Op::RecordRotation).boxed()),
         (5, key_id().prop_map(Op::Enable).boxed()),
         (3, key_id().prop_map(Op::Disable).boxed()),
-        (3, (key_id(), days()).prop_map(|(key, days)| Op::Schedule(key, days)).boxed()),
+        (4, (key_id(), days()).prop_map(|(key, days)| Op::Schedule(key, days)).boxed()),
         (2, key_id().prop_map(Op::Cancel).boxed()),
         (4, purge()),
-        (2, key_id().prop_map(Op::Freeze).boxed()),
+        (4, key_id().prop_map(Op::Freeze).boxed()),
         (4, key_id().prop_map(Op::Unfreeze).boxed()),
         (6, (key_id(), expires_in).prop_map(|(key, days)| Op::Imported(key, days)).boxed()),
         (2, key_id().prop_map(Op::MaterialDeleted).boxed()),
@@ -467,7 +466,7 @@ fn on_names() -> Vec<(u32, BoxedStrategy<Op>)> {
     ];
     vec![
         (5, (key_id(), key_name()).prop_map(|(key, name)| Op::Rename(key, name)).boxed()),
-        (3, (key_id(), key_id()).prop_map(|(one, other)| Op::SwapKeyAliases(one, other)).boxed()),
+        (5, (key_id(), key_id()).prop_map(|(one, other)| Op::SwapKeyAliases(one, other)).boxed()),
         (6, (alias(), key_id()).prop_map(|(name, key)| Op::CreateAlias(name, key)).boxed()),
         (7, (alias(), key_id()).prop_map(|(name, key)| Op::Associate(name, key)).boxed()),
         (4, (alias(), alias()).prop_map(|(one, other)| Op::SwapAliases(one, other)).boxed()),
@@ -504,7 +503,7 @@ pub(crate) fn wish() -> BoxedStrategy<Wish> {
         (key_name(), wanted()).prop_map(|(name, wanted)| Op::ExpectKeyAlias(name, wanted)),
     ];
     let mut kinds = vec![
-        (13, new(false).prop_map(Op::Create).boxed()),
+        (13, create()),
         (3, new(true).prop_map(Op::EnsureDefault).boxed()),
         (4, expect.boxed()),
         (3, reads().prop_map(Op::Read).boxed()),
@@ -512,7 +511,7 @@ pub(crate) fn wish() -> BoxedStrategy<Wish> {
     kinds.extend(on_keys());
     kinds.extend(on_names());
     let several = |kind: BoxedStrategy<Op>| {
-        prop_oneof![1 => vec(kind.clone(), 1), 2 => vec(kind, 1..=16)].prop_map(Wish)
+        prop_oneof![1 => vec(kind.clone(), 1), 2 => vec(kind, 1..=24)].prop_map(Wish)
     };
     let wishes = kinds.into_iter().map(|(weight, kind)| (weight, several(kind).boxed()));
     Union::new_weighted(wishes.collect()).boxed()

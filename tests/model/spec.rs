@@ -172,7 +172,7 @@ impl Session {
             let outcome = self.trial(op);
             let times = seen.get(&outcome).copied().unwrap_or_default();
             // What changes something makes the rest possible.
-            if outcome.1 == Ok(true) { times } else { times * 3 + 1 }
+            if outcome.1 == Ok(true) { times } else { times * 8 + 2 }
         };
         let rarest = (0..ops.len()).min_by_key(|index| rarity(&ops[*index])).unwrap_or_default();
         let op = ops.swap_remove(rarest);
