@@ -32,7 +32,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(160))]
+    #![proptest_config(config(120))]
 
     #[test]
     fn a_store_in_memory_does_what_the_specification_says(
@@ -44,7 +44,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(60))]
+    #![proptest_config(config(48))]
 
     #[test]
     fn a_store_in_a_file_does_too_and_survives_being_closed(
