@@ -307,7 +307,7 @@ pub(crate) fn scopes(
 ) -> Result<Page<Scope>> {
     let binding = [List::Scopes as u8];
     let mut from = match after {
-        After::Start => Row::new(),
+        After::Start => Space::of_store().start(),
         After::Item(scope) => after_all(Space::of_scope(scope).start()),
         After::Cursor(cursor) => {
             let name = std::str::from_utf8(cursor.last(&binding)?).ok();
