@@ -316,9 +316,6 @@ impl Walk<'_> {
 
     fn alias(&mut self, row: &[u8], scope: &Scope, space: &Space, alias: AliasRecord) -> Result<()> {
         self.report.aliases += 1;
-        if alias.updated_at < alias.created_at {
-            self.violation(12, &[row], "an alias changes after its creation");
-        }
         let key_row = space.key(alias.key_id);
         match self.look_up_key(scope, space, alias.key_id)? {
             Found::Missing => self.violation(1, &[row, &key_row], "the alias names a key that is not there"),

@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 
 use keystead::{
-    After, Cursor, Error, InvalidCursor, KeyFilter, KeyId, KeySpec, KeyState, Limit, Page, Scope, Snapshot,
-    Store,
+    After, At, Cursor, Error, InvalidCursor, KeyFilter, KeyId, KeySpec, KeyState, Limit, Page, Scope,
+    Snapshot, Store,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -117,6 +117,35 @@ pub(crate) fn whole(store: &Store, model: &Model, step: usize) -> TestCaseResult
 pub(crate) fn same<T: PartialEq + Debug>(what: &str, predicted: &T, observed: &T) -> TestCaseResult {
     prop_assert!(predicted == observed, "{what}\npredicted: {predicted:#?}\n observed: {observed:#?}");
     Ok(())
+}
+
+/// What the history says of a moment, against what the specification said then.
+pub(crate) fn past(store: &Store, place: &Place, at: At, tenant: &Tenant) -> TestCaseResult {
+    inside(store, place, |snap| {
+        for id in KEY_IDS {
+            let predicted = tenant.keys.get(&id).cloned();
+            let observed = match snap.key_at(id, at) {
+                Err(Error::KeyNotFound { .. }) => None,
+                found => Some(Key::from(&*found.unwrap())),
+            };
+            same(&format!("key {id} at {at:?}"), &predicted, &observed)?;
+        }
+        for name in ALIASES {
+            let name: keystead::Alias = name.parse().unwrap();
+            let predicted = tenant.aliases.get(name.as_str());
+            let (alias, key) = match snap.alias_at(&name, at) {
+                Err(Error::AliasNotFound { .. }) => (None, None),
+                found => {
+                    let key = snap.resolve_at(&name, at).unwrap();
+                    (Some(Alias::from(&*found.unwrap())), Some(Key::from(&*key)))
+                }
+            };
+            same(&format!("alias {name} at {at:?}"), &predicted.cloned(), &alias)?;
+            let named = predicted.map(|alias| tenant.keys[&alias.key_id].clone());
+            same(&format!("the key of {name} at {at:?}"), &named, &key)?;
+        }
+        Ok(())
+    })
 }
 
 /// Runs checks in one snapshot; a failed check is no error of the store.

@@ -32,6 +32,10 @@ pub(crate) struct Policy {
 pub(crate) struct Tenant {
     pub(crate) keys: BTreeMap<KeyId, Key>,
     pub(crate) aliases: BTreeMap<String, Alias>,
+    /// When the last key of this id was deleted, and the last alias of this URN name: whatever is
+    /// created again is created no earlier, because a record never goes back in time.
+    deleted_keys: BTreeMap<KeyId, u64>,
+    deleted_aliases: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -134,9 +138,18 @@ impl Tenant {
         aliases
     }
 
-    fn erase(&mut self, id: KeyId) {
-        self.keys.remove(&id);
-        self.aliases.retain(|_, alias| alias.key_id != id);
+    fn erase(&mut self, id: KeyId, now: u64) {
+        if let Some(key) = self.keys.remove(&id) {
+            self.deleted_keys.insert(id, now.max(key.updated));
+        }
+        self.erase_aliases(now, |alias| alias.key_id == id);
+    }
+
+    fn erase_aliases(&mut self, now: u64, erased: impl Fn(&Alias) -> bool) {
+        for alias in self.aliases.values().filter(|alias| erased(alias)) {
+            self.deleted_aliases.insert(urn_name(&alias.name).to_owned(), now.max(alias.updated));
+        }
+        self.aliases.retain(|_, alias| !erased(alias));
     }
 }
 
@@ -278,7 +291,12 @@ impl Session {
         if former == Some(&key) {
             return key;
         }
-        key.updated = former.map_or(self.moment.now, |former| former.updated.max(self.moment.now));
+        let deleted = self.tenant().deleted_keys.get(&key.id).copied().unwrap_or(0);
+        let previous = former.map_or(deleted, |former| former.updated);
+        key.updated = self.moment.now.max(previous);
+        if former.is_none() {
+            key.created = key.updated;
+        }
         key.version = self.next_commit();
         self.tenant_mut().keys.insert(key.id, key.clone());
         key
@@ -423,7 +441,8 @@ impl Session {
             Op::Purge(_) => {
                 let due = key.due.is_some_and(|due| due <= self.moment.now);
                 if due {
-                    self.tenant_mut().erase(id);
+                    let now = self.moment.now;
+                    self.tenant_mut().erase(id, now);
                 }
                 return Ok(Answer::Purged(due));
             }
@@ -525,7 +544,8 @@ impl Session {
         }
         self.room_for_alias(id)?;
         let (domain, project) = self.moment.place.clone();
-        let (now, version) = (self.moment.now, self.next_commit());
+        let deleted = self.tenant().deleted_aliases.get(urn_name(name)).copied().unwrap_or(0);
+        let (now, version) = (self.moment.now.max(deleted), self.next_commit());
         let name = name.to_owned();
         let alias = Alias { name, key_id: id, domain, project, created: now, updated: now, version };
         self.tenant_mut().aliases.insert(alias.name.clone(), alias.clone());
@@ -591,7 +611,8 @@ impl Session {
         if let Some(name) = names.iter().find(|name| !on_key(name)) {
             return Err(Error::AliasNotOnKey { alias: name.parse()?, key_id: id });
         }
-        self.tenant_mut().aliases.retain(|name, _| !names.contains(name));
+        let now = self.moment.now;
+        self.tenant_mut().erase_aliases(now, |alias| names.contains(&alias.name));
         Ok(Answer::Unit)
     }
 
@@ -638,8 +659,8 @@ impl Model {
         keys.flat_map(|key| [key.due, key.expires]).flatten().filter(|at| *at > now).min()
     }
 
-    pub(crate) fn purge(&mut self, place: &Place, id: KeyId) {
-        self.tenants.get_mut(place).unwrap().erase(id);
+    pub(crate) fn purge(&mut self, place: &Place, id: KeyId, now: u64) {
+        self.tenants.get_mut(place).unwrap().erase(id, now);
         self.commit += 1;
     }
 

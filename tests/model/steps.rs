@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
-use keystead::{AliasScope, Compatibility, Error, KeyId, Options, Quotas, Store, Timestamp};
+use keystead::{AliasScope, At, Commit, Compatibility, Error, KeyId, Options, Quotas, Store, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use crate::compare::{self, Kept, same};
 use crate::ops::{self, End, KEY_IDS, Moment, Op, PLACES, REGION, Wish};
-use crate::spec::{DAY, Model, Place, Policy, Seen, place_rank};
+use crate::spec::{DAY, Model, Place, Policy, Seen, Tenant, place_rank};
 use crate::values::Key;
 
 /// When the first step is made.
@@ -76,6 +76,8 @@ pub(crate) struct Pair {
     folder: Option<tempfile::TempDir>,
     now: u64,
     kept: BTreeMap<Place, Vec<Kept>>,
+    /// What the specification said after each commit.
+    past: BTreeMap<u64, BTreeMap<Place, Tenant>>,
     /// What was done so far, in words: shorter than the random values that it came from.
     said: String,
     seen: Seen,
@@ -101,6 +103,7 @@ impl Pair {
             folder,
             now: START,
             kept: BTreeMap::new(),
+            past: BTreeMap::new(),
             said: String::new(),
             seen: Seen::new(),
         }
@@ -115,8 +118,13 @@ impl Pair {
             self.said += &format!("\n{number}. at {} ms in {}/{}: ", self.now, place.0, place.1);
             let outcome = self.act(step.act, &moment).and_then(|()| self.compare(&place, number));
             outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))?;
+            self.past.insert(self.model.commit, self.model.tenants.clone());
         }
-        Ok(())
+        let outcome = self.past.iter().try_for_each(|(commit, tenants)| {
+            let at = At::Commit(Commit::new(*commit));
+            tenants.iter().try_for_each(|(place, tenant)| compare::past(self.store(), place, at, tenant))
+        });
+        outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))
     }
 
     fn store(&self) -> &Store {
@@ -154,7 +162,8 @@ impl Pair {
         let predicted = self.model.dry_run(moment, |session| ops::script(&ops, end, |op| session.run(op)));
         let observed = self
             .store()
-            .dry_run(&moment.request(), |txn| ops::script(&ops, end, |op| op.apply(txn, moment.now)));
+            .dry_run(&moment.request(), |txn| ops::script(&ops, end, |op| op.apply(txn, moment.now)))
+            .map(|told| told.value);
         same("the answers of a dry run", &in_words(predicted), &in_words(observed))
     }
 
@@ -173,7 +182,7 @@ impl Pair {
             let (due, expired) = self.model.sweep_finds(place, self.now);
             predicted.0 += due.len() as u64;
             predicted.1 += expired.len() as u64;
-            due.iter().for_each(|id| self.model.purge(place, *id));
+            due.iter().for_each(|id| self.model.purge(place, *id, self.now));
             for id in expired {
                 let version = self.key(place, id).map_or(0, |key| key.version);
                 versions.insert(version);
@@ -217,7 +226,7 @@ impl Pair {
         same("(keys, done) of remove_scope", &predicted, &(removed.keys, removed.done))?;
         let gone: Vec<KeyId> = ids.into_iter().filter(|id| self.key(&moment.place, *id).is_none()).collect();
         same("the number of keys that are gone", &predicted.0, &(gone.len() as u64))?;
-        gone.iter().for_each(|id| self.model.purge(&moment.place, *id));
+        gone.iter().for_each(|id| self.model.purge(&moment.place, *id, moment.now));
         Ok(())
     }
 
