@@ -308,7 +308,10 @@ impl ReadTransaction for RedbRead {
 
     fn scan(&self, (from, to): Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
         // The row of the newest commit and the log are not the store's rows.
-        let from = if from == Bound::Unbounded { Bound::Excluded(NEWEST) } else { from };
+        let from = match from {
+            Bound::Unbounded | Bound::Included(NEWEST) => Bound::Excluded(NEWEST),
+            other => other,
+        };
         let to = if to == Bound::Unbounded { Bound::Excluded(&[LOG][..]) } else { to };
         guarded(|| {
             let rows = ReadableTable::range::<&[u8]>(&self.table, (from, to)).map_err(of_storage)?;
