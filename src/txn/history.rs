@@ -313,9 +313,13 @@ impl Snapshot<'_> {
         limit: Limit,
     ) -> Result<(Vec<ChangeRecord>, bool)> {
         let mut items = Vec::new();
-        // A cursor's commit is a link of the chain, so the chain can be entered there.
+        // A cursor's commit is a link of the chain, so the chain can be entered there; unless the cursor
+        // is of another store.
         let start = match after {
-            Some((commit, Some(_))) if commit <= head => commit,
+            Some((commit, Some(_))) if commit <= head => {
+                self.must_be_link(record, commit, floor)?;
+                commit
+            }
             _ => head,
         };
         let mut link = Some(start);
@@ -342,6 +346,16 @@ impl Snapshot<'_> {
             link = first_change(&entry, self, record)?.previous.map(|previous| previous.commit);
         }
         Ok((items, false))
+    }
+
+    fn must_be_link(&self, record: &RecordId, commit: Commit, floor: Floor) -> Result<()> {
+        if commit <= floor.commit {
+            return Ok(());
+        }
+        let bytes = self.log_bytes(commit)?;
+        let entry = bytes.map(|bytes| decode_log_entry(commit, &bytes)).transpose()?;
+        let is_link = entry.is_some_and(|entry| !changes_of(&entry, self, record).is_empty());
+        if is_link { Ok(()) } else { Err(InvalidCursor::OfAnotherList.into()) }
     }
 
     /// The changes after `after`, forwards, and whether there are more.
