@@ -11,7 +11,7 @@ use crate::page::{After, Limit};
 use crate::policy::Retention;
 use crate::request::Request;
 use crate::time::Timestamp;
-use crate::txn::Transaction;
+use crate::txn::{Transaction, newest_change};
 
 /// How many rows are looked for at once.
 const SWEPT_AT_ONCE: usize = 100;
@@ -194,14 +194,15 @@ impl Store {
         if !self.inner.policy.history || (history_days.is_none() && history_commits.is_none()) {
             return Ok(true);
         }
-        let newest = self.inner.engine.begin_read()?.commit().number();
-        let oldest_kept = history_commits.map_or(0, |kept| newest.saturating_sub(kept));
+        // Counted from the newest change, as the commits of sweeping would push out the rest.
+        let newest = newest_change(&*self.inner.engine.begin_read()?)?;
+        let last_to_go = history_commits.map_or(0, |kept| newest.number().saturating_sub(kept));
         let may_go = |entry: &CommitRecord| {
             let old = history_days.is_some_and(|days| entry.info.time.plus_days(days) <= now);
-            old || entry.info.commit.number() <= oldest_kept
+            old || entry.info.commit.number() <= last_to_go
         };
         while *steps > 0 {
-            let Some(floor) = self.trim(Commit::new(newest), false, may_go)? else { return Ok(true) };
+            let Some(floor) = self.trim(newest, false, may_go)? else { return Ok(true) };
             swept.history_floor = Some(floor);
             *steps -= 1;
         }
