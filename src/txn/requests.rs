@@ -33,23 +33,25 @@ impl Transaction<'_> {
         Ok(Some(Replay { value, commit: stored.commit, changed: outcome.changed }))
     }
 
-    /// Keeps what came of this request, to be committed with it. Returns whether it changed anything.
-    pub(crate) fn keep_outcome<T: Serialize>(
+    /// Keeps what came of this request, to be committed with it. Returns the value as a repeat will find
+    /// it, and whether the request changed anything.
+    pub(crate) fn keep_outcome<T: Serialize + DeserializeOwned>(
         &mut self,
         request_id: &RequestId,
         digest: [u8; 32],
         value: &T,
-    ) -> Result<bool> {
+    ) -> Result<(T, bool)> {
         let value = serde_json::to_vec(value).map_err(invalid)?;
         if value.len() > OUTCOME_MAX {
             let what = "bytes in the value of a repeatable request";
             return Err(Error::TransactionTooLarge { what, max: OUTCOME_MAX });
         }
+        let as_kept = serde_json::from_slice(&value).map_err(invalid)?;
         let changed = !self.staging.is_empty();
         let outcome = Outcome { digest, value, changed, time: self.now.as_millis() };
         self.put(self.place.space.outcome(request_id), encode_outcome(&outcome))?;
         self.put(self.place.space.outcome_time(self.now, request_id), encode_nothing())?;
-        Ok(changed)
+        Ok((as_kept, changed))
     }
 
     /// Forgets what came of a request.
