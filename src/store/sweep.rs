@@ -154,7 +154,7 @@ impl Store {
                 }
                 *steps -= 1;
                 excess = excess.saturating_sub(1);
-                let forgotten = self.write(request, |txn| txn.forget_outcome(&request_id))?;
+                let forgotten = self.write(request, |txn| txn.forget_outcome(&request_id, time))?;
                 swept.outcomes_pruned += u64::from(forgotten.value);
             }
             from = last;

@@ -54,12 +54,14 @@ impl Transaction<'_> {
         Ok((as_kept, changed))
     }
 
-    /// Forgets what came of a request.
-    pub(crate) fn forget_outcome(&mut self, request_id: &RequestId) -> Result<bool> {
+    /// Forgets what came of a request at this time. If the id was used anew since, that stays.
+    pub(crate) fn forget_outcome(&mut self, request_id: &RequestId, time: Timestamp) -> Result<bool> {
         let row = self.place.space.outcome(request_id);
         let Some(stored) = self.row(&row)? else { return Ok(false) };
         let outcome = decode_outcome(&row, &stored.bytes)?;
-        let time = Timestamp::from_millis(outcome.time);
+        if outcome.time != time.as_millis() {
+            return Ok(false);
+        }
         self.delete(self.place.space.outcome_time(time, request_id))?;
         self.delete(row)?;
         Ok(true)
