@@ -331,7 +331,8 @@ impl ReadTransaction for RedbRead {
         let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
         let entries = self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?;
         let numbered = entries.into_iter().map(|(row, stored)| {
-            let number = row.last_chunk::<8>().copied().map(u64::from_be_bytes);
+            // Behind the byte that all begin with.
+            let number = row.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
             let number = number.ok_or_else(|| corrupted(&row, "it is no place in the log"))?;
             Ok((Commit::new(number), stored.map(|stored| stored.bytes)))
         });
