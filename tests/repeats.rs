@@ -10,8 +10,8 @@ use std::thread;
 
 use history_support::{DAY, START, alias, assert_clean, at, key_alias, request_id};
 use keystead::{
-    Commit, Committed, Description, Error, KeyId, Limit, NewKey, Options, Request, Result, Retention, Scope,
-    Store, Swept, Timestamp, Transaction,
+    After, Commit, Committed, Description, Error, KeyId, Limit, NewKey, Options, Request, Result, Retention,
+    Scope, Store, Swept, Timestamp, Transaction,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -297,11 +297,11 @@ fn a_store_without_history_repeats_too() {
 
 #[test]
 fn thirty_two_repeats_at_once_have_one_effect_and_one_answer() {
-    const THREADS: u64 = 32;
+    const THREADS: usize = 32;
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("store")).unwrap();
     for round in 0..4 {
-        let (barrier, answers) = (Barrier::new(THREADS as usize), Mutex::new(Vec::new()));
+        let (barrier, answers) = (Barrier::new(THREADS), Mutex::new(Vec::new()));
         let before = newest(&store);
         thread::scope(|threads| {
             for _ in 0..THREADS {
@@ -314,7 +314,7 @@ fn thirty_two_repeats_at_once_have_one_effect_and_one_answer() {
         });
         let answers = answers.into_inner().unwrap();
         let distinct: BTreeSet<_> = answers.iter().map(|made| (made.value, made.commit)).collect();
-        assert_eq!((answers.len() as u64, distinct.len()), (THREADS, 1));
+        assert_eq!((answers.len(), distinct.len()), (THREADS, 1));
         assert_eq!(answers.iter().filter(|made| !made.replayed).count(), 1);
         assert!(answers.iter().all(|made| made.changed));
         assert_eq!(newest(&store), Commit::new(before.number() + 1));
@@ -421,6 +421,35 @@ fn as_many_outcomes_are_kept_as_the_options_say_the_newest() {
         assert!(!nothing(&store, number, START).replayed);
     }
     assert_eq!(sweep(&store, START).outcomes_pruned, 2);
+}
+
+#[test]
+fn a_scope_that_was_removed_has_no_outcomes_either() {
+    let store = in_memory();
+    for number in 0..3 {
+        create(&store, number, &format!("key-{number}")).unwrap();
+        nothing(&store, 10 + number, START);
+    }
+    let elsewhere = Request::new(&Scope::new("domain", "another").unwrap()).at(at(START));
+    store.write_once(&elsewhere, &request_id(1), b"nothing", |_| Ok(())).unwrap();
+    let (mut calls, mut keys) = (0, 0);
+    loop {
+        let before = newest(&store);
+        let removed = store.remove_scope(&request(), 1).unwrap();
+        assert!(newest(&store).number() <= before.number() + 1, "a step is at most one commit");
+        (calls, keys) = (calls + 1, keys + removed.keys);
+        assert_clean(&store);
+        if removed.done {
+            break;
+        }
+        assert!(calls < 20, "it does not end");
+    }
+    assert_eq!(keys, 3);
+    let scopes = store.scopes(After::Start, Limit::MAX).unwrap().items;
+    assert_eq!(scopes, [elsewhere.scope().clone()]);
+    assert!(!create(&store, 1, "key-1").unwrap().replayed);
+    assert!(store.write_once(&elsewhere, &request_id(1), b"nothing", never_runs::<()>).unwrap().replayed);
+    assert_clean(&store);
 }
 
 #[test]
@@ -605,10 +634,11 @@ proptest! {
             if swept {
                 let pruned = sweep(&store, now).outcomes_pruned;
                 let before = model.len();
-                let mut by_time: Vec<_> = model.iter().map(|(number, outcome)| (outcome.1, request_id(*number), *number)).collect();
+                let by_time = model.iter().map(|(number, (_, time, ..))| (*time, *number));
+                let mut by_time: Vec<_> = by_time.collect();
                 by_time.sort();
                 let excess = before.saturating_sub(usize::try_from(per_scope).unwrap());
-                for (index, (time, _, number)) in by_time.into_iter().enumerate() {
+                for (index, (time, number)) in by_time.into_iter().enumerate() {
                     if index < excess || time + DAY <= now {
                         model.remove(&number);
                     }

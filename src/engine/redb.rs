@@ -150,6 +150,23 @@ impl RedbEngine {
     }
 }
 
+#[cfg(test)]
+impl RedbEngine {
+    /// Puts a value, sealed or not, where it may not belong, or takes one away; without a commit.
+    pub(crate) fn damage(&self, row: &[u8], value: Option<&[u8]>) {
+        let transaction = self.database.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(ROWS).unwrap();
+            match value {
+                Some(value) => drop(table.insert(row, value).unwrap()),
+                None => drop(table.remove(row).unwrap()),
+            }
+        }
+        transaction.commit().unwrap();
+        self.newest.store(Arc::new(RedbRead::newest(&self.database).unwrap()));
+    }
+}
+
 impl Engine for RedbEngine {
     fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
         Ok(self.newest.load_full())

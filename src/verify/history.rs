@@ -1,6 +1,10 @@
 //! The part of the walk that checks the history: from each record and each tombstone back along the
 //! chain of its changes; in the end every change of the log must have been met on exactly one chain.
 
+#[cfg(test)]
+#[path = "history_tests.rs"]
+mod tests;
+
 use std::sync::Arc;
 
 use super::{Found, Walk};

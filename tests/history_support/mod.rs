@@ -136,7 +136,8 @@ fn op() -> impl Strategy<Value = Op> {
 fn step() -> impl Strategy<Value = (Step, Tick)> {
     let scope = || prop_oneof![4 => Just(0_usize), 2 => Just(1), 1 => Just(2)];
     let step = prop_oneof![
-        60 => (scope(), prop::collection::vec(op(), 1..7)).prop_map(|(scope, ops)| Step::Write { scope, ops }),
+        60 => (scope(), prop::collection::vec(op(), 1..7))
+            .prop_map(|(scope, ops)| Step::Write { scope, ops }),
         6 => (scope(), op()).prop_map(|(scope, op)| Step::Once { scope, op }),
         4 => (scope(), 0..KEYS).prop_map(|(scope, key)| Step::Erase { scope, key }),
         2 => Just(Step::Sweep),
