@@ -17,7 +17,7 @@ use keystead::{
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(40);
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
@@ -328,12 +328,14 @@ fn waiting_ends_at_once_when_there_is_something() {
 /// Waits on another thread; the channel tells that it is about to, and then what came.
 fn waiter(store: &Store) -> (mpsc::Receiver<Option<Waited>>, thread::JoinHandle<()>) {
     let (sender, receiver) = mpsc::channel();
-    let (store, position) = (store.clone(), store.position().unwrap());
+    let (waiting, position) = (store.clone(), store.position().unwrap());
     let thread = thread::spawn(move || {
         sender.send(None).unwrap();
-        sender.send(Some(store.wait(&position, LONG).unwrap())).unwrap();
+        sender.send(Some(waiting.wait(&position, LONG).unwrap())).unwrap();
     });
     assert_eq!(receiver.recv().unwrap(), None);
+    // Meanwhile it comes to wait indeed; if not, the test is still right, only weaker.
+    assert_eq!(store.wait(&position, Duration::from_millis(40)).unwrap(), Waited::TimedOut);
     (receiver, thread)
 }
 
