@@ -52,7 +52,7 @@ pub struct Quotas {
 
 impl Quotas {
     /// The highest quota of aliases: with more of them a key could not be purged in one transaction.
-    pub const ALIASES_PER_KEY_MAX: usize = 60;
+    pub const ALIASES_PER_KEY_MAX: usize = 54;
     /// The highest quota of tags, for the same reason and because a key's record must fit in a row.
     pub const TAGS_PER_KEY_MAX: usize = 30;
 }
