@@ -10,8 +10,8 @@ use std::thread;
 
 use history_support::{DAY, START, alias, assert_clean, at, key_alias, request_id};
 use keystead::{
-    After, Commit, Committed, Description, Error, KeyId, Limit, NewKey, Options, Request, Result, Retention,
-    Scope, Store, Swept, Timestamp, Transaction,
+    After, AliasScope, Commit, Committed, Description, Error, KeyId, Limit, NewKey, Options, PendingDays,
+    Quotas, Request, Result, Retention, Scope, Store, Swept, Timestamp, Transaction,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -449,6 +449,40 @@ fn a_scope_that_was_removed_has_no_outcomes_either() {
     assert_eq!(scopes, [elsewhere.scope().clone()]);
     assert!(!create(&store, 1, "key-1").unwrap().replayed);
     assert!(store.write_once(&elsewhere, &request_id(1), b"nothing", never_runs::<()>).unwrap().replayed);
+    assert_clean(&store);
+}
+
+#[test]
+fn a_key_with_all_that_quotas_allow_can_be_purged() {
+    let quotas = Quotas {
+        aliases_per_key: Quotas::ALIASES_PER_KEY_MAX,
+        tags_per_key: Quotas::TAGS_PER_KEY_MAX,
+        ..Quotas::default()
+    };
+    let store = options().alias_scope(AliasScope::Domain).quotas(quotas).in_memory().unwrap();
+    let mut key = NewKey::new("orders").unwrap();
+    for n in 0..quotas.tags_per_key {
+        key = key.tag(format!("tag-{n}").parse().unwrap(), "value".parse().unwrap());
+    }
+    let names: Vec<_> = (0..quotas.aliases_per_key).map(|n| alias(&format!("alias-{n}"))).collect();
+    store.write(&request(), |txn| txn.create_key(&key)).unwrap();
+    for some in names.chunks(20) {
+        let link = |txn: &mut Transaction<'_>| {
+            some.iter().try_for_each(|name| txn.create_alias(name, key.key_id).map(drop))
+        };
+        store.write(&request(), link).unwrap();
+    }
+    store.write(&request(), |txn| txn.schedule_deletion(key.key_id, PendingDays::new(7)?)).unwrap();
+    let purge = request_at(START + 7 * DAY);
+    // With a tombstone for each, and an outcome.
+    let purged = store.write_once(&purge, &request_id(1), b"purge", |txn| txn.purge(key.key_id)).unwrap();
+    assert!(purged.value);
+    let told =
+        store.changes(Some(&store.position_after(Commit::new(purged.commit.number() - 1))), Limit::MAX);
+    assert_eq!(told.unwrap().commits[0].changes.len(), names.len() + 1);
+    assert_clean(&store);
+    // All at once they are trimmed.
+    store.trim_history(purged.commit).unwrap();
     assert_clean(&store);
 }
 
