@@ -220,7 +220,8 @@ impl Snapshot<'_> {
     /// [`HistoryTrimmed`](Error::HistoryTrimmed) where the history goes on below what was trimmed: the
     /// newest first, the page behind the last that is there; the oldest first, the first page, unless
     /// `after` names the floor or a later commit. [`KeyNotFound`](Error::KeyNotFound) or
-    /// [`AliasNotFound`](Error::AliasNotFound) if there never was such a record.
+    /// [`AliasNotFound`](Error::AliasNotFound) if there never was such a record; where anything was
+    /// trimmed, that can't be told, and it is [`HistoryTrimmed`](Error::HistoryTrimmed) too.
     /// [`InvalidCursor`](Error::InvalidCursor).
     pub fn history(
         &self,

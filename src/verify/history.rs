@@ -121,6 +121,8 @@ impl Walk<'_> {
         }
         if !self.policy.history {
             self.violation(9, &[row], "a store without history has no tombstones");
+        } else if stored.commit <= self.floor {
+            self.violation(9, &[row], "a tombstone of a deletion that was trimmed");
         }
         self.chain(row, scope, record, Previous { commit: stored.commit, time }, None)
     }

@@ -45,6 +45,7 @@ const NOT_ITS_OWN: &str = "the entry has no change of the record";
 const OTHER_IMAGE: &str = "a change did not leave what was there after it";
 const BACK_IN_TIME: &str = "the changes of the record go back in time";
 const OTHER_TIME: &str = "a change is not of the time that the one after it says";
+const STALE_TOMBSTONE: &str = "a tombstone of a deletion that was trimmed";
 const BEFORE_ITSELF: &str = "a change comes before itself";
 const NOT_CANONICAL: &str = "the entry does not encode to itself";
 const NO_ENTRY_HERE: &str = "no entry can be there";
@@ -352,6 +353,16 @@ fn a_missing_tombstone_is_seen() {
 }
 
 #[test]
+fn a_tombstone_that_outlived_its_deletion_is_seen() {
+    let bench = Bench::new();
+    let row = Space::tombstone(&scope(), &x());
+    let bytes = bench.row(&row);
+    bench.store.trim_history(Commit::new(4)).unwrap();
+    bench.put(&row, 4, &bytes);
+    bench.expect(&[nine(STALE_TOMBSTONE)]);
+}
+
+#[test]
 fn a_tombstone_of_a_record_that_never_was_is_seen() {
     let bench = Bench::new();
     bench.put(&Space::tombstone(&scope(), &RecordId::Key(key_id(9))), 4, &encode_tombstone(at(1002)));
@@ -379,11 +390,12 @@ fn a_floor_too_high_is_seen() {
     let floor = |commit| encode_floor(Floor { commit: Commit::new(commit), time: at(2000) });
     bench.put(&row, 7, &floor(4));
     // Commits 2, 3 and 4 are still in the log; only commits 5 and 6 are on chains.
-    bench.expect(&[nine(NO_ENTRY_HERE), nine(NO_ENTRY_HERE), nine(NO_ENTRY_HERE), counts(8, 3)]);
+    let here = nine(NO_ENTRY_HERE);
+    bench.expect(&[nine(STALE_TOMBSTONE), here.clone(), here.clone(), here, counts(8, 3)]);
     bench.put(&row, 7, &floor(8));
     let seen = bench.report();
     assert_eq!(seen.violations[0].what, "more was trimmed than there was");
-    assert_eq!(seen.violations.len(), 1 + 5 + 1);
+    assert_eq!(seen.violations.len(), 1 + 1 + 5 + 1);
 }
 
 #[test]
