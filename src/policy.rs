@@ -81,7 +81,8 @@ pub(crate) struct Policy {
 pub struct Retention {
     /// History: for so many days, at least 1; `None`, the default, for ever.
     pub history_days: Option<u16>,
-    /// History: so many commits, at least 1; `None`, the default, all.
+    /// History: so many commits by their numbers, back from the newest change, at least 1; `None`, the
+    /// default, all. Commits that only pruned have numbers too.
     pub history_commits: Option<u64>,
     /// Outcomes of repeatable requests: for so many hours, 24 by default, at least 1.
     pub outcome_hours: u32,

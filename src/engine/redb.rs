@@ -160,6 +160,23 @@ impl RedbEngine {
     }
 }
 
+#[cfg(test)]
+impl RedbEngine {
+    /// Puts a value, sealed or not, where it may not belong, or takes one away; without a commit.
+    pub(crate) fn damage(&self, row: &[u8], value: Option<&[u8]>) {
+        let transaction = self.database.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(ROWS).unwrap();
+            match value {
+                Some(value) => drop(table.insert(row, value).unwrap()),
+                None => drop(table.remove(row).unwrap()),
+            }
+        }
+        transaction.commit().unwrap();
+        self.newest.store(Arc::new(RedbRead::newest(&*self.database).unwrap()));
+    }
+}
+
 impl Engine for RedbEngine {
     fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
         Ok(self.newest.load_full())
@@ -369,7 +386,8 @@ impl ReadTransaction for RedbRead {
         let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
         let entries = self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?;
         let numbered = entries.into_iter().map(|(row, stored)| {
-            let number = row.last_chunk::<8>().copied().map(u64::from_be_bytes);
+            // Behind the byte that all begin with.
+            let number = row.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
             let number = number.ok_or_else(|| corrupted(&row, "it is no place in the log"))?;
             Ok((Commit::new(number), stored.map(|stored| stored.bytes)))
         });

@@ -29,7 +29,7 @@ impl Store {
         Ok(self.position_after(self.inner.engine.begin_read()?.commit()))
     }
 
-    /// The position behind a commit of this store, such as that of a [`Snapshot`]: whoever read
+    /// The position behind a commit of this store, such as that of a [`Snapshot`](crate::Snapshot): whoever read
     /// something there learns by [`changes`](Self::changes) after it what happened since.
     pub fn position_after(&self, commit: Commit) -> Position {
         Position { incarnation: self.inner.incarnation, commit }

@@ -145,7 +145,8 @@ impl Store {
     /// the closure does not run. `body` is what the caller asked for, the name of the operation
     /// included; nothing made up here (an id, a time) may be in it.
     ///
-    /// The value must go through JSON and have at most 32 KiB there. A transaction that changes
+    /// The value must go through JSON and have at most 32 KiB there; also the first answer is the value as
+    /// it came back from there. A transaction that changes
     /// nothing is stored too. A refusal is not: it may be repeated when its cause is gone. Outcomes are
     /// kept as long as [`Retention`] says.
     ///
@@ -186,7 +187,7 @@ impl Store {
                 return Ok(Once::Replayed(replay));
             }
             let value = closure(txn)?;
-            let changed = txn.keep_outcome(request_id, digest, &value)?;
+            let (value, changed) = txn.keep_outcome(request_id, digest, &value)?;
             Ok(Once::Ran { value, changed })
         })?;
         Ok(match outcome.value {

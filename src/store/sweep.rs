@@ -11,7 +11,7 @@ use crate::page::{After, Limit};
 use crate::policy::Retention;
 use crate::request::Request;
 use crate::time::Timestamp;
-use crate::txn::Transaction;
+use crate::txn::{Transaction, newest_change};
 
 /// How many rows are looked for at once.
 const SWEPT_AT_ONCE: usize = 100;
@@ -69,7 +69,10 @@ impl Store {
                 |txn: &mut Transaction<'_>, key_id| Ok(!txn.material_expired(key_id)?.material.present);
             let (purged, all_purged) = self.sweep_table(&request, Table::Due, &mut steps, purge)?;
             let (expired, all_expired) = self.sweep_table(&request, Table::Expiry, &mut steps, expire)?;
-            let all_pruned = self.prune_outcomes(&request, &mut steps, &mut swept)?;
+            let Retention { outcome_hours, outcomes_per_scope, .. } = self.inner.retention;
+            let (pruned, all_pruned) =
+                self.prune_outcomes(&request, outcome_hours, outcomes_per_scope, &mut steps)?;
+            swept.outcomes_pruned += pruned;
             swept.keys_purged += purged;
             swept.materials_expired += expired;
             if all_purged && all_expired && all_pruned {
@@ -117,10 +120,16 @@ impl Store {
         }
     }
 
-    /// Forgets the outcomes of requests that are older than the retention says, or more than it says.
-    /// Returns whether all were looked at.
-    fn prune_outcomes(&self, request: &Request, steps: &mut usize, swept: &mut Swept) -> Result<bool> {
-        let Retention { outcome_hours, outcomes_per_scope, .. } = self.inner.retention;
+    /// Forgets the outcomes of requests that are so many hours old, or more than there may be, while
+    /// there are steps left. Returns how many, and whether all were looked at.
+    fn prune_outcomes(
+        &self,
+        request: &Request,
+        outcome_hours: u32,
+        outcomes_per_scope: u64,
+        steps: &mut usize,
+    ) -> Result<(u64, bool)> {
+        let mut pruned = 0;
         let space = Space::of_scope(request.scope());
         let (mut from, to) = (space.table(Table::OutcomeTime), space.after_table(Table::OutcomeTime));
         let rows = self.inner.engine.begin_read()?;
@@ -137,7 +146,7 @@ impl Store {
         let mut excess = count.saturating_sub(outcomes_per_scope);
         loop {
             let chunk = scan(&from)?;
-            let Some((last, _)) = chunk.last() else { return Ok(true) };
+            let Some((last, _)) = chunk.last() else { return Ok((pruned, true)) };
             let last = last.clone();
             for (row, stored) in chunk {
                 stored?;
@@ -147,43 +156,48 @@ impl Store {
                     continue;
                 };
                 if excess == 0 && time.plus_hours(outcome_hours) > request.time() {
-                    return Ok(true);
+                    return Ok((pruned, true));
                 }
                 if *steps == 0 {
-                    return Ok(false);
+                    return Ok((pruned, false));
                 }
                 *steps -= 1;
                 excess = excess.saturating_sub(1);
-                let forgotten = self.write(request, |txn| txn.forget_outcome(&request_id))?;
-                swept.outcomes_pruned += u64::from(forgotten.value);
+                let forgotten = self.write(request, |txn| txn.forget_outcome(&request_id, time))?;
+                pruned += u64::from(forgotten.value);
             }
             from = last;
         }
     }
 
-    /// Erases a tenant: every key of the request's scope with its aliases, default keys included,
-    /// each in its own transaction. It ends after `budget` keys; call it again until
-    /// [`Removed::done`]. For the platform.
+    /// Erases a tenant: every key of the request's scope with its aliases, default keys included, then
+    /// what came of its repeatable requests, each in its own transaction. It ends after `budget` of
+    /// these; call it again until [`Removed::done`]. The history keeps what it was told. For the
+    /// platform.
     pub fn remove_scope(&self, request: &Request, budget: usize) -> Result<Removed> {
         let mut removed = Removed::default();
         let space = Space::of_scope(request.scope());
         let (from, to) = (space.table(Table::Key), space.table(Table::KeyAlias));
-        while !removed.done {
-            let left = budget.saturating_sub(usize::try_from(removed.keys).unwrap_or(usize::MAX));
+        let mut steps = budget;
+        loop {
             let rows = self.inner.engine.begin_read()?;
             let range = (Bound::Excluded(&from[..]), Bound::Excluded(&to[..]));
-            let keys = rows.scan(range, SWEPT_AT_ONCE.min(left).max(1))?;
-            removed.done = keys.is_empty();
-            if left == 0 {
+            let keys = rows.scan(range, SWEPT_AT_ONCE.min(steps).max(1))?;
+            if keys.is_empty() {
                 break;
+            }
+            if steps == 0 {
+                return Ok(removed);
             }
             for (row, stored) in keys {
                 stored?;
                 let Some(key_id) = trailing_key_id(&row) else { continue };
                 let outcome = self.write(request, |txn| txn.remove(key_id))?;
                 removed.keys += u64::from(outcome.changed);
+                steps -= 1;
             }
         }
+        (_, removed.done) = self.prune_outcomes(request, 0, 0, &mut steps)?;
         Ok(removed)
     }
 
@@ -194,14 +208,15 @@ impl Store {
         if !self.inner.policy.history || (history_days.is_none() && history_commits.is_none()) {
             return Ok(true);
         }
-        let newest = self.inner.engine.begin_read()?.commit().number();
-        let oldest_kept = history_commits.map_or(0, |kept| newest.saturating_sub(kept));
+        // Counted from the newest change, as the commits of sweeping would push out the rest.
+        let newest = newest_change(&*self.inner.engine.begin_read()?)?;
+        let last_to_go = history_commits.map_or(0, |kept| newest.number().saturating_sub(kept));
         let may_go = |entry: &CommitRecord| {
             let old = history_days.is_some_and(|days| entry.info.time.plus_days(days) <= now);
-            old || entry.info.commit.number() <= oldest_kept
+            old || entry.info.commit.number() <= last_to_go
         };
         while *steps > 0 {
-            let Some(floor) = self.trim(Commit::new(newest), false, may_go)? else { return Ok(true) };
+            let Some(floor) = self.trim(newest, false, may_go)? else { return Ok(true) };
             swept.history_floor = Some(floor);
             *steps -= 1;
         }

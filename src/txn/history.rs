@@ -220,7 +220,8 @@ impl Snapshot<'_> {
     /// [`HistoryTrimmed`](Error::HistoryTrimmed) where the history goes on below what was trimmed: the
     /// newest first, the page behind the last that is there; the oldest first, the first page, unless
     /// `after` names the floor or a later commit. [`KeyNotFound`](Error::KeyNotFound) or
-    /// [`AliasNotFound`](Error::AliasNotFound) if there never was such a record.
+    /// [`AliasNotFound`](Error::AliasNotFound) if there never was such a record; where anything was
+    /// trimmed, that can't be told, and it is [`HistoryTrimmed`](Error::HistoryTrimmed) too.
     /// [`InvalidCursor`](Error::InvalidCursor).
     pub fn history(
         &self,
@@ -279,15 +280,17 @@ impl Snapshot<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`alias_at`](Self::alias_at).
+    /// Those of [`alias_at`](Self::alias_at). [`KeyNotFound`](Error::KeyNotFound) at a time when, by
+    /// the times of its own changes, the key was not there: where the clocks of requests went back, key
+    /// and alias may differ in that.
     pub fn resolve_at(&self, alias: &Alias, at: At) -> Result<Arc<KeyRecord>> {
         let record = alias_at(self, alias, at)?;
-        match key_at(self, record.key_id, at) {
-            Err(Error::KeyNotFound { .. }) => {
+        match (key_at(self, record.key_id, at), at) {
+            (Err(Error::KeyNotFound { .. }), At::Commit(_)) => {
                 let row = self.place.space.alias(alias.urn_name());
                 Err(corrupted(&row, "it named a key that was not there"))
             }
-            found => found,
+            (found, _) => found,
         }
     }
 
@@ -311,9 +314,13 @@ impl Snapshot<'_> {
         limit: Limit,
     ) -> Result<(Vec<ChangeRecord>, bool)> {
         let mut items = Vec::new();
-        // A cursor's commit is a link of the chain, so the chain can be entered there.
+        // A cursor's commit is a link of the chain, so the chain can be entered there; unless the cursor
+        // is of another store.
         let start = match after {
-            Some((commit, Some(_))) if commit <= head => commit,
+            Some((commit, Some(_))) if commit <= head => {
+                self.must_be_link(record, commit, floor)?;
+                commit
+            }
             _ => head,
         };
         let mut link = Some(start);
@@ -340,6 +347,16 @@ impl Snapshot<'_> {
             link = first_change(&entry, self, record)?.previous.map(|previous| previous.commit);
         }
         Ok((items, false))
+    }
+
+    fn must_be_link(&self, record: &RecordId, commit: Commit, floor: Floor) -> Result<()> {
+        if commit <= floor.commit {
+            return Ok(());
+        }
+        let bytes = self.log_bytes(commit)?;
+        let entry = bytes.map(|bytes| decode_log_entry(commit, &bytes)).transpose()?;
+        let is_link = entry.is_some_and(|entry| !changes_of(&entry, self, record).is_empty());
+        if is_link { Ok(()) } else { Err(InvalidCursor::OfAnotherList.into()) }
     }
 
     /// The changes after `after`, forwards, and whether there are more.

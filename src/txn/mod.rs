@@ -22,7 +22,7 @@ pub(crate) use list::scopes;
 pub(crate) use read::Rows;
 pub(crate) use requests::Replay;
 pub(crate) use staging::Staging;
-pub(crate) use trim::{changes_after, floor_of, trim_step};
+pub(crate) use trim::{changes_after, floor_of, newest_change, trim_step};
 
 use std::sync::Arc;
 

@@ -40,6 +40,21 @@ pub(crate) fn changes_after(
     Ok((records, if complete { rows.commit() } else { last.unwrap_or(after) }))
 }
 
+/// The newest commit that has an entry in the log; the floor if none has.
+pub(crate) fn newest_change(rows: &dyn ReadTransaction) -> Result<Commit> {
+    // It is always from the first to the last of these.
+    let mut first = floor_of(rows)?.commit.number();
+    let mut last = rows.commit().number();
+    while first < last {
+        let middle = first + (last - first) / 2;
+        match rows.log(Commit::new(middle), 1)?.first() {
+            Some((found, _)) => first = found.number().clamp(middle + 1, last),
+            None => last = middle,
+        }
+    }
+    Ok(Commit::new(first))
+}
+
 /// What one step of trimming is to write: rows, and the new floor. `None` if there is nothing to do.
 ///
 /// Entries go from the oldest on, up to `to`, while `may_go` says so; `whole` says that the floor is to

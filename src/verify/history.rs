@@ -72,13 +72,21 @@ impl Walk<'_> {
                 if after != image {
                     self.violation(9, &[row, &place], "a change did not leave what was there after it");
                 }
+                if changed.time != later {
+                    self.violation(
+                        9,
+                        &[row, &place],
+                        "a change is not of the time that the one after it says",
+                    );
+                }
                 let earlier = changed
                     .previous
                     .is_none_or(|previous| previous.time <= changed.time && previous.commit <= change.commit);
-                if !earlier || changed.time > later {
+                if !earlier {
                     self.violation(9, &[row, &place], "the changes of the record go back in time");
                 }
-                (image, link, later) = (before, changed.previous, changed.time);
+                (image, link) = (before, changed.previous);
+                later = changed.previous.map_or(changed.time, |previous| previous.time);
             }
             if link.is_some_and(|previous| previous.commit >= change.commit) {
                 self.violation(9, &[row, &place], "a change comes before itself");
@@ -111,6 +119,8 @@ impl Walk<'_> {
         }
         if !self.policy.history {
             self.violation(9, &[row], "a store without history has no tombstones");
+        } else if stored.commit <= self.floor {
+            self.violation(9, &[row], "a tombstone of a deletion that was trimmed");
         }
         self.chain(row, scope, record, Previous { commit: stored.commit, time }, None)
     }

@@ -6,6 +6,8 @@
 
 mod history;
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;

@@ -519,10 +519,7 @@ const ALIASES: &[Case] = &[
     case("an alias that moved before it was made", |rig| {
         let record = AliasRecord { updated_at: Timestamp::from_millis(1), ..rig.alias("first") };
         let row = rig.space.alias("first");
-        let seen = vec![
-            (2, NOT_ON_KEY, vec![rig.space.aliases_of_key(ORDERS), row.clone()]),
-            (12, "an alias changes after its creation", vec![row.clone()]),
-        ];
+        let seen = vec![(12, "an alias changes after its creation", vec![row.clone()])];
         (vec![put(row, encode_alias(&record))], seen)
     }),
     case("a key's list of aliases is missing", |rig| {
