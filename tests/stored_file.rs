@@ -140,7 +140,7 @@ fn todays_code_reads_the_file_of_version_1() {
         assert_eq!((store.alias_scope(), store.region().as_str()), (AliasScope::Domain, "cn-north-7"));
         let report = store.verify().unwrap();
         assert!(report.is_clean(), "{:#?}", report.violations);
-        assert_eq!((report.scopes, report.keys, report.aliases, report.rows), (3, 10, 4, 58));
+        assert_eq!((report.scopes, report.keys, report.aliases, report.rows), (3, 10, 4, 60));
         let [usual, text, other] = scopes();
         assert_eq!(
             store.scopes(After::Start, Limit::MAX).unwrap().items,
