@@ -17,8 +17,8 @@ use keystead::{
 };
 use tempfile::TempDir;
 
-/// Creates in one transaction: each writes four rows of its own, and a transaction may write 200.
-const CREATED_AT_ONCE: usize = 40;
+/// Creates in one transaction: each reads six rows of its own, and a transaction may read 200.
+const CREATED_AT_ONCE: usize = 25;
 const PAGE: usize = 100;
 const FORMED: &str = "every name and number here is valid";
 

@@ -91,8 +91,8 @@ pub use txn::{Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 // Names and ids.
 pub use alias::{Alias, AliasRecord, AliasUrn, InvalidAlias, KeyAlias, RESERVED_SUFFIX};
 pub use id::{
-    Commit, DomainId, EnterpriseProjectId, ID_LENGTHS, InvalidKeyId, InvalidRequestId, InvalidScope, KeyId,
-    KeystoreId, ProjectId, Region, RequestId, Scope,
+    Commit, DomainId, EnterpriseProjectId, InvalidKeyId, InvalidRequestId, InvalidScope, KeyId, KeystoreId,
+    ProjectId, Region, RequestId, Scope,
 };
 
 // Keys.

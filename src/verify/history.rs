@@ -93,9 +93,7 @@ impl Walk<'_> {
                 return Ok(());
             }
         }
-        if link.is_none() && image.is_some() {
-            self.violation(9, &[row], "the record was there before its first change");
-        }
+        // That nothing was there before the first change is seen to when its entry is read.
         Ok(())
     }
 

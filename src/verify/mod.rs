@@ -274,6 +274,9 @@ impl Walk<'_> {
         if let Some((invariant, words)) = key.inconsistency() {
             self.violation(invariant, &[row], words);
         }
+        if key.tags.len() > Quotas::TAGS_PER_KEY_MAX {
+            self.violation(2, &[row], "the key has more tags than any quota allows");
+        }
         for (index, (index_row, value)) in space.index_rows(&key).into_iter().enumerate() {
             // The first is the key alias.
             let invariant = if index == 0 { 3 } else { 8 };

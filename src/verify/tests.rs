@@ -444,6 +444,15 @@ const RECORDS: &[Case] = &[
         let what = "only a symmetric key of origin kms rotates";
         (vec![change], vec![(12, what, vec![rig.space.key(SPARE)])])
     }),
+    case("more tags than any quota allows", |rig| {
+        let mut key = rig.key(SPARE);
+        let tag = |n: usize| (format!("tag-{n}").parse().unwrap(), "".parse().unwrap());
+        key.tags = (0..=Quotas::TAGS_PER_KEY_MAX).map(tag).collect();
+        let row = rig.space.key(SPARE);
+        let mut changes = vec![put(row.clone(), encode_key(&key))];
+        changes.extend(rig.space.index_rows(&key).into_iter().map(|(row, value)| put(row, value)));
+        (changes, vec![(2, "the key has more tags than any quota allows", vec![row])])
+    }),
     case("a key that rotated at no time", |rig| {
         let change = rig.with_key(SPARE, |key| key.rotation = Rotation { count: 1, ..Rotation::default() });
         let what = "a key that rotated was last rotated at some time";
@@ -695,7 +704,7 @@ fn fixed() -> Fixed {
 
 /// A part of each text that the walk itself may report. The texts of contradicting records, and of
 /// values that can't be read, come from `key` and `format`.
-const REPORTED: [&str; 22] = [
+const REPORTED: [&str; 23] = [
     "the rows from here on can't be read",
     ", which is to come",
     NO_ADDRESS,
@@ -710,6 +719,7 @@ const REPORTED: [&str; 22] = [
     "the domain does not know the alias as this project's",
     "aliases of a key that is not there",
     "the key lists a name twice, or more than any quota allows",
+    "the key has more tags than any quota allows",
     NOT_ON_KEY,
     "a store whose aliases are unique in a project has no claims",
     "the domain knows an alias that is not there",
