@@ -84,8 +84,9 @@ impl Store {
     }
 
     /// Removes the history up to and with a commit, in transactions of up to 100 entries each, now and
-    /// whatever [`Retention`](crate::Retention) says. Present records stay as they are. Returns the floor: asking for what lies below is
-    /// [`HistoryTrimmed`](Error::HistoryTrimmed) from then on. For the platform.
+    /// whatever [`Retention`](crate::Retention) says. Present records stay as they are. Returns the
+    /// floor: asking for what lies below is [`HistoryTrimmed`](Error::HistoryTrimmed) from then on. For
+    /// the platform.
     ///
     /// # Errors
     ///

@@ -124,9 +124,9 @@ impl Store {
     /// What the closure returned. An error of the engine that an operation met in the closure, even
     /// if the closure went on. [`NestedTransaction`](Error::NestedTransaction) inside another write's
     /// closure. [`TransactionTooLarge`](Error::TransactionTooLarge) if the commit's entry in the log, the
-    /// actor included, would have more than 1 MiB. [`ReadOnly`](Error::ReadOnly). [`Io`](Error::Io): nothing was written.
-    /// [`CommitUnknown`](Error::CommitUnknown): it failed so late that it may have been. After either,
-    /// [`Poisoned`](Error::Poisoned) until the store is opened again.
+    /// actor included, would have more than 1 MiB. [`ReadOnly`](Error::ReadOnly). [`Io`](Error::Io):
+    /// nothing was written. [`CommitUnknown`](Error::CommitUnknown): it failed so late that it may have
+    /// been. After either, [`Poisoned`](Error::Poisoned) until the store is opened again.
     pub fn write<T>(
         &self,
         request: &Request,

@@ -91,7 +91,8 @@ impl Options {
     }
 
     /// Whether each commit leaves in the store what it changed: without that, what asks for history is
-    /// [`Error::HistoryDisabled`]. Fixed at creation, true if nothing is said; opening a store that differs is [`Error::OptionsMismatch`].
+    /// [`Error::HistoryDisabled`]. Fixed at creation, true if nothing is said; opening a store that
+    /// differs is [`Error::OptionsMismatch`].
     pub fn history(mut self, history: bool) -> Self {
         self.history = Some(history);
         self
