@@ -37,6 +37,11 @@
 //! [`Scope`]; a write takes a [`Request`], which adds the time. [`Error`] says of each failure what to do.
 //! Whoever runs a store calls [`Store::sweep`] from a timer, and [`Store::verify`] now and then.
 //!
+//! Every commit keeps who made it, when, and each record before and after: [`Snapshot::history`] and
+//! [`Snapshot::resolve_at`] tell what was before, [`Transaction::revert`] undoes a wrong move, and
+//! [`Store::changes`] with [`Store::wait`] follows the whole store. [`Store::write_once`] answers a request
+//! that comes again as it did the first time, and does nothing. `docs/history.md` shows all of it.
+//!
 //! All calls block, and a [`Store`] can be cloned and used from any thread.
 //!
 //! The rules are those of the Huawei Cloud KMS API; `docs/semantics.md` in the repository states each
@@ -72,6 +77,8 @@ mod documents {
     mod architecture {}
     #[doc = include_str!("../docs/format.md")]
     mod format {}
+    #[doc = include_str!("../docs/history.md")]
+    mod history {}
     #[doc = include_str!("../docs/operations.md")]
     mod operations {}
     #[doc = include_str!("../docs/performance.md")]

@@ -36,13 +36,15 @@ impl Request {
         self
     }
 
-    /// Made by this user or program.
+    /// Made by this user or program. The history tells it, and it counts against the 1 MiB of a commit's
+    /// entry there.
     pub fn actor(mut self, actor: &str) -> Self {
         self.actor = Some(actor.into());
         self
     }
 
-    /// With the caller's own id of the request.
+    /// With the caller's own id of the request. The history tells it; what makes a request repeatable is
+    /// [`Store::write_once`](crate::Store::write_once).
     pub fn request_id(mut self, request_id: RequestId) -> Self {
         self.request_id = Some(request_id);
         self

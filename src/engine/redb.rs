@@ -2,10 +2,11 @@
 //!
 //! Each value is sealed: `checksum (4) commit (1 to 10) bytes`, the CRC-32 taken over the address and
 //! all that follows it, the commit in base 128 with the lowest part first. redb checks its pages only
-//! when it recovers, so this is what keeps a damaged row from being served. The row with the empty
-//! address holds the newest commit and nothing else. The log lies behind all rows, at `ff commit (8)`,
-//! highest byte first: in the same tree, because a second one would cost each commit more pages. redb may panic on a damaged page; here that
-//! becomes `Corrupted` too.
+//! when it recovers, so this is what keeps a damaged value from being served. It does not keep a damaged
+//! address from hiding its row: only a scan sees that. The row with the empty address holds the newest
+//! commit and nothing else. The log lies behind all rows, at `ff commit (8)`, highest byte first: in the
+//! same tree, because a second one would cost each commit more pages. redb may panic on a damaged page;
+//! here that becomes `Corrupted` too, and inside of redb's commit `CommitUnknown`.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -24,13 +24,14 @@ use crate::time::{RotationInterval, Timestamp};
 /// The version that every value begins with.
 pub(crate) const FORMAT_VERSION: u8 = 1;
 
-/// The most bytes that a value may have, and that decoding one may allocate.
+/// The most bytes that a value may have, and that decoding one reads. Texts are borrowed from it; for a
+/// list, serde reserves memory for as many elements as its length claims, but not for more than 1 MiB.
 pub(crate) const VALUE_MAX: usize = 64 * 1024;
 
 const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<VALUE_MAX>> =
     bincode::config::standard().with_limit::<VALUE_MAX>();
 
-/// The most bytes that an entry of the log may have, and that decoding one may allocate.
+/// The most bytes that an entry of the log may have, and that decoding one reads; see [`VALUE_MAX`].
 pub(crate) const ENTRY_MAX: usize = 1024 * 1024;
 
 const ENTRY_CONFIGURATION: Configuration<LittleEndian, Varint, Limit<ENTRY_MAX>> =

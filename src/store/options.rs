@@ -90,15 +90,17 @@ impl Options {
         self
     }
 
-    /// Whether each commit leaves in the store what it changed. Fixed at creation, true if nothing is
-    /// said; opening a store that differs is [`Error::OptionsMismatch`].
+    /// Whether each commit leaves in the store what it changed: without that, what asks for history is
+    /// [`Error::HistoryDisabled`]. Fixed at creation, true if nothing is said; opening a store that
+    /// differs is [`Error::OptionsMismatch`].
     pub fn history(mut self, history: bool) -> Self {
         self.history = Some(history);
         self
     }
 
     /// How long the history and the outcomes of repeatable requests are kept. Applied by
-    /// [`sweep`](Store::sweep).
+    /// [`sweep`](Store::sweep), so it matters only to a store that is swept. A number that is 0 is
+    /// [`Error::OptionsMismatch`] at opening.
     pub fn retention(mut self, retention: Retention) -> Self {
         self.retention = retention;
         self

@@ -46,12 +46,18 @@ pub struct Removed {
 
 /// Operations of the platform on whole scopes.
 impl Store {
-    /// Purges keys whose deletion is due at `now` and expires material whose time is over, each in
-    /// its own transaction, in all scopes behind `after`. A backend calls it from a timer; nothing is
-    /// purged on a read.
+    /// Purges keys whose deletion is due at `now`, expires material whose time is over and forgets
+    /// outcomes of requests, each in its own transaction, in all scopes behind `after`; then trims the
+    /// history. How much of outcomes and history is kept, [`Retention`] says. A backend calls it from a
+    /// timer; nothing goes on a read. In the history it is the actor `sweeper`.
     ///
-    /// It ends after `budget` steps, each a key that changed or a scope that was looked at; go on
-    /// with [`Swept::after`] until [`Swept::done`].
+    /// It ends after `budget` steps, each a key, an outcome, a scope in which nothing was due, or a
+    /// transaction that trims up to 100 entries; go on with [`Swept::after`] until [`Swept::done`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Self::write) that no API names: a key that somebody else changed in between is
+    /// passed over.
     pub fn sweep(&self, now: Timestamp, budget: usize, after: Option<&Scope>) -> Result<Swept> {
         let mut swept = Swept { after: after.cloned(), ..Swept::default() };
         let mut steps = budget;

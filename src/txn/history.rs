@@ -23,7 +23,7 @@ use crate::time::Timestamp;
 pub enum At {
     /// After this commit.
     Commit(Commit),
-    /// At this time, by the times of the record's changes.
+    /// At this time, by the times of the record's own changes: after the last one that is not later.
     Time(Timestamp),
 }
 
@@ -193,9 +193,9 @@ fn key_at(rows: &impl Rows, key_id: KeyId, at: At) -> Result<Arc<KeyRecord>> {
 /// What was before. All of these fail with [`HistoryDisabled`](Error::HistoryDisabled) in a store
 /// created without history.
 impl Snapshot<'_> {
-    /// The changes of a key or an alias, deleted ones too. A change that is not in the page can be
-    /// asked for by its cursor or by [`After::Item`] with the commit of the change before it in this
-    /// order.
+    /// The changes of a key or an alias, of a deleted one too, page by page. [`After::Item`] begins behind
+    /// all changes of a commit: with earlier ones if the newest come first, otherwise with later ones. A
+    /// page may end between two changes of one commit, where only its cursor goes on.
     ///
     /// ```
     /// use keystead::{After, Alias, HistoryOf, Limit, NewKey, Order, Request, Scope, Store};
@@ -255,7 +255,8 @@ impl Snapshot<'_> {
         Ok(Page { items, next })
     }
 
-    /// The record of an alias as it was.
+    /// The record of an alias as it was, with the version that it had. The bytes of the name must be
+    /// exactly those that it had then. It costs a look-up for each change of the alias since.
     ///
     /// # Errors
     ///
@@ -266,7 +267,7 @@ impl Snapshot<'_> {
         alias_at(self, alias, at)
     }
 
-    /// A key as it was.
+    /// A key as it was, with the version that it had.
     ///
     /// # Errors
     ///

@@ -42,11 +42,11 @@ use crate::time::Timestamp;
 pub struct TransactionLimits;
 
 impl TransactionLimits {
-    /// Distinct rows read.
+    /// Distinct rows read; entries of the log are not counted.
     pub const ROWS_READ_MAX: usize = 200;
     /// Distinct rows written.
     pub const ROWS_WRITTEN_MAX: usize = 200;
-    /// Bytes written, addresses included.
+    /// Bytes written: addresses and values, and for each change 320 bytes and the record before and after.
     pub const BYTES_WRITTEN_MAX: usize = 1024 * 1024;
 }
 

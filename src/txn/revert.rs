@@ -20,8 +20,8 @@ impl Transaction<'_> {
     /// # Errors
     ///
     /// In this order: [`HistoryDisabled`](Error::HistoryDisabled),
-    /// [`CommitNotFound`](Error::CommitNotFound) if the scope has no such commit,
-    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`NotRevertible`](Error::NotRevertible),
+    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`CommitNotFound`](Error::CommitNotFound) if the scope
+    /// has no such commit or it changed no record, [`NotRevertible`](Error::NotRevertible),
     /// [`PreconditionFailed`](Error::PreconditionFailed) if one of the records is no longer what that
     /// commit made of it, then those of [`rename_key_alias`](Self::rename_key_alias) and
     /// [`associate_alias`](Self::associate_alias).
