@@ -1047,3 +1047,17 @@ fn a_closure_can_not_swallow_an_error_of_the_engine() {
 fn urn_of_a() -> keystead::AliasUrn {
     "kms:local:3bab8e245e854f68af5967c00dd43127:alias:A".parse().unwrap()
 }
+
+#[test]
+fn the_name_of_an_actor_has_a_limit() {
+    let (store, scope) = (Checked::in_memory(), scope("actors"));
+    let named = |length: usize| request(&scope).actor(&"a".repeat(length));
+    let run = |txn: &mut keystead::Transaction<'_>| txn.create_key(&new_key("a", 1));
+    let commit = store.position().unwrap();
+    let longer = [store.write(&named(1025), run).map(drop), store.dry_run(&named(1025), run).map(drop)];
+    for refused in longer {
+        assert_eq!(too_large(&refused.unwrap_err()), ("bytes in the name of the actor", 1024));
+    }
+    assert_eq!(store.position().unwrap(), commit);
+    store.write(&named(1024), run).unwrap();
+}

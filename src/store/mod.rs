@@ -132,6 +132,7 @@ impl Store {
         request: &Request,
         closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Committed<T>> {
+        request.check()?;
         let _only = OnlyWrite::on_this_thread()?;
         let mut attempt = 1;
         loop {
@@ -213,6 +214,7 @@ impl Store {
         request: &Request,
         closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<DryRun<T>> {
+        request.check()?;
         let _only = OnlyWrite::on_this_thread()?;
         let transaction = self.inner.engine.begin_write()?;
         let (value, _, changes) = self.run(&*transaction, request, &closure)?;
