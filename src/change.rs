@@ -77,6 +77,20 @@ pub struct Previous {
     pub time: Timestamp,
 }
 
+impl From<&KeyRecord> for Previous {
+    /// The change that made the record what it is.
+    fn from(key: &KeyRecord) -> Self {
+        Self { commit: key.version, time: key.updated_at }
+    }
+}
+
+impl From<&AliasRecord> for Previous {
+    /// The change that made the record what it is.
+    fn from(alias: &AliasRecord) -> Self {
+        Self { commit: alias.version, time: alias.updated_at }
+    }
+}
+
 /// A record before and after a change: `None` where it was not there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

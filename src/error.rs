@@ -378,7 +378,7 @@ impl Error {
             Self::AlreadyPendingDeletion(_) => ("KMS.1402", 400),
             Self::NotPendingDeletion(_) => ("KMS.1501", 400),
             Self::InvalidLimit(_) => ("KMS.1601", 400),
-            Self::InvalidCursor(_) => ("KMS.1602", 400),
+            Self::InvalidCursor(_) | Self::InvalidPosition(_) => ("KMS.1602", 400),
             Self::MaterialNotDeletable(..) => ("KMS.2701", 400),
             Self::RotationNotDisabled(_) => ("KMS.2901", 400),
             Self::InvalidRotationInterval(_) => ("KMS.3001", 400),
@@ -389,7 +389,6 @@ impl Error {
             | Self::HistoryDisabled
             | Self::HistoryTrimmed { .. }
             | Self::NotRevertible(_)
-            | Self::InvalidPosition(_)
             | Self::PositionOfAnotherStore
             | Self::InvalidOutcome(_)
             | Self::Poisoned

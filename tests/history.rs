@@ -595,3 +595,23 @@ fn the_run_has_what_it_is_to_have() {
     assert!(seen.len() >= 19 && seen[&Operation::Revert] > 2, "{seen:?}");
     assert!(again > 10 && twice > 4 && gaps > 5, "{again} made again, {twice} changed twice, {gaps} gaps");
 }
+
+/// The clock of the second life goes back into the first, which was trimmed.
+#[test]
+fn a_record_made_again_with_an_earlier_clock_does_not_cover_what_was_trimmed() {
+    let store = in_memory();
+    let (one, other) = two_keys(&store);
+    let x = alias("x");
+    let gone = store
+        .write(&request(START + 100), |txn| txn.delete_aliases(one.key_id, std::slice::from_ref(&x)))
+        .unwrap();
+    store.trim_history(gone.commit).unwrap();
+    let made = store.write(&request(START + 20), |txn| txn.create_alias(&x, other.key_id)).unwrap();
+    assert_eq!(made.value.created_at, at(START + 100), "not before what was trimmed");
+    let look = |time| store.read(&scope(), |snap| snap.alias_at(&x, At::Time(at(time))));
+    for time in [0, START + 19, START + 20, START + 50, START + 99] {
+        assert!(matches!(look(time), Err(Error::HistoryTrimmed { .. })), "{time}: {:?}", look(time));
+    }
+    assert_eq!(look(START + 100).unwrap().key_id, other.key_id);
+    assert_clean(&store);
+}

@@ -1,5 +1,7 @@
 //! The bytes of every kind of row, pinned; what holds of all addresses and values; hostile bytes.
 
+use std::sync::Arc;
+
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -8,9 +10,11 @@ use proptest::sample::select;
 use super::codec::{FORMAT_VERSION, registers_are_complete};
 use super::*;
 use crate::alias::AliasRecord;
+use crate::change::{Change, CommitRecord, Operation, Previous};
 use crate::id::{EnterpriseProjectId, KeystoreId, Region};
 use crate::key::{Description, KeySpec, KeyState, KeyUsage, Material, Origin, Rotation, Tags};
 use crate::policy::{AliasScope, Quotas};
+use crate::request::Request;
 use crate::time::RotationInterval;
 
 const KEY_ID: KeyId = KeyId::from_bytes([
@@ -654,7 +658,10 @@ fn a_value_beyond_the_limit_is_not_read() {
     // Empty names are refused only later: what ends here is the limit on what is read.
     let many = [&[1, 0xfc, 0, 0, 2, 0][..], &[0; 0x2_0000]].concat();
     let names = decode_alias_names(b"row", &many);
-    assert!(matches!(&names, Err(Error::Corrupted(what)) if what.contains("LimitExceeded")), "{names:?}");
+    assert!(
+        matches!(&names, Err(Error::Corrupted(what)) if what.contains("more than 65536 bytes")),
+        "{names:?}"
+    );
 }
 
 proptest! {
@@ -724,4 +731,36 @@ fn what_lies_behind_a_prefix() {
     assert_eq!(after_space_of(&[]), None);
     assert_eq!(read_address(&[]), None);
     assert_eq!(show(b"a\0\xff"), "a\\x00\\xff");
+}
+
+/// bincode's limit counts more than the bytes there are; what may be written must be readable.
+#[test]
+fn the_largest_entry_of_the_log_can_be_read() {
+    let change = |n: usize| Change {
+        operation: Operation::AssociateAlias,
+        time: Timestamp::from_millis(5),
+        previous: Some(Previous { commit: Commit::new(1), time: Timestamp::from_millis(1) }),
+        images: Images::Alias {
+            before: Some(Arc::new(full_alias(&format!("a{n}")))),
+            after: Some(Arc::new(AliasRecord { version: Commit::new(9), ..full_alias(&format!("a{n}")) })),
+        },
+    };
+    let mut record = CommitRecord {
+        info: Request::new(&hex_scope()).at(Timestamp::from_millis(5)).info(Commit::new(9)),
+        changes: (0..12_500).map(change).collect(),
+    };
+    for change in &mut record.changes {
+        if let Images::Alias { before: Some(before), .. } = &mut change.images {
+            Arc::make_mut(before).version = Commit::new(1);
+        }
+    }
+    while encode_log_entry(&record).len() > ENTRY_MAX {
+        let less = record.changes.len() - 50;
+        record.changes.truncate(less);
+    }
+    let bytes = encode_log_entry(&record);
+    assert!(bytes.len() > ENTRY_MAX - 20_000, "{}", bytes.len());
+    assert_eq!(decode_log_entry(Commit::new(9), &bytes).unwrap(), record);
+    let longer = [bytes, vec![0; 20_000]].concat();
+    assert!(matches!(decode_log_entry(Commit::new(9), &longer), Err(Error::Corrupted(_))));
 }

@@ -37,6 +37,7 @@ pub struct Options {
     retention: Retention,
     history: Option<bool>,
     cache_bytes: usize,
+    restored: bool,
     run_closures_twice: bool,
 }
 
@@ -60,6 +61,7 @@ impl Options {
             retention: Retention::default(),
             history: None,
             cache_bytes: Self::CACHE_BYTES_DEFAULT,
+            restored: false,
             run_closures_twice: false,
         }
     }
@@ -110,6 +112,15 @@ impl Options {
     /// [`CACHE_BYTES_DEFAULT`](Self::CACHE_BYTES_DEFAULT) if nothing is said.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
+        self
+    }
+
+    /// Says that the file is a copy that takes the place of the store: opening it begins a new
+    /// incarnation, in a commit of its own. Whoever kept a [`Position`](crate::Position) of the store
+    /// before gets [`PositionOfAnotherStore`](Error::PositionOfAnotherStore), and can't miss that commits
+    /// were lost. To be said once, when a copy is put in place.
+    pub fn restored(mut self, restored: bool) -> Self {
+        self.restored = restored;
         self
     }
 
@@ -227,10 +238,15 @@ impl Options {
         let row = Space::of_store().fixed();
         let stored = engine.begin_read()?.get(&[&row])?.pop().flatten();
         let not_a_store = || Error::NotAStore("it was never begun".into());
-        let fixed = decode_fixed(&row, &stored.ok_or_else(not_a_store)?.bytes)?;
+        let mut fixed = decode_fixed(&row, &stored.ok_or_else(not_a_store)?.bytes)?;
         must_be("alias_scope", self.alias_scope.map(AliasScope::as_str), fixed.alias_scope.as_str())?;
         must_be("region", self.region.as_ref().map(Region::as_str), fixed.region.as_str())?;
         must_be("history", self.history.map(show), show(fixed.history))?;
+        if self.restored {
+            fixed.incarnation = random_bytes();
+            let batch = Batch::from([(row, Some(encode_fixed(&fixed)))]);
+            engine.begin_write()?.commit(&batch, Log::default())?;
+        }
         let policy = Policy {
             alias_scope: fixed.alias_scope,
             compatibility: self.compatibility,

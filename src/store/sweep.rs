@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use super::Store;
 use crate::change::CommitRecord;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Address, ScopedTable, Space, Table, read_address, trailing_key_id};
 use crate::id::{Commit, KeyId, Scope};
 use crate::page::{After, Limit};
@@ -17,7 +17,7 @@ use crate::txn::{Transaction, newest_change};
 const SWEPT_AT_ONCE: usize = 100;
 
 /// What a [sweep](Store::sweep) did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Swept {
     /// Keys purged.
@@ -28,10 +28,34 @@ pub struct Swept {
     pub outcomes_pruned: u64,
     /// Up to where the history was trimmed, if it was.
     pub history_floor: Option<Commit>,
+    /// Damage that was met, at most [`FAILURES_MAX`](Self::FAILURES_MAX): the sweep passes over it, and
+    /// [`verify`](Store::verify) tells more.
+    pub failures: Vec<(Scope, Error)>,
     /// The last scope that was swept to its end: where to go on.
     pub after: Option<Scope>,
     /// Whether every scope behind the first was swept, and the history was trimmed.
     pub done: bool,
+}
+
+impl Swept {
+    /// How many failures are kept.
+    pub const FAILURES_MAX: usize = 100;
+
+    /// Passes over what is damaged; any other error ends the sweep.
+    fn pass_over<T>(&mut self, scope: &Scope, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(
+                error @ (Error::Corrupted(_) | Error::Unsupported { .. } | Error::TransactionTooLarge { .. }),
+            ) => {
+                if self.failures.len() < Self::FAILURES_MAX {
+                    self.failures.push((scope.clone(), error));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What [removing a scope](Store::remove_scope) did.
@@ -73,11 +97,13 @@ impl Store {
             let purge = |txn: &mut Transaction<'_>, key_id| txn.purge(key_id);
             let expire =
                 |txn: &mut Transaction<'_>, key_id| Ok(!txn.material_expired(key_id)?.material.present);
-            let (purged, all_purged) = self.sweep_table(&request, Table::Due, &mut steps, purge)?;
-            let (expired, all_expired) = self.sweep_table(&request, Table::Expiry, &mut steps, expire)?;
+            let (purged, all_purged) =
+                self.sweep_table(&request, Table::Due, &mut steps, &mut swept, purge)?;
+            let (expired, all_expired) =
+                self.sweep_table(&request, Table::Expiry, &mut steps, &mut swept, expire)?;
             let Retention { outcome_hours, outcomes_per_scope, .. } = self.inner.retention;
-            let (pruned, all_pruned) =
-                self.prune_outcomes(&request, outcome_hours, outcomes_per_scope, &mut steps)?;
+            let pruned = self.prune_outcomes(&request, outcome_hours, outcomes_per_scope, &mut steps);
+            let (pruned, all_pruned) = swept.pass_over(&scope, pruned)?.unwrap_or((0, true));
             swept.outcomes_pruned += pruned;
             swept.keys_purged += purged;
             swept.materials_expired += expired;
@@ -97,6 +123,7 @@ impl Store {
         request: &Request,
         table: Table,
         steps: &mut usize,
+        swept: &mut Swept,
         operation: impl Fn(&mut Transaction<'_>, KeyId) -> Result<bool>,
     ) -> Result<(u64, bool)> {
         let space = Space::of_scope(request.scope());
@@ -105,11 +132,13 @@ impl Store {
         loop {
             let rows = self.inner.engine.begin_read()?;
             let range = (Bound::Excluded(&from[..]), Bound::Excluded(&to[..]));
-            let due = rows.scan(range, SWEPT_AT_ONCE)?;
-            let Some((last, _)) = due.last() else { return Ok((changed, true)) };
+            let due = swept.pass_over(request.scope(), rows.scan(range, SWEPT_AT_ONCE))?;
+            let Some((last, _)) = due.iter().flatten().last() else { return Ok((changed, true)) };
             let last = last.clone();
-            for (row, stored) in due {
-                stored?;
+            for (row, stored) in due.into_iter().flatten() {
+                if swept.pass_over(request.scope(), stored)?.is_none() {
+                    continue;
+                }
                 if *steps == 0 {
                     return Ok((changed, false));
                 }
@@ -119,7 +148,11 @@ impl Store {
                     Ok(outcome) => changed += u64::from(outcome.value),
                     // Somebody else came first: there is nothing left to do.
                     Err(error) if error.api().is_some() => {}
-                    Err(error) => return Err(error),
+                    // What can't be done costs no step, or the next sweep would come no further.
+                    Err(error) => {
+                        swept.pass_over::<()>(request.scope(), Err(error))?;
+                        *steps += 1;
+                    }
                 }
             }
             from = last;

@@ -52,6 +52,7 @@ const CODES: &[(&str, &str, u16)] = &[
     ("NotPendingDeletion", "KMS.1501", 400),
     ("InvalidLimit", "KMS.1601", 400),
     ("InvalidCursor", "KMS.1602", 400),
+    ("InvalidPosition", "KMS.1602", 400),
     ("MaterialNotDeletable", "KMS.2701", 400),
     ("RotationNotDisabled", "KMS.2901", 400),
     ("InvalidRotationInterval", "KMS.3001", 400),
@@ -77,7 +78,6 @@ const WITHOUT_CODE: &[&str] = &[
     "HistoryDisabled",
     "HistoryTrimmed",
     "NotRevertible",
-    "InvalidPosition",
     "PositionOfAnotherStore",
     "InvalidOutcome",
 ];

@@ -8,7 +8,10 @@ use crate::engine::scripted::{Call, Outcome, Random};
 use crate::engine::{Batch, Engine, Log};
 use crate::error::{Error, Result};
 use crate::format::Space;
-use crate::{Alias, Committed, Expect, KeyFilter, KeyId, KeyRecord, Options, Store};
+use crate::{
+    Alias, Committed, Expect, KeyFilter, KeyId, KeyRecord, Options, PendingDays, Request, Scope, Store,
+    Timestamp,
+};
 
 const UNKNOWN: [Outcome; 2] = [Outcome::Unknown { applied: false }, Outcome::Unknown { applied: true }];
 
@@ -232,4 +235,52 @@ fn every_answer_is_true_under_random_failures() {
         engine.queue(Call::Read, &[]);
         assert_eq!(count(&store), expected.len() as u64, "seed {seed}");
     }
+}
+
+/// What is damaged in one scope does not keep the keys of the next from being purged.
+#[test]
+fn a_sweep_passes_over_damage() {
+    let (store, engine) = scripted_with(Options::new().history(false));
+    let scopes = [scope(), Scope::new("domain", "project-2").unwrap()];
+    let due = Timestamp::from_millis(1_000_000).plus_days(7);
+    for scope in &scopes {
+        for number in [1, 2] {
+            let request = Request::new(scope).at(Timestamp::from_millis(1_000_000));
+            let new = new_key(&format!("key-{number}"), number);
+            store.write(&request, |txn| txn.create_key(&new)).unwrap();
+            let days = PendingDays::new(7).unwrap();
+            store.write(&request, |txn| txn.schedule_deletion(new.key_id, days)).unwrap();
+        }
+    }
+    let damaged = Space::of_scope(&scopes[0]).key(KeyId::from_bytes([1; 16]));
+    let batch = Batch::from([(damaged, Some(vec![1, 0xff]))]);
+    engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
+    // Also with the smallest budget, it comes to the end.
+    let (mut purged, mut after) = (0, None);
+    for call in 0.. {
+        assert!(call < 20, "it does not end");
+        let swept = store.sweep(due, 1, after.as_ref()).unwrap();
+        assert!(
+            swept
+                .failures
+                .iter()
+                .all(|(scope, error)| { *scope == scopes[0] && matches!(error, Error::Corrupted(_)) })
+        );
+        assert!(call > 0 || swept.failures.len() == 1, "{:?}", swept.failures);
+        purged += swept.keys_purged;
+        after = swept.after;
+        if swept.done {
+            break;
+        }
+    }
+    assert_eq!(purged, 3);
+    // What is no damage ends the sweep.
+    let scope = &scopes[0];
+    let days = PendingDays::new(7).unwrap();
+    let new = new_key("key-3", 3);
+    let request = Request::new(scope).at(Timestamp::from_millis(1_000_000));
+    store.write(&request, |txn| txn.create_key(&new)).unwrap();
+    store.write(&request, |txn| txn.schedule_deletion(new.key_id, days)).unwrap();
+    engine.queue(Call::Commit, &[Outcome::Io]);
+    assert!(matches!(store.sweep(due, 10, None), Err(Error::Io(_))));
 }

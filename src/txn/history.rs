@@ -130,8 +130,8 @@ fn head(rows: &impl Rows, record: &RecordId) -> Result<Option<Head>> {
         }
     };
     let change = match &image {
-        Some(Image::Key(key)) => Some(Previous { commit: key.version, time: key.updated_at }),
-        Some(Image::Alias(alias)) => Some(Previous { commit: alias.version, time: alias.updated_at }),
+        Some(Image::Key(key)) => Some(Previous::from(&**key)),
+        Some(Image::Alias(alias)) => Some(Previous::from(&**alias)),
         None => tombstone(rows, record)?,
     };
     Ok(change.map(|change| Head { change, image }))
@@ -417,7 +417,11 @@ impl Transaction<'_> {
             return Ok(());
         }
         let operation = self.operation.expect("only operations change records");
-        let time = self.change_time(previous);
+        let time = match &images {
+            Images::Key { after: Some(key), .. } => key.updated_at,
+            Images::Alias { after: Some(alias), .. } => alias.updated_at,
+            _ => self.change_time(previous),
+        };
         self.staging.note(Change { operation, time, previous, images })
     }
 
@@ -430,15 +434,17 @@ impl Transaction<'_> {
         self.put(Space::tombstone(&self.place.scope, record), encode_tombstone(time))
     }
 
-    /// Removes the tombstone of a record that is created, and tells of its deletion.
-    pub(super) fn rise(&mut self, record: &RecordId) -> Result<Option<Previous>> {
+    /// Removes the tombstone of a record that is created. Tells of its deletion, and when it is created:
+    /// not before that; and where the deletion may have been trimmed, not before anything that was.
+    pub(super) fn rise(&mut self, record: &RecordId) -> Result<(Option<Previous>, Timestamp)> {
         if !self.place.policy.history {
-            return Ok(None);
+            return Ok((None, self.now));
         }
         let previous = tombstone(self, record)?;
-        if previous.is_some() {
-            self.delete(Space::tombstone(&self.place.scope, record))?;
+        if previous.is_none() {
+            return Ok((None, self.now.max(floor(self)?.time)));
         }
-        Ok(previous)
+        self.delete(Space::tombstone(&self.place.scope, record))?;
+        Ok((previous, self.change_time(previous)))
     }
 }

@@ -6,7 +6,8 @@ use super::Place;
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::error::{Error, Result};
 use crate::format::{
-    Counts, Stored, corrupted, decode_alias, decode_alias_names, decode_counts, decode_key, decode_key_id,
+    Counts, Row, Stored, corrupted, decode_alias, decode_alias_names, decode_counts, decode_key,
+    decode_key_id,
 };
 use crate::id::{Commit, KeyId};
 use crate::key::KeyRecord;
@@ -87,13 +88,27 @@ pub(super) fn resolve(rows: &impl Rows, alias: &Alias) -> Result<Arc<KeyRecord>>
     named_key(rows, record.key_id, &rows.place().space.alias(alias.urn_name()))
 }
 
+/// In two round trips, whatever their number.
 pub(super) fn resolve_many(rows: &impl Rows, aliases: &[Alias]) -> Result<Vec<Option<Arc<KeyRecord>>>> {
-    let resolved = aliases.iter().map(|alias| match resolve(rows, alias) {
-        Ok(key) => Ok(Some(key)),
-        Err(Error::AliasNotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
-    });
-    resolved.collect()
+    let place = rows.place();
+    let of_aliases: Vec<_> = aliases.iter().map(|alias| place.space.alias(alias.urn_name())).collect();
+    let found = rows.rows(&of_aliases.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+    let mut named = Vec::new();
+    for ((alias, row), stored) in aliases.iter().zip(&of_aliases).zip(found) {
+        let decode = |stored| decode_alias(row, &place.scope, alias.urn_name(), &stored);
+        let record = stored.map(decode).transpose().map_err(|error| rows.met(error))?;
+        let key_id = record.filter(|record| record.alias == *alias).map(|record| record.key_id);
+        named.push(key_id.map(|key_id| (key_id, place.space.key(key_id), row)));
+    }
+    let of_keys: Vec<_> = named.iter().flatten().map(|(_, key_row, _)| key_row.as_slice()).collect();
+    let mut keys = rows.rows(&of_keys)?.into_iter();
+    let mut resolve = |(key_id, key_row, row): (KeyId, Row, &Row)| {
+        let missing = || corrupted(row, format_args!("it names the key {key_id}, which is not there"));
+        let key = keys.next().flatten().ok_or_else(missing);
+        let key = key.and_then(|stored| decode_key(&key_row, &place.scope, key_id, &stored));
+        key.map(Arc::new).map_err(|error| rows.met(error))
+    };
+    named.into_iter().map(|named| named.map(&mut resolve).transpose()).collect()
 }
 
 pub(super) fn resolve_urn(rows: &impl Rows, urn: &AliasUrn) -> Result<Arc<KeyRecord>> {

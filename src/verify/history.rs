@@ -195,6 +195,7 @@ impl Walk<'_> {
                     self.violation(12, &[&place], "the entry does not encode to itself");
                 }
                 logged += entry.changes.len() as u64;
+                self.report.history_bytes += bytes.len() as u64;
             }
         }
         if logged != self.chained {

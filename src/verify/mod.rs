@@ -47,6 +47,8 @@ pub struct Report {
     pub aliases: u64,
     /// Changes in the history.
     pub changes: u64,
+    /// Bytes of the history.
+    pub history_bytes: u64,
     /// Rows of all kinds, those of the history not counted.
     pub rows: u64,
     /// What is wrong, at most [`VIOLATIONS_MAX`](Self::VIOLATIONS_MAX), in the order of the rows.
@@ -290,7 +292,7 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        let head = Previous { commit: key.version, time: key.updated_at };
+        let head = Previous::from(&key);
         let record = RecordId::Key(key.key_id);
         self.chain(row, scope, &record, head, Some(Image::Key(Arc::new(key))))
     }
@@ -351,7 +353,7 @@ impl Walk<'_> {
                 self.violation(1, &[row, &claim_row], "the domain does not know the alias as this project's");
             }
         }
-        let head = Previous { commit: alias.version, time: alias.updated_at };
+        let head = Previous::from(&alias);
         let record = RecordId::Alias(alias.alias.urn_name().to_owned());
         self.chain(row, scope, &record, head, Some(Image::Alias(Arc::new(alias))))
     }
