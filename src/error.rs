@@ -220,6 +220,9 @@ pub enum Error {
     /// Stored bytes are damaged. Restore the store from a backup.
     #[error("the store is damaged: {0}")]
     Corrupted(Box<str>),
+    /// The file was not closed cleanly, and reading alone can't recover it. Open it for writing once.
+    #[error("the file was not closed cleanly; open it for writing once, which recovers it")]
+    RecoveryNeeded,
     /// The operating system reported an error.
     #[error("input or output failed: {0}")]
     Io(Arc<io::Error>),
@@ -393,6 +396,7 @@ impl Error {
             | Self::InvalidOutcome(_)
             | Self::Poisoned
             | Self::Corrupted(_)
+            | Self::RecoveryNeeded
             | Self::Io(_)
             | Self::TransactionTooLarge { .. }
             | Self::NestedTransaction

@@ -515,9 +515,7 @@ fn of_redb(error: redb::Error) -> Error {
         redb::Error::UpgradeRequired(version) => {
             Error::NotAStore(format!("it is a redb file of the old format {version}").into())
         }
-        redb::Error::RepairAborted => Error::Corrupted(
-            "the file was not closed cleanly; open it for writing once, which recovers it".into(),
-        ),
+        redb::Error::RepairAborted => Error::RecoveryNeeded,
         other => Error::Corrupted(other.to_string().into()),
     }
 }

@@ -159,7 +159,7 @@ impl Options {
     /// # Errors
     ///
     /// Those of [`open`](Self::open). A file that was not closed cleanly must be opened for writing
-    /// once before: [`Corrupted`](Error::Corrupted).
+    /// once before: [`RecoveryNeeded`](Error::RecoveryNeeded).
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.check()?;
         self.on(Box::new(RedbReader::open(path.as_ref(), self.cache_bytes)?))

@@ -65,6 +65,7 @@ const WITHOUT_CODE: &[&str] = &[
     "CommitUnknown",
     "Poisoned",
     "Corrupted",
+    "RecoveryNeeded",
     "Io",
     "TransactionTooLarge",
     "NestedTransaction",
@@ -306,6 +307,10 @@ fn by_engine() -> Produced {
     let read_only = reader.write(&request(), |txn| txn.create_key(&new_key("one", 1))).unwrap_err();
     let already_open = Store::open(&path).unwrap_err();
     let elsewhere = Options::new().region("elsewhere".parse().unwrap());
+    // As a crash leaves it.
+    let unclean = folder.path().join("unclean");
+    std::fs::copy(&path, &unclean).unwrap();
+    let unclean = Options::new().open_read_only(&unclean).unwrap_err();
     drop((store, reader));
     vec![
         ("Conflict", scripted_to(Outcome::Conflict)),
@@ -315,6 +320,7 @@ fn by_engine() -> Produced {
         ("Io", Options::new().open_read_only(folder.path().join("none")).unwrap_err()),
         ("Corrupted", damaged_to(&[1, 0xff])),
         ("Unsupported", damaged_to(&[2])),
+        ("RecoveryNeeded", unclean),
         ("Poisoned", super::faults::poisoned()),
         ("NestedTransaction", nested),
         ("ReadOnly", read_only),

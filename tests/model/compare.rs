@@ -1,10 +1,12 @@
 //! Compares everything that can be read from the store with the specification.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use keystead::{
-    After, At, Cursor, Error, InvalidCursor, KeyFilter, KeyId, KeySpec, KeyState, Limit, Page, Scope,
-    Snapshot, Store,
+    After, AliasRecord, At, Cursor, Error, Images, InvalidCursor, KeyFilter, KeyId, KeyRecord, KeySpec,
+    KeyState, Limit, Page, Position, Scope, Snapshot, Store,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -117,6 +119,71 @@ pub(crate) fn whole(store: &Store, model: &Model, step: usize) -> TestCaseResult
 pub(crate) fn same<T: PartialEq + Debug>(what: &str, predicted: &T, observed: &T) -> TestCaseResult {
     prop_assert!(predicted == observed, "{what}\npredicted: {predicted:#?}\n observed: {observed:#?}");
     Ok(())
+}
+
+/// A record by its place and its id or URN name, before and after.
+type Changed = BTreeMap<(Place, String), (Option<Record>, Option<Record>)>;
+
+#[derive(Debug, Clone, PartialEq)]
+enum Record {
+    Key(Box<Key>),
+    Alias(Alias),
+}
+
+fn records(tenants: &BTreeMap<Place, Tenant>) -> BTreeMap<(Place, String), Record> {
+    let mut records = BTreeMap::new();
+    for (place, tenant) in tenants {
+        for (id, key) in &tenant.keys {
+            records.insert((place.clone(), id.to_string()), Record::Key(Box::new(key.clone())));
+        }
+        for alias in tenant.aliases.values() {
+            let name = format!("alias {}", urn_name(&alias.name));
+            records.insert((place.clone(), name), Record::Alias(alias.clone()));
+        }
+    }
+    records
+}
+
+/// What the feed tells of a step, against the difference that it made to the specification. What a
+/// record was in between is not compared.
+pub(crate) fn changes(
+    store: &Store,
+    position: &Position,
+    before: &BTreeMap<Place, Tenant>,
+    after: &BTreeMap<Place, Tenant>,
+) -> TestCaseResult {
+    let mut told = Changed::new();
+    for commit in store.changes(Some(position), Limit::MAX).unwrap().commits {
+        let scope = &commit.info.scope;
+        let place = (scope.domain().to_string(), scope.project().to_string());
+        for change in commit.changes {
+            let (name, before, after) = match change.images {
+                Images::Key { before, after } => {
+                    let id = before.as_ref().or(after.as_ref()).unwrap().key_id.to_string();
+                    let key = |key: Arc<KeyRecord>| Record::Key(Box::new(Key::from(&*key)));
+                    (id, before.map(key), after.map(key))
+                }
+                Images::Alias { before, after } => {
+                    let name = before.as_ref().or(after.as_ref()).unwrap().alias.urn_name().to_owned();
+                    let alias = |alias: Arc<AliasRecord>| Record::Alias(Alias::from(&*alias));
+                    (format!("alias {name}"), before.map(alias), after.map(alias))
+                }
+            };
+            let entry = told.entry((place.clone(), name)).or_insert((before.clone(), before.clone()));
+            same("what was before a change, and after the one before", &entry.1, &before)?;
+            entry.1 = after;
+        }
+    }
+    told.retain(|_, (before, after)| before != after);
+    let (before, after) = (records(before), records(after));
+    let mut predicted = Changed::new();
+    for name in before.keys().chain(after.keys()) {
+        let images = (before.get(name).cloned(), after.get(name).cloned());
+        if images.0 != images.1 {
+            predicted.insert(name.clone(), images);
+        }
+    }
+    same("the changes of a step", &predicted, &told)
 }
 
 /// What the history says of a moment, against what the specification said then.

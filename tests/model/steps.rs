@@ -116,7 +116,10 @@ impl Pair {
             self.now = step.later.than(self.now, &self.model);
             let moment = Moment { place: place.clone(), now: self.now };
             self.said += &format!("\n{number}. at {} ms in {}/{}: ", self.now, place.0, place.1);
+            let (before, position) = (self.model.tenants.clone(), self.store().position().unwrap());
             let outcome = self.act(step.act, &moment).and_then(|()| self.compare(&place, number));
+            let outcome = outcome
+                .and_then(|()| compare::changes(self.store(), &position, &before, &self.model.tenants));
             outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))?;
             self.past.insert(self.model.commit, self.model.tenants.clone());
         }
