@@ -210,7 +210,7 @@ pub struct InvalidPosition;
 /// Commits are never cut, so there are no places inside of one. The incarnation is made at random with
 /// the store, so a position of one store can't be mistaken for one of another: it is
 /// [`PositionOfAnotherStore`](crate::Error::PositionOfAnotherStore). A copy of the file has the same
-/// incarnation; where an older copy takes the place of a store, positions must be made anew.
+/// incarnation until it is opened with [`Options::restored`](crate::Options::restored).
 ///
 /// As text, in which it is to be kept, it is the incarnation in hexadecimal, a hyphen, and the commit's
 /// number.

@@ -194,7 +194,8 @@ pub enum Error {
     /// The text is no position. Correct it.
     #[error(transparent)]
     InvalidPosition(#[from] InvalidPosition),
-    /// The position is of another store. Begin anew: read a snapshot, and follow from there.
+    /// The position is of another store, or of this one before it was restored. Begin anew: read a
+    /// snapshot, and follow from there.
     #[error("the position is of another store")]
     PositionOfAnotherStore,
     /// The value that a closure returned can't be stored to be repeated, or the stored one is not of the

@@ -81,7 +81,8 @@ impl Store {
     /// # Errors
     ///
     /// Those of [`write`](Self::write) that no API names: a key that somebody else changed in between is
-    /// passed over.
+    /// passed over. Damage is passed over too, and told in [`Swept::failures`], so that it keeps no other
+    /// key from being swept.
     pub fn sweep(&self, now: Timestamp, budget: usize, after: Option<&Scope>) -> Result<Swept> {
         let mut swept = Swept { after: after.cloned(), ..Swept::default() };
         let mut steps = budget;
