@@ -6,10 +6,10 @@ use std::sync::Arc;
 use axum::RequestExt;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::extract::{FromRequest, FromRequestParts, RawPathParams};
-use axum::http;
+use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{self, Uri};
 use keystead::{Scope, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -59,6 +59,7 @@ impl Directory {
     fn identify(
         &self,
         parts: &Parts,
+        uri: &Uri,
         body: &[u8],
         now: Timestamp,
     ) -> Result<(Arc<Account>, String), Refusal> {
@@ -69,8 +70,8 @@ impl Directory {
             let known = self.by_access_key.get(&authorization.access_key);
             let signed = Signed {
                 method: parts.method.as_str(),
-                path: parts.uri.path(),
-                query: parts.uri.query().unwrap_or_default(),
+                path: uri.path(),
+                query: uri.query().unwrap_or_default(),
                 headers: &parts.headers,
                 body,
             };
@@ -125,8 +126,8 @@ impl FromRequest<Arc<App>> for Call {
             let project = params.iter().find(|(name, _)| *name == "project_id");
             project.map(|(_, value)| value.to_owned())
         });
-        let path = parts.uri.path().to_owned();
-        let query = text::query_pairs(parts.uri.query().unwrap_or_default());
+        // A nested router sees only the rest of the path; what was signed is the whole.
+        let Ok(OriginalUri(uri)) = OriginalUri::from_request_parts(&mut parts, app).await;
         let body =
             Bytes::from_request(http::Request::new(body), app).await.map_err(
                 |rejection| match rejection {
@@ -136,7 +137,7 @@ impl FromRequest<Arc<App>> for Call {
                     _ => Refusal::invalid("the body could not be read"),
                 },
             )?;
-        let identified = app.directory.identify(&parts, &body, Timestamp::now());
+        let identified = app.directory.identify(&parts, &uri, &body, Timestamp::now());
         let (account, name) = identified.inspect_err(|_| app.metrics.unauthenticated.inc())?;
         let is_project = |id: &&keystead::ProjectId| project.as_deref() == Some(id.as_str());
         let project = account.projects.iter().find(is_project).ok_or_else(Refusal::forbidden)?;
@@ -144,6 +145,8 @@ impl FromRequest<Arc<App>> for Call {
         let actor = format!("{}/{name}", account.domain_id);
         Span::current().record("project", project.as_str()).record("actor", actor.as_str());
         app.prepare(&account, &scope).await?;
+        let path = uri.path().to_owned();
+        let query = text::query_pairs(uri.query().unwrap_or_default());
         Ok(Self { scope, actor, path, query, body })
     }
 }

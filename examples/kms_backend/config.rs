@@ -16,6 +16,9 @@ use crate::random;
 const SERVICES: [&str; 13] =
     ["obs", "evs", "ims", "vbs", "sfs", "kps", "csms", "dlf", "dds", "elb", "mkp", "coc", "cce"];
 
+/// The most connections, requests and calls of the store at once.
+const BOUND_MAX: usize = 100_000;
+
 /// A text that is never shown.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
@@ -210,11 +213,11 @@ impl Config {
             once("service", service.as_bytes())?;
             NewKey::default_of(service).map_err(|error| format!("default_key_services: {error}"))?;
         }
-        let Limits { connections, requests, store_calls, request_seconds, sweep_seconds, stop_seconds: _ } =
-            self.limits;
-        let least = connections.min(requests).min(store_calls).min(1);
-        if least == 0 || request_seconds == 0 || sweep_seconds == 0 {
-            return Err("a limit of 0".to_owned());
+        let limits = &self.limits;
+        let bounds = [limits.connections, limits.requests, limits.store_calls];
+        let times = [limits.request_seconds, limits.sweep_seconds];
+        if bounds.iter().any(|bound| !(1..=BOUND_MAX).contains(bound)) || times.contains(&0) {
+            return Err(format!("a limit that is 0 or more than {BOUND_MAX}"));
         }
         Ok(())
     }

@@ -132,19 +132,19 @@ impl IntoResponse for Refusal {
 #[expect(dead_code, reason = "only described")]
 pub(crate) enum Refusals {
     #[response(status = 400, description = "The request is wrong, or does not suit the state of the key")]
-    BadRequest(#[to_schema] RefusalBody),
+    BadRequest(RefusalBody),
     #[response(status = 401, description = "Not signed, or wrongly")]
-    Unauthorized(#[to_schema] RefusalBody),
+    Unauthorized(RefusalBody),
     #[response(status = 403, description = "The project belongs to another account")]
-    Forbidden(#[to_schema] RefusalBody),
+    Forbidden(RefusalBody),
     #[response(status = 404, description = "There is no such key, alias, tag or path")]
-    NotFound(#[to_schema] RefusalBody),
+    NotFound(RefusalBody),
     #[response(status = 405, description = "The path has no such method")]
-    WrongMethod(#[to_schema] RefusalBody),
+    WrongMethod(RefusalBody),
     #[response(status = 500, description = "Internal trouble")]
-    Internal(#[to_schema] RefusalBody),
+    Internal(RefusalBody),
     #[response(status = 503, description = "Too busy, or it took too long: what became of it is unknown")]
-    Unavailable(#[to_schema] RefusalBody),
+    Unavailable(RefusalBody),
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 
+use crate::error::RefusalBody;
 use crate::routes::{account, aliases, history, keys, lifecycle, lists, operator, rotation, tags, versions};
 
 /// Gathers the descriptions that stand beside each handler.
@@ -30,6 +31,7 @@ use crate::routes::{account, aliases, history, keys, lifecycle, lists, operator,
         history::alias_history, history::key_history,
         operator::healthz, operator::metrics, operator::openapi,
     ),
+    components(schemas(RefusalBody)),
     modifiers(&Security),
 )]
 pub(crate) struct Description;

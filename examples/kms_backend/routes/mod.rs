@@ -94,3 +94,182 @@ fn walk_keys(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::{Request, Response};
+    use keystead::Store;
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+    use utoipa::OpenApi;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::openapi::Description;
+    use crate::state::store_options;
+
+    const PROJECT: &str = "0d0466b0e7274d9cb35df84bb474a37f";
+    const CONFIG: &str = r#"
+        region = "cn-north-7"
+        default_key_services = ["obs", "evs"]
+        [[account]]
+        domain_id = "3bab8e245e854f68af5967c00dd43127"
+        projects = ["0d0466b0e7274d9cb35df84bb474a37f"]
+        [[account.token]]
+        token = "TOKENEXAMPLE"
+        name = "tester"
+        [[account]]
+        domain_id = "another"
+        projects = ["p"]
+        [[account.token]]
+        token = "OTHERTOKEN"
+    "#;
+
+    fn service(config: &str) -> (Router, Store) {
+        let config = Config::parse(config).unwrap();
+        let store = store_options(&config).in_memory().unwrap();
+        (router(Arc::new(App::new(config, store.clone()).unwrap())), store)
+    }
+
+    async fn answer(router: &Router, request: Request<Body>) -> (u16, Value) {
+        let response: Response<Body> = router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["x-request-id"].len(), 32);
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), BODY_MAX).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    fn request(method: &str, path: &str, token: &str, body: impl Into<Body>) -> Request<Body> {
+        let request = Request::builder().method(method).uri(path).header("x-auth-token", token);
+        request.body(body.into()).unwrap()
+    }
+
+    async fn call(router: &Router, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let path = format!("/v1.0/{PROJECT}/kms/{path}");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        answer(router, request(method, &path, "TOKENEXAMPLE", body)).await
+    }
+
+    #[tokio::test]
+    async fn every_described_path_is_there_and_wants_a_caller() {
+        let (router, store) = service(CONFIG);
+        let description = serde_json::to_value(Description::openapi()).unwrap();
+        let mut found = 0;
+        for (path, methods) in description["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let path = path.replace("{project_id}", PROJECT).replace("{version_id}", "v1.0");
+                let path = path.replace(['{', '}'], "");
+                let (status, _) = answer(&router, request(&method.to_uppercase(), &path, "x", "")).await;
+                let expected = if operation["security"].is_null() { 200 } else { 401 };
+                assert_eq!(status, expected, "{method} {path}");
+                found += 1;
+            }
+        }
+        assert_eq!(found, 32);
+        assert_eq!(store.position().unwrap().commit().number(), 1, "nothing was written");
+    }
+
+    #[tokio::test]
+    async fn what_is_outside_of_the_api_is_refused_in_its_form() {
+        let (router, store) = service(CONFIG);
+        let code = |(status, body): (u16, Value)| {
+            assert_eq!(body["error"]["error_code"], body["error_code"]);
+            assert_eq!(body["error"]["error_msg"], body["error_msg"]);
+            (status, body["error_code"].as_str().unwrap().to_owned())
+        };
+        let ask = |method: &str, path: &str, token: &str, body: Vec<u8>| {
+            answer(&router, request(method, path, token, body))
+        };
+        let list = format!("/v1.0/{PROJECT}/kms/list-keys");
+        let cases = [
+            (ask("POST", "/nothing/here", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
+            (ask("GET", "/v9", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
+            (ask("GET", &list, "TOKENEXAMPLE", vec![]).await, (405, "KMS.0215")),
+            (ask("PATCH", "/healthz", "", vec![]).await, (405, "KMS.0215")),
+            (ask("POST", &list, "OTHERTOKEN", vec![]).await, (403, "APIGW.0302")),
+            (ask("POST", "/v1.0/nobodys/kms/list-keys", "TOKENEXAMPLE", vec![]).await, (403, "APIGW.0302")),
+            (ask("POST", &list, "tokenexample", vec![]).await, (401, "APIGW.0301")),
+            (ask("POST", &list, "TOKENEXAMPLE", vec![b' '; BODY_MAX + 1]).await, (400, "KMS.0203")),
+            (ask("POST", &list, "TOKENEXAMPLE", vec![b'{'; BODY_MAX]).await, (400, "KMS.0202")),
+        ];
+        for (number, (answered, (status, expected))) in cases.into_iter().enumerate() {
+            assert_eq!(code(answered), (status, expected.to_owned()), "case {number}");
+        }
+        // Only the project that was called has its default keys.
+        assert_eq!(store.scopes(keystead::After::Start, Limit::MAX).unwrap().items.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn lists_are_paged() {
+        let (router, _) = service(CONFIG);
+        for name in ["a", "b", "c"] {
+            let created = call(&router, "POST", "create-key", json!({"key_alias": name})).await;
+            assert_eq!(created.0, 200);
+        }
+        let rsa = json!({"key_alias": "rsa", "key_spec": "RSA_2048"});
+        let rsa = call(&router, "POST", "create-key", rsa).await.1["key_info"]["key_id"].clone();
+        // Two default keys and three more are AES_256.
+        let (_, all) = call(&router, "POST", "list-keys", Value::Null).await;
+        assert_eq!((&all["total"], &all["truncated"]), (&json!(5), &json!("false")));
+        let mut seen = 0;
+        let mut marker = json!("");
+        loop {
+            let body = json!({"key_spec": "ALL", "limit": 4, "marker": marker});
+            let (_, page) = call(&router, "POST", "list-keys", body).await;
+            seen += page["keys"].as_array().unwrap().len();
+            marker = page["next_marker"].clone();
+            if page["truncated"] == "false" {
+                break;
+            }
+        }
+        assert_eq!((seen, marker), (6, json!("")));
+        for (body, code) in [
+            (json!({"limit": 0}), "KMS.1601"),
+            (json!({"limit": "2001"}), "KMS.1601"),
+            (json!({"marker": "x"}), "KMS.1602"),
+            (json!({"key_state": "6"}), "KMS.0308"),
+            (json!({"key_spec": "DES"}), "KMS.1110"),
+        ] {
+            assert_eq!(call(&router, "POST", "list-keys", body).await.1["error_code"], code);
+        }
+        for name in ["x", "alias/y", "z"] {
+            let created = call(&router, "POST", "aliases", json!({"key_id": rsa, "alias": name})).await;
+            assert_eq!(created.0, 201);
+        }
+        let (_, page) = call(&router, "GET", "aliases?limit=2", Value::Null).await;
+        assert_eq!(page["page_info"], json!({"next_marker": "alias/y", "current_count": 2}));
+        let (_, page) = call(&router, "GET", "aliases?limit=2&marker=alias%2Fy", Value::Null).await;
+        assert_eq!(page["aliases"][0]["alias"], "z");
+        assert_eq!(page["page_info"], json!({"next_marker": "", "current_count": 1}));
+        let (status, _) = call(&router, "GET", "aliases?limit=1&limit=2", Value::Null).await;
+        assert_eq!(status, 400);
+    }
+
+    #[tokio::test]
+    async fn a_sequence_repeats_the_answer_where_it_is_told_to() {
+        let sequence = "919c82d4-8046-4722-9094-35c3c6524cff";
+        let body = json!({"key_alias": "once", "sequence": sequence});
+        let (router, _) = service(CONFIG);
+        assert_eq!(call(&router, "POST", "create-key", body.clone()).await.0, 200);
+        assert_eq!(call(&router, "POST", "create-key", body.clone()).await.1["error_code"], "KMS.1104");
+
+        let (router, _) = service(&format!("idempotent_sequence = true\n{CONFIG}"));
+        let first = call(&router, "POST", "create-key", body.clone()).await;
+        assert_eq!(first.0, 200);
+        assert_eq!(call(&router, "POST", "create-key", body.clone()).await, first);
+        let other = json!({"key_alias": "other", "sequence": sequence});
+        assert_eq!(call(&router, "POST", "create-key", other).await.1["error_code"], "KMS.0206");
+        let reused = json!({"key_id": first.1["key_info"]["key_id"], "sequence": sequence});
+        assert_eq!(call(&router, "POST", "disable-key", reused).await.1["error_code"], "KMS.0206");
+
+        let id = first.1["key_info"]["key_id"].as_str().unwrap();
+        let path = format!("/keystead/v1/{PROJECT}/keys/{id}/history");
+        let (_, history) = answer(&router, request("GET", &path, "TOKENEXAMPLE", "")).await;
+        assert_eq!(history["changes"].as_array().unwrap().len(), 1);
+        assert_eq!(history["changes"][0]["operation"], "create_key");
+        assert_eq!(history["changes"][0]["actor"], "3bab8e245e854f68af5967c00dd43127/tester");
+        assert_eq!(history["changes"][0]["request_id"], sequence);
+        assert_eq!(history["changes"][0]["after"]["key_alias"], "once");
+    }
+}
