@@ -15,7 +15,7 @@ use crate::wire::{QuotaList, QuotaOfResource, UserInstances, UserQuotas};
 #[utoipa::path(
     get, path = "/v1.0/{project_id}/kms/user-instances", tag = "account",
     params(("project_id" = String, Path)),
-    responses((status = 200, body = UserInstances), Refusals),
+    responses((status = 200, description = "Done", body = UserInstances), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn user_instances(State(app): State<Arc<App>>, call: Call) -> Answer<UserInstances> {
@@ -27,7 +27,7 @@ pub(crate) async fn user_instances(State(app): State<Arc<App>>, call: Call) -> A
 #[utoipa::path(
     get, path = "/v1.0/{project_id}/kms/user-quotas", tag = "account",
     params(("project_id" = String, Path)),
-    responses((status = 200, body = UserQuotas), Refusals),
+    responses((status = 200, description = "Done", body = UserQuotas), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn user_quotas(State(app): State<Arc<App>>, call: Call) -> Answer<UserQuotas> {

@@ -27,7 +27,7 @@ fn alias(text: Option<&str>) -> Result<Alias, Refusal> {
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/aliases", tag = "aliases",
     params(("project_id" = String, Path)), request_body = CreateAliasBody,
-    responses((status = 201, body = AliasEntity), Refusals),
+    responses((status = 201, description = "Done", body = AliasEntity), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn create_alias(
@@ -73,7 +73,7 @@ pub(crate) async fn delete_aliases(State(app): State<Arc<App>>, call: Call) -> R
         ("limit" = Option<String>, Query, description = "1 to 100, which is the default"),
         ("marker" = Option<String>, Query, description = "The last alias of the page before"),
     ),
-    responses((status = 200, body = AliasList), Refusals),
+    responses((status = 200, description = "Done", body = AliasList), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn list_aliases(State(app): State<Arc<App>>, call: Call) -> Answer<AliasList> {
@@ -105,7 +105,7 @@ pub(crate) async fn list_aliases(State(app): State<Arc<App>>, call: Call) -> Ans
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/alias/associate", tag = "aliases",
     params(("project_id" = String, Path)), request_body = AssociateAliasBody,
-    responses((status = 200, body = AliasEntity), Refusals),
+    responses((status = 200, description = "Done", body = AliasEntity), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn associate_alias(State(app): State<Arc<App>>, call: Call) -> Answer<AliasEntity> {

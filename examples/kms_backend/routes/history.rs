@@ -71,7 +71,7 @@ fn key_images(images: &Images, region: &Region) -> [Option<KeyDetails>; 2] {
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
     ),
     responses(
-        (status = 200, body = History<AliasEntity>),
+        (status = 200, description = "Done", body = History<AliasEntity>),
         (status = 410, body = RefusalBody, description = "That part of the history was trimmed"),
         Refusals,
     ),
@@ -103,7 +103,7 @@ pub(crate) async fn alias_history(
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
     ),
     responses(
-        (status = 200, body = History<KeyDetails>),
+        (status = 200, description = "Done", body = History<KeyDetails>),
         (status = 410, body = RefusalBody, description = "That part of the history was trimmed"),
         Refusals,
     ),

@@ -21,7 +21,7 @@ use crate::wire::{
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/create-key", tag = "keys",
     params(("project_id" = String, Path)), request_body = CreateKeyBody,
-    responses((status = 200, body = KeyInfo<CreatedKey>), Refusals),
+    responses((status = 200, description = "Done", body = KeyInfo<CreatedKey>), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn create_key(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<CreatedKey>> {
@@ -71,7 +71,7 @@ enum Named {
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/describe-key", tag = "keys",
     params(("project_id" = String, Path)), request_body = OperateKeyBody,
-    responses((status = 200, body = KeyInfo<KeyDetails>), Refusals),
+    responses((status = 200, description = "Done", body = KeyInfo<KeyDetails>), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn describe_key(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<KeyDetails>> {
@@ -106,7 +106,7 @@ fn named(text: &str, app: &App, call: &Call) -> Result<Named, Refusal> {
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/update-key-alias", tag = "keys",
     params(("project_id" = String, Path)), request_body = UpdateKeyAliasBody,
-    responses((status = 200, body = KeyInfo<KeyName>), Refusals),
+    responses((status = 200, description = "Done", body = KeyInfo<KeyName>), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn update_key_alias(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<KeyName>> {
@@ -124,7 +124,7 @@ pub(crate) async fn update_key_alias(State(app): State<Arc<App>>, call: Call) ->
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/update-key-description", tag = "keys",
     params(("project_id" = String, Path)), request_body = UpdateKeyDescriptionBody,
-    responses((status = 200, body = KeyInfo<KeyDescription>), Refusals),
+    responses((status = 200, description = "Done", body = KeyInfo<KeyDescription>), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn update_key_description(

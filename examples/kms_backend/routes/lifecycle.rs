@@ -24,7 +24,7 @@ fn operated(call: &Call) -> Result<(KeyId, Option<RequestId>), Refusal> {
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/enable-key", tag = "keys",
     params(("project_id" = String, Path)), request_body = OperateKeyBody,
-    responses((status = 200, body = KeyInfo<KeyStatus>), Refusals),
+    responses((status = 200, description = "Done", body = KeyInfo<KeyStatus>), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn enable_key(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<KeyStatus>> {
@@ -38,7 +38,7 @@ pub(crate) async fn enable_key(State(app): State<Arc<App>>, call: Call) -> Answe
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/disable-key", tag = "keys",
     params(("project_id" = String, Path)), request_body = OperateKeyBody,
-    responses((status = 200, body = KeyInfo<KeyStatus>), Refusals),
+    responses((status = 200, description = "Done", body = KeyInfo<KeyStatus>), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn disable_key(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<KeyStatus>> {
@@ -52,7 +52,7 @@ pub(crate) async fn disable_key(State(app): State<Arc<App>>, call: Call) -> Answ
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/schedule-key-deletion", tag = "keys",
     params(("project_id" = String, Path)), request_body = ScheduleKeyDeletionBody,
-    responses((status = 200, body = KeyStatus), Refusals),
+    responses((status = 200, description = "Done", body = KeyStatus), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn schedule_key_deletion(State(app): State<Arc<App>>, call: Call) -> Answer<KeyStatus> {
@@ -72,7 +72,7 @@ pub(crate) async fn schedule_key_deletion(State(app): State<Arc<App>>, call: Cal
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/cancel-key-deletion", tag = "keys",
     params(("project_id" = String, Path)), request_body = OperateKeyBody,
-    responses((status = 200, body = KeyStatus), Refusals),
+    responses((status = 200, description = "Done", body = KeyStatus), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn cancel_key_deletion(State(app): State<Arc<App>>, call: Call) -> Answer<KeyStatus> {

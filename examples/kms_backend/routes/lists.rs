@@ -92,7 +92,7 @@ fn listed(body: &ListKeysBody) -> Result<(KeyFilter, bool), Refusal> {
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/list-keys", tag = "keys",
     params(("project_id" = String, Path)), request_body = Option<ListKeysBody>,
-    responses((status = 200, body = KeyList), Refusals),
+    responses((status = 200, description = "Done", body = KeyList), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn list_keys(State(app): State<Arc<App>>, call: Call) -> Answer<KeyList> {
@@ -180,7 +180,7 @@ fn resource(key: &KeyRecord, region: &Region) -> Resource {
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/resource_instances/action", tag = "tags",
     params(("project_id" = String, Path)), request_body = ResourcesBody,
-    responses((status = 200, body = Resources), Refusals),
+    responses((status = 200, description = "Done", body = Resources), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn list_resources(State(app): State<Arc<App>>, call: Call) -> Answer<Resources> {

@@ -25,7 +25,7 @@ pub(crate) struct Health {
 /// Whether the service can read its store.
 #[utoipa::path(
     get, path = "/healthz", tag = "operator",
-    responses((status = 200, body = Health), (status = 500, body = RefusalBody))
+    responses((status = 200, description = "Done", body = Health), (status = 500, description = "It can't", body = RefusalBody))
 )]
 pub(crate) async fn healthz(State(app): State<Arc<App>>) -> Answer<Health> {
     let commit = app.blocking(|store| Ok(store.position()?.commit().number())).await?;
@@ -35,7 +35,7 @@ pub(crate) async fn healthz(State(app): State<Arc<App>>) -> Answer<Health> {
 /// The metrics, for Prometheus.
 #[utoipa::path(
     get, path = "/metrics", tag = "operator",
-    responses((status = 200, body = String, content_type = "text/plain; version=0.0.4"))
+    responses((status = 200, description = "Done", body = String, content_type = "text/plain; version=0.0.4"))
 )]
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Refusal> {
     let text = app.metrics.text().map_err(|error| Refusal::internal(&error))?;
@@ -45,7 +45,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResp
 /// This description.
 #[utoipa::path(
     get, path = "/openapi.json", tag = "operator",
-    responses((status = 200, body = Object, content_type = "application/json"))
+    responses((status = 200, description = "Done", body = Object, content_type = "application/json"))
 )]
 pub(crate) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(Description::openapi())

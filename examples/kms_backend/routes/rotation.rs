@@ -19,7 +19,7 @@ use crate::wire::{
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/enable-key-rotation", tag = "rotation",
     params(("project_id" = String, Path)), request_body = OperateKeyBody,
-    responses((status = 200, body = Empty), Refusals),
+    responses((status = 200, description = "Done", body = Empty), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn enable_key_rotation(State(app): State<Arc<App>>, call: Call) -> Answer<Empty> {
@@ -36,7 +36,7 @@ pub(crate) async fn enable_key_rotation(State(app): State<Arc<App>>, call: Call)
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/disable-key-rotation", tag = "rotation",
     params(("project_id" = String, Path)), request_body = OperateKeyBody,
-    responses((status = 200, body = Empty), Refusals),
+    responses((status = 200, description = "Done", body = Empty), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn disable_key_rotation(State(app): State<Arc<App>>, call: Call) -> Answer<Empty> {
@@ -51,7 +51,7 @@ pub(crate) async fn disable_key_rotation(State(app): State<Arc<App>>, call: Call
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/update-key-rotation-interval", tag = "rotation",
     params(("project_id" = String, Path)), request_body = UpdateRotationIntervalBody,
-    responses((status = 200, body = Empty), Refusals),
+    responses((status = 200, description = "Done", body = Empty), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn update_key_rotation_interval(State(app): State<Arc<App>>, call: Call) -> Answer<Empty> {
@@ -72,7 +72,7 @@ pub(crate) async fn update_key_rotation_interval(State(app): State<Arc<App>>, ca
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/get-key-rotation-status", tag = "rotation",
     params(("project_id" = String, Path)), request_body = OperateKeyBody,
-    responses((status = 200, body = RotationStatus), Refusals),
+    responses((status = 200, description = "Done", body = RotationStatus), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn get_key_rotation_status(

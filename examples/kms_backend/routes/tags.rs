@@ -76,7 +76,7 @@ pub(crate) async fn create_tag(
 #[utoipa::path(
     get, path = "/v1.0/{project_id}/kms/{key_id}/tags", tag = "tags",
     params(("project_id" = String, Path), ("key_id" = String, Path)),
-    responses((status = 200, body = KeyTags), Refusals),
+    responses((status = 200, description = "Done", body = KeyTags), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn list_tags(
@@ -139,7 +139,7 @@ pub(crate) async fn delete_tag(
 #[utoipa::path(
     get, path = "/v1.0/{project_id}/kms/tags", tag = "tags",
     params(("project_id" = String, Path)),
-    responses((status = 200, body = ProjectTags), Refusals),
+    responses((status = 200, description = "Done", body = ProjectTags), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn list_project_tags(State(app): State<Arc<App>>, call: Call) -> Answer<ProjectTags> {

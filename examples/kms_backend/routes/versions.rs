@@ -19,7 +19,7 @@ fn current() -> ApiVersion {
 }
 
 /// Lists the versions of the API.
-#[utoipa::path(get, path = "/", tag = "versions", responses((status = 200, body = Versions)))]
+#[utoipa::path(get, path = "/", tag = "versions", responses((status = 200, description = "Done", body = Versions)))]
 pub(crate) async fn list_versions() -> Json<Versions> {
     Json(Versions { versions: vec![current()] })
 }
@@ -28,7 +28,7 @@ pub(crate) async fn list_versions() -> Json<Versions> {
 #[utoipa::path(
     get, path = "/{version_id}", tag = "versions",
     params(("version_id" = String, Path, example = "v1.0")),
-    responses((status = 200, body = Version), (status = 404, body = RefusalBody))
+    responses((status = 200, description = "Done", body = Version), (status = 404, description = "There is no such version", body = RefusalBody))
 )]
 pub(crate) async fn show_version(Path(version_id): Path<String>) -> Answer<Version> {
     if version_id == "v1.0" { Ok(Json(Version { version: current() })) } else { Err(Refusal::no_such_path()) }
