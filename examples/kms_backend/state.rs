@@ -114,8 +114,7 @@ impl App {
         Ok(committed.await?.value)
     }
 
-    /// Makes what a project has from its first use on, if that was not done yet: the keys of the
-    /// configuration in a project without any key, and the platform's default keys.
+    /// Makes what a project has from its first use on, if that was not done yet.
     pub(crate) async fn prepare(self: &Arc<Self>, account: &Account, scope: &Scope) -> Result<(), Refusal> {
         let is_prepared = || self.prepared.read().unwrap_or_else(PoisonError::into_inner).contains(scope);
         if is_prepared() {
@@ -129,21 +128,33 @@ impl App {
         let defaults = self.services.iter().map(|service| NewKey::default_of(service));
         let defaults: Vec<NewKey> = defaults.collect::<Result<_, _>>().map_err(refused)?;
         let request = Request::new(scope).actor("platform");
-        self.blocking(move |store| {
-            let is_empty = store.read(request.scope(), |snap| snap.count_keys(&KeyFilter::all()))? == 0;
-            if is_empty && !first.is_empty() {
-                store
-                    .write(&request, |txn| first.iter().try_for_each(|new| txn.create_key(new).map(drop)))?;
+        self.blocking(move |store| match make_first(store, &request, &first, &defaults) {
+            // It is not the caller's fault, whatever it is.
+            Err(error) if error.api().is_some() => {
+                Err(Refusal::internal(&format_args!("the first keys of a project: {error}")))
             }
-            store.write(&request, |txn| {
-                defaults.iter().try_for_each(|new| txn.ensure_default_key(new).map(drop))
-            })?;
-            Ok(())
+            made => Ok(made?),
         })
         .await?;
         self.prepared.write().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
         Ok(())
     }
+}
+
+/// Makes the keys of the configuration in a project without any key, and the default keys.
+fn make_first(
+    store: &Store,
+    request: &Request,
+    first: &[NewKey],
+    defaults: &[NewKey],
+) -> keystead::Result<()> {
+    let is_empty = store.read(request.scope(), |snap| snap.count_keys(&KeyFilter::all()))? == 0;
+    if is_empty && !first.is_empty() {
+        store.write(request, |txn| first.iter().try_for_each(|new| txn.create_key(new).map(drop)))?;
+    }
+    let ensure = |new: &NewKey, txn: &mut Transaction<'_>| txn.ensure_default_key(new).map(drop);
+    store.write(request, |txn| defaults.iter().try_for_each(|new| ensure(new, txn)))?;
+    Ok(())
 }
 
 fn first_keys(account: &Account, scope: &Scope) -> Result<Vec<NewKey>, Refusal> {

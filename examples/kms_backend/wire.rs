@@ -75,6 +75,7 @@ pub(crate) struct CreateKeyBody {
     pub(crate) origin: Option<String>,
     pub(crate) enterprise_project_id: Option<String>,
     pub(crate) keystore_id: Option<String>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -83,6 +84,7 @@ pub(crate) struct CreateKeyBody {
 pub(crate) struct OperateKeyBody {
     #[schema(required, nullable = false, example = "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e")]
     pub(crate) key_id: Option<String>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -93,6 +95,7 @@ pub(crate) struct ScheduleKeyDeletionBody {
     /// 7 to 1096.
     #[schema(required, nullable = false)]
     pub(crate) pending_days: Option<Number>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -102,6 +105,7 @@ pub(crate) struct UpdateKeyAliasBody {
     pub(crate) key_id: Option<String>,
     #[schema(required, nullable = false, example = "test")]
     pub(crate) key_alias: Option<String>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -111,6 +115,7 @@ pub(crate) struct UpdateKeyDescriptionBody {
     pub(crate) key_id: Option<String>,
     #[schema(required, nullable = false, max_length = 255)]
     pub(crate) key_description: Option<String>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -121,6 +126,7 @@ pub(crate) struct UpdateRotationIntervalBody {
     /// 30 to 365.
     #[schema(required, nullable = false)]
     pub(crate) rotation_interval: Option<Number>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -135,6 +141,7 @@ pub(crate) struct ListKeysBody {
     /// `AES_256` by default; `ALL` for all.
     pub(crate) key_spec: Option<String>,
     pub(crate) enterprise_project_id: Option<String>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -144,6 +151,7 @@ pub(crate) struct CreateAliasBody {
     pub(crate) key_id: Option<String>,
     #[schema(required, nullable = false, example = "kms-1234")]
     pub(crate) alias: Option<String>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -154,6 +162,7 @@ pub(crate) struct DeleteAliasBody {
     /// 1 to 50 distinct aliases of the key.
     #[schema(required, nullable = false)]
     pub(crate) aliases: Option<Vec<String>>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -163,6 +172,7 @@ pub(crate) struct AssociateAliasBody {
     pub(crate) target_key_id: Option<String>,
     #[schema(required, nullable = false, example = "kms-1234")]
     pub(crate) alias: Option<String>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -170,6 +180,7 @@ pub(crate) struct AssociateAliasBody {
 pub(crate) struct CreateTagBody {
     #[schema(required, nullable = false)]
     pub(crate) tag: Option<TagBody>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -180,6 +191,7 @@ pub(crate) struct BatchTagsBody {
     pub(crate) action: Option<String>,
     #[schema(required, nullable = false)]
     pub(crate) tags: Option<Vec<TagBody>>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -203,6 +215,7 @@ pub(crate) struct ResourcesBody {
     pub(crate) tags: Option<Vec<WantedTag>>,
     /// `resource_name` and a part of the key's own name.
     pub(crate) matches: Option<Vec<TagBody>>,
+    #[schema(pattern = "^[0-9A-Za-z-]{36}$")]
     pub(crate) sequence: Option<String>,
 }
 
@@ -498,7 +511,11 @@ pub(crate) struct HistoryEntry<T> {
     pub(crate) actor: Option<String>,
     /// The caller's `sequence`.
     pub(crate) request_id: Option<String>,
+    /// Left out if it was not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) before: Option<T>,
+    /// Left out if it is no longer there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) after: Option<T>,
 }
 

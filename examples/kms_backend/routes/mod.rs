@@ -201,6 +201,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_documented_requests_are_answered_as_documented() {
+        let first = r#"
+            [[account]]
+            domain_id = "3bab8e245e854f68af5967c00dd43127"
+            projects = ["0d0466b0e7274d9cb35df84bb474a37f"]
+            [[account.key]]
+            project = "0d0466b0e7274d9cb35df84bb474a37f"
+            key_id = "0d0466b0-e727-4d9c-b35d-f84bb474a37f"
+            key_alias = "orders-2025"
+            aliases = ["kms-1234"]
+            [[account.key]]
+            project = "0d0466b0e7274d9cb35df84bb474a37f"
+            key_id = "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e"
+            key_alias = "orders"
+            [[account.token]]
+            token = "TOKENEXAMPLE"
+        "#;
+        let (router, store) = service(&format!("region = \"cn-north-7\"\n{first}"));
+        let key_id = "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e";
+        let body = json!({"target_key_id": key_id, "alias": "kms-1234"});
+        let (status, moved) = call(&router, "POST", "alias/associate", body).await;
+        assert_eq!((status, &moved["key_id"], &moved["alias"]), (200, &json!(key_id), &json!("kms-1234")));
+        let urn = "kms:cn-north-7:3bab8e245e854f68af5967c00dd43127:alias:kms-1234";
+        assert_eq!(moved["alias_urn"], urn);
+
+        let body = json!({"key_id": key_id, "key_alias": "test"});
+        let renamed = call(&router, "POST", "update-key-alias", body).await;
+        assert_eq!(renamed, (200, json!({"key_info": {"key_id": key_id, "key_alias": "test"}})));
+        for name in [key_id, "alias/kms-1234", urn] {
+            let described = call(&router, "POST", "describe-key", json!({"key_id": name})).await.1;
+            assert_eq!(described["key_info"]["key_alias"], "test", "{name}");
+        }
+        let (_, instances) = call(&router, "GET", "user-instances", Value::Null).await;
+        assert_eq!(instances, json!({"instance_num": 2}));
+        assert!(store.verify().unwrap().is_clean());
+    }
+
+    #[tokio::test]
     async fn lists_are_paged() {
         let (router, _) = service(CONFIG);
         for name in ["a", "b", "c"] {
