@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use keystead::{Alias, AliasScope, DomainId, KeyAlias, KeyId, NewKey, ProjectId, Quotas, Region, Retention};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::random;
 
@@ -53,9 +53,9 @@ pub(crate) struct Config {
     /// Where aliases are unique: in the account, as documented, or in the project.
     #[serde(default = "alias_scope")]
     pub(crate) alias_scope: AliasScope,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "quotas")]
     pub(crate) quotas: Quotas,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "retention")]
     pub(crate) retention: Retention,
     /// The services that have a default key in each project.
     #[serde(default = "services")]
@@ -70,6 +70,41 @@ fn alias_scope() -> AliasScope {
     AliasScope::Domain
 }
 
+/// As the library's own, but a name that is none of its fields is an error.
+fn quotas<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quotas, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Given {
+        keys_per_project: Option<u64>,
+        aliases_per_key: Option<usize>,
+        tags_per_key: Option<usize>,
+    }
+    let (given, usual) = (Given::deserialize(deserializer)?, Quotas::default());
+    Ok(Quotas {
+        keys_per_project: given.keys_per_project.unwrap_or(usual.keys_per_project),
+        aliases_per_key: given.aliases_per_key.unwrap_or(usual.aliases_per_key),
+        tags_per_key: given.tags_per_key.unwrap_or(usual.tags_per_key),
+    })
+}
+
+fn retention<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Retention, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Given {
+        history_days: Option<u16>,
+        history_commits: Option<u64>,
+        outcome_hours: Option<u32>,
+        outcomes_per_scope: Option<u64>,
+    }
+    let (given, usual) = (Given::deserialize(deserializer)?, Retention::default());
+    Ok(Retention {
+        history_days: given.history_days.or(usual.history_days),
+        history_commits: given.history_commits.or(usual.history_commits),
+        outcome_hours: given.outcome_hours.unwrap_or(usual.outcome_hours),
+        outcomes_per_scope: given.outcomes_per_scope.unwrap_or(usual.outcomes_per_scope),
+    })
+}
+
 fn services() -> Vec<String> {
     SERVICES.map(str::to_owned).to_vec()
 }
@@ -82,8 +117,10 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// Requests in work; more wait, up to their time-out.
     pub(crate) requests: usize,
-    /// Calls of the store in work, each on its own thread; more wait.
-    pub(crate) store_calls: usize,
+    /// Reads of the store in work, each on its own thread; more wait.
+    pub(crate) store_reads: usize,
+    /// Writes of the store in work, each on its own thread; more wait, but no read waits for them.
+    pub(crate) store_writes: usize,
     /// The time for a whole request.
     pub(crate) request_seconds: u64,
     /// The time between two sweeps.
@@ -97,7 +134,8 @@ impl Default for Limits {
         Self {
             connections: 1024,
             requests: 256,
-            store_calls: 32,
+            store_reads: 16,
+            store_writes: 32,
             request_seconds: 30,
             sweep_seconds: 60,
             stop_seconds: 10,
@@ -214,7 +252,7 @@ impl Config {
             NewKey::default_of(service).map_err(|error| format!("default_key_services: {error}"))?;
         }
         let limits = &self.limits;
-        let bounds = [limits.connections, limits.requests, limits.store_calls];
+        let bounds = [limits.connections, limits.requests, limits.store_reads, limits.store_writes];
         let times = [limits.request_seconds, limits.sweep_seconds];
         if bounds.iter().any(|bound| !(1..=BOUND_MAX).contains(bound)) || times.contains(&0) {
             return Err(format!("a limit that is 0 or more than {BOUND_MAX}"));
@@ -344,6 +382,8 @@ mod tests {
             DOCUMENTED.replace("4a380\"]", "4a37f\"]"),
             DOCUMENTED.replace("[quotas]", "[limits]\nrequests = 0\n[quotas]"),
             format!("unheard_of = 1\n{DOCUMENTED}"),
+            DOCUMENTED.replace("keys_per_project", "keys_per_poject"),
+            DOCUMENTED.replace("[quotas]", "[retention]\nhours = 1\n[quotas]"),
             format!("{DOCUMENTED}\n[[account.access]]\naccess_key = \"AKEXAMPLE\"\nsecret_key = \"x\""),
         ];
         for text in wrong {

@@ -89,7 +89,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let store = store.map_err(|error| format!("{}: {error}", arguments.data.display()))?;
     let app = Arc::new(App::new(config, store)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .max_blocking_threads(limits.store_calls)
+        .max_blocking_threads(limits.store_reads + limits.store_writes)
         .enable_all()
         .build()?;
     runtime.block_on(serve(arguments, app))?;

@@ -24,8 +24,11 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     /// One permit for each request in work.
     pub(crate) requests: Semaphore,
-    /// One permit for each call of the store in work.
-    store_calls: Arc<Semaphore>,
+    /// One permit for each read of the store in work.
+    pub(crate) reads: Arc<Semaphore>,
+    /// One permit for each write of the store in work. Writes wait for each other; reads have permits
+    /// of their own, so that they don't wait for writes.
+    pub(crate) writes: Arc<Semaphore>,
     idempotent_sequence: bool,
     services: Vec<String>,
     prepared: RwLock<HashSet<Scope>>,
@@ -48,7 +51,8 @@ impl App {
             store,
             metrics: Metrics::new()?,
             requests: Semaphore::new(limits.requests),
-            store_calls: Arc::new(Semaphore::new(limits.store_calls)),
+            reads: Arc::new(Semaphore::new(limits.store_reads)),
+            writes: Arc::new(Semaphore::new(limits.store_writes)),
             limits,
             idempotent_sequence: config.idempotent_sequence,
             services: config.default_key_services,
@@ -62,10 +66,11 @@ impl App {
     /// bounded; work that has begun is carried out even if the request that asked for it has ended.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
+        permits: &Arc<Semaphore>,
         work: impl FnOnce(&Store) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let permits = Arc::clone(&self.store_calls);
-        let permit = permits.acquire_owned().await.map_err(|closed| Refusal::internal(&closed))?;
+        let permit =
+            Arc::clone(permits).acquire_owned().await.map_err(|closed| Refusal::internal(&closed))?;
         let (app, span) = (Arc::clone(self), Span::current());
         let thread = task::spawn_blocking(move || {
             let _permit = permit;
@@ -85,7 +90,7 @@ impl App {
         read: impl FnOnce(&Snapshot<'_>) -> keystead::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
         let scope = call.scope.clone();
-        self.blocking(move |store| Ok(store.read(&scope, read)?)).await
+        self.blocking(&self.reads, move |store| Ok(store.read(&scope, read)?)).await
     }
 
     /// Changes the caller's project. Where the configuration says so, a request with a `sequence` is
@@ -100,12 +105,11 @@ impl App {
         let mut request = Request::new(&call.scope).actor(&call.actor);
         Span::current().record("operation", operation);
         if let Some(sequence) = &sequence {
-            Span::current().record("sequence", sequence.as_str());
             request = request.request_id(sequence.clone());
         }
         let once = sequence.filter(|_| self.idempotent_sequence);
         let body = [operation.as_bytes(), call.path.as_bytes(), &call.body].join(&b'\n');
-        let committed = self.blocking(move |store| {
+        let committed = self.blocking(&self.writes, move |store| {
             Ok(match once {
                 Some(sequence) => store.write_once(&request, &sequence, &body, change)?,
                 None => store.write(&request, change)?,
@@ -128,7 +132,7 @@ impl App {
         let defaults = self.services.iter().map(|service| NewKey::default_of(service));
         let defaults: Vec<NewKey> = defaults.collect::<Result<_, _>>().map_err(refused)?;
         let request = Request::new(scope).actor("platform");
-        self.blocking(move |store| match make_first(store, &request, &first, &defaults) {
+        self.blocking(&self.writes, move |store| match make_first(store, &request, &first, &defaults) {
             // It is not the caller's fault, whatever it is.
             Err(error) if error.api().is_some() => {
                 Err(Refusal::internal(&format_args!("the first keys of a project: {error}")))

@@ -30,7 +30,8 @@ async fn sweep(app: &Arc<App>) -> Result<(), Refusal> {
     let mut after: Option<Scope> = None;
     loop {
         let from = after.take();
-        let swept = app.blocking(move |store| Ok(store.sweep(now, STEPS, from.as_ref())?)).await?;
+        let swept =
+            app.blocking(&app.writes, move |store| Ok(store.sweep(now, STEPS, from.as_ref())?)).await?;
         count(app, &swept);
         if swept.done {
             return Ok(());

@@ -3,6 +3,7 @@
 use keystead::{AliasRecord, KeyId, KeyRecord, Region, RequestId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tracing::Span;
 use utoipa::ToSchema;
 
 use crate::error::{Refusal, refused};
@@ -33,9 +34,14 @@ pub(crate) fn key_id(text: Option<&str>) -> Result<KeyId, Refusal> {
     required(text, "key_id")?.parse().map_err(refused::<keystead::InvalidKeyId>)
 }
 
-/// The caller's own number of the request, which need not be there.
+/// The caller's own number of the request, which need not be there; it is logged.
 pub(crate) fn sequence(text: Option<&str>) -> Result<Option<RequestId>, Refusal> {
-    text.map(str::parse).transpose().map_err(refused::<keystead::InvalidRequestId>)
+    let sequence: Option<RequestId> =
+        text.map(str::parse).transpose().map_err(refused::<keystead::InvalidRequestId>)?;
+    if let Some(sequence) = &sequence {
+        Span::current().record("sequence", sequence.as_str());
+    }
+    Ok(sequence)
 }
 
 /// A number that clients write as a string or as a number.

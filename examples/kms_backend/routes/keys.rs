@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use keystead::{
-    Alias, AliasUrn, Description, EnterpriseProjectId, Error, KeyAlias, KeyId, KeySpec, KeystoreId, NewKey,
+    Alias, AliasUrn, Description, EnterpriseProjectId, Error, InvalidAlias, KeyAlias, KeyId, KeySpec,
+    KeystoreId, NewKey,
 };
 
 use super::Answer;
@@ -91,13 +92,13 @@ pub(crate) async fn describe_key(State(app): State<Arc<App>>, call: Call) -> Ans
 
 fn named(text: &str, app: &App, call: &Call) -> Result<Named, Refusal> {
     if text.starts_with("kms:") {
-        return text.parse().map(Named::Alias).map_err(refused::<keystead::InvalidAlias>);
+        return text.parse().map(Named::Alias).map_err(refused::<InvalidAlias>);
     }
     if text.starts_with("alias/") {
         let alias = Alias::new(text).map_err(refused)?;
         let urn = format!("kms:{}:{}:alias:{}", app.store.region(), call.scope.domain(), alias.urn_name());
         let missing = |_| Refusal::from(Error::AliasNotFound { alias: text.into() });
-        return urn.parse().map(Named::Alias).map_err(|wrong: keystead::InvalidAlias| missing(wrong));
+        return urn.parse().map(Named::Alias).map_err(|wrong: InvalidAlias| missing(wrong));
     }
     key_id(Some(text)).map(Named::Id)
 }
@@ -112,8 +113,12 @@ fn named(text: &str, app: &App, call: &Call) -> Result<Named, Refusal> {
 pub(crate) async fn update_key_alias(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<KeyName>> {
     let body: UpdateKeyAliasBody = parse(&call.body)?;
     let sequence = sequence(body.sequence.as_deref())?;
-    let key_id = key_id(body.key_id.as_deref())?;
     let name = KeyAlias::new(required(body.key_alias.as_deref(), "key_alias")?).map_err(refused)?;
+    if name.is_reserved() {
+        // Before the key is looked for, also if its id can name none.
+        return Err(refused(InvalidAlias::Reserved));
+    }
+    let key_id = key_id(body.key_id.as_deref())?;
     let rename = move |txn: &mut keystead::Transaction<'_>| {
         Ok(KeyInfo { key_info: KeyName::of(&txn.rename_key_alias(key_id, &name)?.key) })
     };

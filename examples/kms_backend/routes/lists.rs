@@ -74,7 +74,7 @@ fn page<T>(
 /// What list-keys is asked for.
 fn listed(body: &ListKeysBody) -> Result<(KeyFilter, bool), Refusal> {
     let mut filter = KeyFilter::all();
-    match body.key_spec.as_deref().unwrap_or("AES_256") {
+    match body.key_spec.as_deref().filter(|spec| !spec.is_empty()).unwrap_or("AES_256") {
         "ALL" => {}
         spec => filter = filter.spec(spec.parse::<KeySpec>().map_err(refused)?),
     }

@@ -28,7 +28,7 @@ pub(crate) struct Health {
     responses((status = 200, description = "Done", body = Health), (status = 500, description = "It can't", body = RefusalBody))
 )]
 pub(crate) async fn healthz(State(app): State<Arc<App>>) -> Answer<Health> {
-    let commit = app.blocking(|store| Ok(store.position()?.commit().number())).await?;
+    let commit = app.blocking(&app.reads, |store| Ok(store.position()?.commit().number())).await?;
     Ok(Json(Health { status: "ok".to_owned(), commit }))
 }
 
