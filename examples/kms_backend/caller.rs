@@ -10,7 +10,7 @@ use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{self, Uri};
-use keystead::{Scope, Timestamp};
+use keystead::{ProjectId, Scope, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::Span;
@@ -101,11 +101,18 @@ pub(crate) struct Call {
     /// The account and the access key, for change records.
     pub(crate) actor: String,
     pub(crate) path: String,
+    /// The variable parts of the path.
+    params: Vec<(String, String)>,
     query: Vec<(String, String)>,
     pub(crate) body: Bytes,
 }
 
 impl Call {
+    /// A variable part of the path.
+    pub(crate) fn part(&self, name: &str) -> Result<&str, Refusal> {
+        named(&self.params, name).ok_or_else(|| Refusal::missing(name))
+    }
+
     /// A parameter of the query string; an empty one counts as missing.
     pub(crate) fn query(&self, name: &str) -> Result<Option<&str>, Refusal> {
         let mut values = self.query.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
@@ -116,15 +123,18 @@ impl Call {
     }
 }
 
+fn named<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
 impl FromRequest<Arc<App>> for Call {
     type Rejection = Refusal;
 
     async fn from_request(request: http::Request<axum::body::Body>, app: &Arc<App>) -> Result<Self, Refusal> {
         let (mut parts, body) = request.with_limited_body().into_parts();
-        let params = RawPathParams::from_request_parts(&mut parts, app).await;
-        let project = params.ok().and_then(|params| {
-            let project = params.iter().find(|(name, _)| *name == "project_id");
-            project.map(|(_, value)| value.to_owned())
+        let params = RawPathParams::from_request_parts(&mut parts, app).await.map(|params| {
+            let pairs = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+            pairs.collect::<Vec<_>>()
         });
         // A nested router sees only the rest of the path; what was signed is the whole.
         let Ok(OriginalUri(uri)) = OriginalUri::from_request_parts(&mut parts, app).await;
@@ -139,7 +149,9 @@ impl FromRequest<Arc<App>> for Call {
             )?;
         let identified = app.directory.identify(&parts, &uri, &body, Timestamp::now());
         let (account, name) = identified.inspect_err(|_| app.metrics.unauthenticated.inc())?;
-        let is_project = |id: &&keystead::ProjectId| project.as_deref() == Some(id.as_str());
+        let params = params.map_err(|_| Refusal::invalid("the path is not UTF-8"))?;
+        let asked = named(&params, "project_id");
+        let is_project = |id: &&ProjectId| asked == Some(id.as_str());
         let project = account.projects.iter().find(is_project).ok_or_else(Refusal::forbidden)?;
         let scope = Scope::from_ids(account.domain_id.clone(), project.clone());
         let actor = format!("{}/{name}", account.domain_id);
@@ -147,6 +159,6 @@ impl FromRequest<Arc<App>> for Call {
         app.prepare(&account, &scope).await?;
         let path = uri.path().to_owned();
         let query = text::query_pairs(uri.query().unwrap_or_default());
-        Ok(Self { scope, actor, path, query, body })
+        Ok(Self { scope, actor, path, params, query, body })
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use keystead::{
     Alias, AliasRecord, ChangeRecord, Cursor, HistoryOf, Images, InvalidCursor, KeyRecord, Limit, Order,
     Page, Region,
@@ -77,13 +77,9 @@ fn key_images(images: &Images, region: &Region) -> [Option<KeyDetails>; 2] {
     ),
     security(("token" = []))
 )]
-pub(crate) async fn alias_history(
-    State(app): State<Arc<App>>,
-    Path((_, alias)): Path<(String, String)>,
-    call: Call,
-) -> Answer<History<AliasEntity>> {
+pub(crate) async fn alias_history(State(app): State<Arc<App>>, call: Call) -> Answer<History<AliasEntity>> {
     let (after, limit) = part(&call)?;
-    let alias = Alias::new(&alias).map_err(refused)?;
+    let alias = Alias::new(call.part("alias")?).map_err(refused)?;
     let region = app.store.region().clone();
     let history = app.read(&call, move |snap| {
         let page =
@@ -109,13 +105,9 @@ pub(crate) async fn alias_history(
     ),
     security(("token" = []))
 )]
-pub(crate) async fn key_history(
-    State(app): State<Arc<App>>,
-    Path((_, of_key)): Path<(String, String)>,
-    call: Call,
-) -> Answer<History<KeyDetails>> {
+pub(crate) async fn key_history(State(app): State<Arc<App>>, call: Call) -> Answer<History<KeyDetails>> {
     let (after, limit) = part(&call)?;
-    let key_id = key_id(Some(&of_key))?;
+    let key_id = key_id(Some(call.part("key_id")?))?;
     let region = app.store.region().clone();
     let history = app.read(&call, move |snap| {
         let page = snap.history(HistoryOf::Key(key_id), Order::NewestFirst, after.as_ref().into(), limit)?;

@@ -182,6 +182,7 @@ mod tests {
             answer(&router, request(method, path, token, body))
         };
         let list = format!("/v1.0/{PROJECT}/kms/list-keys");
+        let not_text = format!("/v1.0/{PROJECT}/kms/%FF/tags");
         let cases = [
             (ask("POST", "/nothing/here", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
             (ask("GET", "/v9", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
@@ -192,6 +193,8 @@ mod tests {
             (ask("POST", &list, "tokenexample", vec![]).await, (401, "APIGW.0301")),
             (ask("POST", &list, "TOKENEXAMPLE", vec![b' '; BODY_MAX + 1]).await, (400, "KMS.0203")),
             (ask("POST", &list, "TOKENEXAMPLE", vec![b'{'; BODY_MAX]).await, (400, "KMS.0202")),
+            (ask("GET", "/%FF", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
+            (ask("GET", &not_text, "TOKENEXAMPLE", vec![]).await, (400, "KMS.0308")),
         ];
         for (number, (answered, (status, expected))) in cases.into_iter().enumerate() {
             assert_eq!(code(answered), (status, expected.to_owned()), "case {number}");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use keystead::{KeyFilter, KeyId, KeyRecord, RequestId, TagKey, TagValue, Tags, Transaction};
 
@@ -61,15 +61,11 @@ async fn remove_tags(
     responses((status = 204, description = "It is there"), Refusals),
     security(("token" = []))
 )]
-pub(crate) async fn create_tag(
-    State(app): State<Arc<App>>,
-    Path((_, of_key)): Path<(String, String)>,
-    call: Call,
-) -> Result<StatusCode, Refusal> {
+pub(crate) async fn create_tag(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
     let body: CreateTagBody = parse(&call.body)?;
     let sequence = sequence(body.sequence.as_deref())?;
     let tags = Tags::from([tag(&required(body.tag, "tag")?)?]);
-    set_tags(&app, &call, (key_id(Some(&of_key))?, tags), sequence).await
+    set_tags(&app, &call, (key_id(Some(call.part("key_id")?))?, tags), sequence).await
 }
 
 /// Shows the tags of a key.
@@ -79,12 +75,8 @@ pub(crate) async fn create_tag(
     responses((status = 200, description = "Done", body = KeyTags), Refusals),
     security(("token" = []))
 )]
-pub(crate) async fn list_tags(
-    State(app): State<Arc<App>>,
-    Path((_, of_key)): Path<(String, String)>,
-    call: Call,
-) -> Answer<KeyTags> {
-    let key_id = key_id(Some(&of_key))?;
+pub(crate) async fn list_tags(State(app): State<Arc<App>>, call: Call) -> Answer<KeyTags> {
+    let key_id = key_id(Some(call.part("key_id")?))?;
     let tags = app.read(&call, move |snap| Ok(items_of(&*snap.key(key_id)?))).await?;
     Ok(Json(KeyTags { exist_tags_num: tags.len(), tags }))
 }
@@ -96,11 +88,7 @@ pub(crate) async fn list_tags(
     responses((status = 204, description = "Done"), Refusals),
     security(("token" = []))
 )]
-pub(crate) async fn batch_tags(
-    State(app): State<Arc<App>>,
-    Path((_, of_key)): Path<(String, String)>,
-    call: Call,
-) -> Result<StatusCode, Refusal> {
+pub(crate) async fn batch_tags(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
     let body: BatchTagsBody = parse(&call.body)?;
     let sequence = sequence(body.sequence.as_deref())?;
     let given = required(body.tags.filter(|tags| !tags.is_empty()), "tags")?;
@@ -108,7 +96,7 @@ pub(crate) async fn batch_tags(
     if keys.iter().collect::<BTreeSet<_>>().len() < keys.len() {
         return Err(Refusal::of_request("KMS.0406", "a tag key is there twice"));
     }
-    let key_id = key_id(Some(&of_key))?;
+    let key_id = key_id(Some(call.part("key_id")?))?;
     match required(body.action.as_deref(), "action")? {
         "create" => {
             let tags = given.iter().map(tag).collect::<Result<Tags, _>>()?;
@@ -126,13 +114,9 @@ pub(crate) async fn batch_tags(
     responses((status = 204, description = "It is gone"), Refusals),
     security(("token" = []))
 )]
-pub(crate) async fn delete_tag(
-    State(app): State<Arc<App>>,
-    Path((_, of_key, tag)): Path<(String, String, String)>,
-    call: Call,
-) -> Result<StatusCode, Refusal> {
-    let tags = vec![tag_key(Some(&tag))?];
-    remove_tags(&app, &call, (key_id(Some(&of_key))?, tags), None).await
+pub(crate) async fn delete_tag(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
+    let tags = vec![tag_key(Some(call.part("key")?))?];
+    remove_tags(&app, &call, (key_id(Some(call.part("key_id")?))?, tags), None).await
 }
 
 /// Lists all tags of the project's keys. It costs the keys of the project.

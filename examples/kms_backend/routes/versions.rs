@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 
 use super::Answer;
 use crate::error::{Refusal, RefusalBody};
@@ -30,6 +31,9 @@ pub(crate) async fn list_versions() -> Json<Versions> {
     params(("version_id" = String, Path, example = "v1.0")),
     responses((status = 200, description = "Done", body = Version), (status = 404, description = "There is no such version", body = RefusalBody))
 )]
-pub(crate) async fn show_version(Path(version_id): Path<String>) -> Answer<Version> {
-    if version_id == "v1.0" { Ok(Json(Version { version: current() })) } else { Err(Refusal::no_such_path()) }
+pub(crate) async fn show_version(path: Result<Path<String>, PathRejection>) -> Answer<Version> {
+    match path {
+        Ok(Path(version_id)) if version_id == "v1.0" => Ok(Json(Version { version: current() })),
+        _ => Err(Refusal::no_such_path()),
+    }
 }
