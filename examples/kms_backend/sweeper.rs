@@ -48,3 +48,32 @@ fn count(app: &App, swept: &Swept) {
         tracing::info!(keys_purged = swept.keys_purged, materials_expired = swept.materials_expired, "swept");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keystead::{Error, NewKey, PendingDays, Request};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::state::store_options;
+
+    #[tokio::test]
+    async fn a_key_that_is_due_is_purged_and_no_other() {
+        let config = Config::parse("region = \"cn-north-7\"\naccount = []").unwrap();
+        let store = store_options(&config).in_memory().unwrap();
+        let app = Arc::new(App::new(config, store.clone()).unwrap());
+        let scope = Scope::new("domain", "project").unwrap();
+        let (due, later) = (NewKey::new("due").unwrap(), NewKey::new("later").unwrap());
+        for (new, time) in [(&due, Timestamp::from_millis(0)), (&later, Timestamp::now())] {
+            let request = Request::new(&scope).at(time);
+            store.write(&request, |txn| txn.create_key(new)).unwrap();
+            let days = PendingDays::new(7).unwrap();
+            store.write(&request, |txn| txn.schedule_deletion(new.key_id, days)).unwrap();
+        }
+        sweep(&app).await.unwrap();
+        let of = |new: &NewKey| store.read(&scope, |snap| snap.key(new.key_id));
+        assert!(matches!(of(&due), Err(Error::KeyNotFound { .. })));
+        assert!(of(&later).is_ok());
+        assert_eq!(app.metrics.keys_purged.get(), 1);
+    }
+}

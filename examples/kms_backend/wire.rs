@@ -85,7 +85,8 @@ pub(crate) struct CreateKeyBody {
     pub(crate) sequence: Option<String>,
 }
 
-/// The body of every operation that takes one key and nothing else.
+/// The body of every operation that takes one key and nothing else: its id, or, to describe it, also
+/// `alias/` and an alias, or an alias's URN.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct OperateKeyBody {
     #[schema(required, nullable = false, example = "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e")]
@@ -96,7 +97,11 @@ pub(crate) struct OperateKeyBody {
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct ScheduleKeyDeletionBody {
-    #[schema(required, nullable = false)]
+    #[schema(
+        required,
+        nullable = false,
+        pattern = "^[0-9a-z]{8}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{12}$"
+    )]
     pub(crate) key_id: Option<String>,
     /// 7 to 1096.
     #[schema(required, nullable = false)]
@@ -107,7 +112,12 @@ pub(crate) struct ScheduleKeyDeletionBody {
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct UpdateKeyAliasBody {
-    #[schema(required, nullable = false, example = "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e")]
+    #[schema(
+        required,
+        nullable = false,
+        example = "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e",
+        pattern = "^[0-9a-z]{8}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{12}$"
+    )]
     pub(crate) key_id: Option<String>,
     #[schema(required, nullable = false, example = "test")]
     pub(crate) key_alias: Option<String>,
@@ -117,7 +127,11 @@ pub(crate) struct UpdateKeyAliasBody {
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct UpdateKeyDescriptionBody {
-    #[schema(required, nullable = false)]
+    #[schema(
+        required,
+        nullable = false,
+        pattern = "^[0-9a-z]{8}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{12}$"
+    )]
     pub(crate) key_id: Option<String>,
     #[schema(required, nullable = false, max_length = 255)]
     pub(crate) key_description: Option<String>,
@@ -127,7 +141,11 @@ pub(crate) struct UpdateKeyDescriptionBody {
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct UpdateRotationIntervalBody {
-    #[schema(required, nullable = false)]
+    #[schema(
+        required,
+        nullable = false,
+        pattern = "^[0-9a-z]{8}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{12}$"
+    )]
     pub(crate) key_id: Option<String>,
     /// 30 to 365.
     #[schema(required, nullable = false)]
@@ -153,7 +171,11 @@ pub(crate) struct ListKeysBody {
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct CreateAliasBody {
-    #[schema(required, nullable = false)]
+    #[schema(
+        required,
+        nullable = false,
+        pattern = "^[0-9a-z]{8}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{12}$"
+    )]
     pub(crate) key_id: Option<String>,
     #[schema(required, nullable = false, example = "kms-1234")]
     pub(crate) alias: Option<String>,
@@ -163,7 +185,11 @@ pub(crate) struct CreateAliasBody {
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct DeleteAliasBody {
-    #[schema(required, nullable = false)]
+    #[schema(
+        required,
+        nullable = false,
+        pattern = "^[0-9a-z]{8}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{12}$"
+    )]
     pub(crate) key_id: Option<String>,
     /// 1 to 50 distinct aliases of the key.
     #[schema(required, nullable = false)]
@@ -174,7 +200,12 @@ pub(crate) struct DeleteAliasBody {
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct AssociateAliasBody {
-    #[schema(required, nullable = false, example = "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e")]
+    #[schema(
+        required,
+        nullable = false,
+        example = "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e",
+        pattern = "^[0-9a-z]{8}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{4}-[0-9a-z]{12}$"
+    )]
     pub(crate) target_key_id: Option<String>,
     #[schema(required, nullable = false, example = "kms-1234")]
     pub(crate) alias: Option<String>,
