@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::RequestExt;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams};
 use axum::http::header::AUTHORIZATION;
@@ -127,10 +127,18 @@ fn named<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
+/// The whole body, if it is not too long.
+async fn read_body(body: Body, app: &Arc<App>) -> Result<Bytes, Refusal> {
+    Bytes::from_request(http::Request::new(body), app).await.map_err(|rejection| match rejection {
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Refusal::too_long(),
+        _ => Refusal::invalid("the body could not be read"),
+    })
+}
+
 impl FromRequest<Arc<App>> for Call {
     type Rejection = Refusal;
 
-    async fn from_request(request: http::Request<axum::body::Body>, app: &Arc<App>) -> Result<Self, Refusal> {
+    async fn from_request(request: http::Request<Body>, app: &Arc<App>) -> Result<Self, Refusal> {
         let (mut parts, body) = request.with_limited_body().into_parts();
         let params = RawPathParams::from_request_parts(&mut parts, app).await.map(|params| {
             let pairs = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -138,15 +146,7 @@ impl FromRequest<Arc<App>> for Call {
         });
         // A nested router sees only the rest of the path; what was signed is the whole.
         let Ok(OriginalUri(uri)) = OriginalUri::from_request_parts(&mut parts, app).await;
-        let body =
-            Bytes::from_request(http::Request::new(body), app).await.map_err(
-                |rejection| match rejection {
-                    BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-                        Refusal::too_long()
-                    }
-                    _ => Refusal::invalid("the body could not be read"),
-                },
-            )?;
+        let body = read_body(body, app).await?;
         let identified = app.directory.identify(&parts, &uri, &body, Timestamp::now());
         let (account, name) = identified.inspect_err(|_| app.metrics.unauthenticated.inc())?;
         let params = params.map_err(|_| Refusal::invalid("the path is not UTF-8"))?;

@@ -1,13 +1,13 @@
 //! [`App`]: the store and everything else that requests share; how the store is called.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use keystead::{KeyFilter, NewKey, Options, Request, RequestId, Scope, Snapshot, Store, Transaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task;
 use tracing::Span;
 
@@ -31,7 +31,9 @@ pub(crate) struct App {
     pub(crate) writes: Arc<Semaphore>,
     idempotent_sequence: bool,
     services: Vec<String>,
+    /// The projects that have what they have from their first use on.
     prepared: RwLock<HashSet<Scope>>,
+    /// Held while one is made ready, on a thread that may block.
     preparing: Mutex<()>,
 }
 
@@ -120,33 +122,48 @@ impl App {
 
     /// Makes what a project has from its first use on, if that was not done yet.
     pub(crate) async fn prepare(self: &Arc<Self>, account: &Account, scope: &Scope) -> Result<(), Refusal> {
-        let is_prepared = || self.prepared.read().unwrap_or_else(PoisonError::into_inner).contains(scope);
-        if is_prepared() {
-            return Ok(());
-        }
-        let _alone = self.preparing.lock().await;
-        if is_prepared() {
+        if self.is_prepared(scope) {
             return Ok(());
         }
         let first = first_keys(account, scope)?;
         let defaults = self.services.iter().map(|service| NewKey::default_of(service));
         let defaults: Vec<NewKey> = defaults.collect::<Result<_, _>>().map_err(refused)?;
-        let request = Request::new(scope).actor("platform");
-        self.blocking(&self.writes, move |store| match make_first(store, &request, &first, &defaults) {
-            // It is not the caller's fault, whatever it is.
-            Err(error) if error.api().is_some() => {
-                Err(Refusal::internal(&format_args!("the first keys of a project: {error}")))
+        let (app, request) = (Arc::clone(self), Request::new(scope).actor("platform"));
+        let prepare = move |store: &Store| {
+            // Here and not around it: a request that ends early does not end this work.
+            let _alone = app.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+            if !app.is_prepared(request.scope()) {
+                make_first(store, &request, &first, &defaults)?;
+                let mut prepared = app.prepared.write().unwrap_or_else(PoisonError::into_inner);
+                prepared.insert(request.scope().clone());
             }
-            made => Ok(made?),
-        })
-        .await?;
-        self.prepared.write().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
-        Ok(())
+            Ok(())
+        };
+        self.blocking(&self.writes, prepare).await
+    }
+
+    fn is_prepared(&self, scope: &Scope) -> bool {
+        self.prepared.read().unwrap_or_else(PoisonError::into_inner).contains(scope)
+    }
+}
+
+/// Makes what a project has from its first use on. That it is refused is not the caller's fault.
+fn make_first(
+    store: &Store,
+    request: &Request,
+    first: &[NewKey],
+    defaults: &[NewKey],
+) -> Result<(), Refusal> {
+    match make_keys(store, request, first, defaults) {
+        Err(error) if error.api().is_some() => {
+            Err(Refusal::internal(&format_args!("the first keys of a project: {error}")))
+        }
+        made => Ok(made?),
     }
 }
 
 /// Makes the keys of the configuration in a project without any key, and the default keys.
-fn make_first(
+fn make_keys(
     store: &Store,
     request: &Request,
     first: &[NewKey],
