@@ -43,7 +43,7 @@ def test_through_the_sdk(documented):
     renamed = documented.kms.update_key_alias(
         kms.UpdateKeyAliasRequest(kms.UpdateKeyAliasRequestBody(**RENAME))
     )
-    the_answers_are_the_documented_ones(associated.to_json_object(), renamed.to_dict())
+    the_answers_are_the_documented_ones(associated.to_json_object(), renamed.to_json_object())
 
     # What the SDK sent is what is documented: path, method, body.
     sent = [
