@@ -18,6 +18,9 @@ use crate::config::Limits;
 /// without one.
 const HEAD_TIME: Duration = Duration::from_secs(60);
 
+/// The most bytes of the head of a request: it is held before it is known who sent it.
+const HEAD_MAX: usize = 64 * 1024;
+
 /// How long to wait after a connection could not be accepted, as when there are no more files.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
@@ -31,7 +34,7 @@ pub(crate) async fn serve(
     let connections = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_header_size(HEAD_MAX);
     let mut stop = std::pin::pin!(stop);
     loop {
         let accept = async {
