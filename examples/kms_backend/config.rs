@@ -243,8 +243,15 @@ impl Config {
             for token in &account.token {
                 once("token", token.token.as_bytes())?;
             }
-            if account.key.iter().any(|key| !account.projects.contains(&key.project)) {
-                return Err("a key in a project that is not the account's".to_owned());
+            for key in &account.key {
+                if !account.projects.contains(&key.project) {
+                    return Err("a key in a project that is not the account's".to_owned());
+                }
+                if key.key_alias.is_reserved() {
+                    return Err("a key_alias that is reserved for the platform".to_owned());
+                }
+                once("key_id", key.key_id.to_string().as_bytes())?;
+                once("key_alias in a project", format!("{} {}", key.project, key.key_alias).as_bytes())?;
             }
         }
         for service in &self.default_key_services {
@@ -372,6 +379,11 @@ mod tests {
         assert!(!shown.contains("SKEXAMPLE") && !shown.contains("TOKENEXAMPLE"), "{shown}");
     }
 
+    fn first_key(project: &str, name: &str) -> String {
+        let key_id = "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e";
+        format!("\n[[account.key]]\nproject = \"{project}\"\nkey_id = \"{key_id}\"\nkey_alias = \"{name}\"\n")
+    }
+
     #[test]
     fn a_wrong_file_is_refused_without_showing_values() {
         let wrong = [
@@ -385,6 +397,9 @@ mod tests {
             DOCUMENTED.replace("keys_per_project", "keys_per_poject"),
             DOCUMENTED.replace("[quotas]", "[retention]\nhours = 1\n[quotas]"),
             format!("{DOCUMENTED}\n[[account.access]]\naccess_key = \"AKEXAMPLE\"\nsecret_key = \"x\""),
+            format!("{DOCUMENTED}{}", first_key("0d0466b0e7274d9cb35df84bb474a37f", "a/default")),
+            format!("{DOCUMENTED}{}", first_key("EXAMPLE", "a")),
+            format!("{DOCUMENTED}{0}{0}", first_key("0d0466b0e7274d9cb35df84bb474a37f", "a")),
         ];
         for text in wrong {
             let said = Config::parse(&text).unwrap_err();

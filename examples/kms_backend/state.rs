@@ -147,7 +147,7 @@ impl App {
     }
 }
 
-/// Makes what a project has from its first use on. That it is refused is not the caller's fault.
+/// Makes what a project has from its first use on. That it can't be made is not the caller's fault.
 fn make_first(
     store: &Store,
     request: &Request,
@@ -155,7 +155,7 @@ fn make_first(
     defaults: &[NewKey],
 ) -> Result<(), Refusal> {
     match make_keys(store, request, first, defaults) {
-        Err(error) if error.api().is_some() => {
+        Err(error) if !error.is_retryable() => {
             Err(Refusal::internal(&format_args!("the first keys of a project: {error}")))
         }
         made => Ok(made?),
