@@ -25,7 +25,7 @@ const KEYS_MAX: u64 = 2000;
 const RESOURCES_DEFAULT: u64 = 10;
 /// The most keys of a page of resources.
 const RESOURCES_MAX: u64 = 1000;
-/// The most tags and the most matches that may be asked for.
+/// The most tags, values of a tag, and matches that may be asked for.
 const CONDITIONS_MAX: usize = 20;
 
 /// A number from 1 to `max`.
@@ -138,6 +138,9 @@ impl Conditions {
         let tags = tags.into_iter().map(|tag| {
             let key = TagKey::new(&required(tag.key, "key")?).map_err(refused::<InvalidTagKey>)?;
             let values = tag.values.unwrap_or_default();
+            if values.len() > CONDITIONS_MAX {
+                return Err(Refusal::invalid(format!("more than {CONDITIONS_MAX} values of a tag")));
+            }
             let values = values.iter().map(|value| TagValue::new(value)).collect::<Result<_, _>>();
             Ok((key, values.map_err(refused::<InvalidTagValue>)?))
         });

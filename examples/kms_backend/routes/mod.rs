@@ -51,7 +51,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/tags", get(tags::list_project_tags))
         .route("/resource_instances/action", post(lists::list_resources))
         .route("/{key_id}/tags", post(tags::create_tag).get(tags::list_tags))
-        .route("/{key_id}/tags/action", post(tags::batch_tags))
+        .route("/{key_id}/tags/action", post(tags::batch_tags).delete(tags::delete_tag))
         .route("/{key_id}/tags/{key}", delete(tags::delete_tag))
         .route("/user-instances", get(account::user_instances))
         .route("/user-quotas", get(account::user_quotas));
@@ -285,6 +285,25 @@ mod tests {
         assert_eq!(page["page_info"], json!({"next_marker": "", "current_count": 1}));
         let (status, _) = call(&router, "GET", "aliases?limit=1&limit=2", Value::Null).await;
         assert_eq!(status, 400);
+    }
+
+    #[tokio::test]
+    async fn each_tag_can_be_deleted() {
+        let (router, _) = service(CONFIG);
+        let created = call(&router, "POST", "create-key", json!({"key_alias": "tagged"})).await.1;
+        let id = created["key_info"]["key_id"].as_str().unwrap();
+        for name in ["a/b c", "action"] {
+            let body = json!({"tag": {"key": name, "value": ""}});
+            assert_eq!(call(&router, "POST", &format!("{id}/tags"), body).await.0, 204);
+            let (_, tags) = call(&router, "GET", &format!("{id}/tags"), Value::Null).await;
+            assert_eq!(tags, json!({"tags": [{"key": name, "value": ""}], "existTagsNum": 1}));
+            let path = format!("{id}/tags/{}", crate::text::encode(name));
+            assert_eq!(call(&router, "DELETE", &path, Value::Null).await.0, 204, "{name}");
+            assert_eq!(call(&router, "DELETE", &path, Value::Null).await.1["error_code"], "KMS.0416");
+        }
+        let body = json!({"action": "count", "tags": [{"key": "a", "values": vec!["x"; 21]}]});
+        let refused = call(&router, "POST", "resource_instances/action", body).await;
+        assert_eq!((refused.0, &refused.1["error_code"]), (400, &json!("KMS.0308")));
     }
 
     #[tokio::test]

@@ -115,7 +115,8 @@ pub(crate) async fn batch_tags(State(app): State<Arc<App>>, call: Call) -> Resul
     security(("token" = []))
 )]
 pub(crate) async fn delete_tag(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
-    let tags = vec![tag_key(Some(call.part("key")?))?];
+    // `tags/action` has a route of its own; to delete, it names a tag like any other.
+    let tags = vec![tag_key(Some(call.part("key").unwrap_or("action")))?];
     remove_tags(&app, &call, (key_id(Some(call.part("key_id")?))?, tags), None).await
 }
 
