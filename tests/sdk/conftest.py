@@ -10,7 +10,7 @@ from backend import Account, Backend
 # Nothing here leaves this machine, whatever proxy its owner uses.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 
-TENANTS = 400
+TENANTS = 1500
 
 
 @pytest.fixture(scope="session")
