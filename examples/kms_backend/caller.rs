@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::RequestExt;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams};
 use axum::http::header::AUTHORIZATION;
@@ -17,6 +17,7 @@ use tracing::Span;
 
 use crate::config::{Account, Secret};
 use crate::error::Refusal;
+use crate::routes::BODY_MAX;
 use crate::signature::{Authorization, Signed, Unsigned};
 use crate::state::App;
 use crate::text;
@@ -139,6 +140,10 @@ impl FromRequest<Arc<App>> for Call {
     type Rejection = Refusal;
 
     async fn from_request(request: http::Request<Body>, app: &Arc<App>) -> Result<Self, Refusal> {
+        // What says that it is too long is not waited for.
+        if request.body().size_hint().lower() > BODY_MAX as u64 {
+            return Err(Refusal::too_long());
+        }
         let (mut parts, body) = request.with_limited_body().into_parts();
         let params = RawPathParams::from_request_parts(&mut parts, app).await.map(|params| {
             let pairs = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -31,6 +31,7 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
         project = field::Empty,
         actor = field::Empty,
         sequence = field::Empty,
+        code = field::Empty,
     );
     let begin = now();
     let in_work = InWork::begin(&app.metrics.requests_in_work);

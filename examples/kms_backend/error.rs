@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use keystead::Error;
 use serde::Serialize;
+use tracing::Span;
 use utoipa::{IntoResponses, ToSchema};
 
 /// A status, a code and a sentence.
@@ -116,6 +117,7 @@ struct ErrorDetail {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        Span::current().record("code", self.code);
         let (code, message) = (self.code.to_owned(), self.message);
         let error = ErrorDetail { error_code: code.clone(), error_msg: message.clone() };
         let body = Json(RefusalBody { error, error_code: code, error_msg: message });

@@ -46,7 +46,7 @@ pub(crate) fn sequence(text: Option<&str>) -> Result<Option<RequestId>, Refusal>
 
 /// A number that clients write as a string or as a number.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a number is written as an integer or as a string")]
 pub(crate) enum Number {
     Text(String),
     Integer(i64),

@@ -23,7 +23,7 @@ use crate::error::Refusal;
 use crate::state::App;
 
 /// The most bytes of a body.
-const BODY_MAX: usize = 1024 * 1024;
+pub(crate) const BODY_MAX: usize = 1024 * 1024;
 
 /// What a handler answers with.
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -97,8 +97,13 @@ fn walk_keys(
 
 #[cfg(test)]
 mod tests {
-    use axum::body::{Body, to_bytes};
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use axum::body::{Body, Bytes, HttpBody, to_bytes};
     use axum::http::{Request, Response};
+    use hyper::body::{Frame, SizeHint};
     use keystead::Store;
     use serde_json::{Value, json};
     use tower::ServiceExt;
@@ -170,6 +175,25 @@ mod tests {
         assert_eq!(store.position().unwrap().commit().number(), 1, "nothing was written");
     }
 
+    /// A body that never comes.
+    struct Announced;
+
+    impl HttpBody for Announced {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(BODY_MAX as u64 + 1)
+        }
+    }
+
     #[tokio::test]
     async fn what_is_outside_of_the_api_is_refused_in_its_form() {
         let (router, store) = service(CONFIG);
@@ -183,6 +207,8 @@ mod tests {
         };
         let list = format!("/v1.0/{PROJECT}/kms/list-keys");
         let not_text = format!("/v1.0/{PROJECT}/kms/%FF/tags");
+        // A body that says that it is too long, and never comes.
+        let announced = request("POST", &list, "TOKENEXAMPLE", Body::new(Announced));
         let cases = [
             (ask("POST", "/nothing/here", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
             (ask("GET", "/v9", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
@@ -192,6 +218,7 @@ mod tests {
             (ask("POST", "/v1.0/nobodys/kms/list-keys", "TOKENEXAMPLE", vec![]).await, (403, "APIGW.0302")),
             (ask("POST", &list, "tokenexample", vec![]).await, (401, "APIGW.0301")),
             (ask("POST", &list, "TOKENEXAMPLE", vec![b' '; BODY_MAX + 1]).await, (400, "KMS.0203")),
+            (answer(&router, announced).await, (400, "KMS.0203")),
             (ask("POST", &list, "TOKENEXAMPLE", vec![b'{'; BODY_MAX]).await, (400, "KMS.0202")),
             (ask("GET", "/%FF", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
             (ask("GET", &not_text, "TOKENEXAMPLE", vec![]).await, (400, "KMS.0308")),
