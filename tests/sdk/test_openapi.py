@@ -12,8 +12,9 @@ EXAMPLES = 25
 SECONDS = 120
 HERE = Path(__file__).resolve().parent
 # The right form is not enough to be accepted: a key may be in a state that does not allow it, and this
-# API answers that with 400 too.
-EXCLUDED = "positive_data_acceptance"
+# API answers that with 400 too. And `Allow` of `.../tags/action` has DELETE too, rightly: a tag may be
+# called `action`; that is described at `.../tags/{key}`.
+EXCLUDED = "positive_data_acceptance,allow_header_conformance"
 
 
 def test_no_request_finds_a_fault(start, tmp_path):

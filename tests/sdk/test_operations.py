@@ -187,6 +187,14 @@ def test_tags(tenant):
     assert [(tag.key, sorted(tag.values)) for tag in listed] == [("team", ["green", "red"])]
 
 
+def test_a_tag_may_be_called_action(tenant):
+    key = tenant.create_key()
+    body = kms.CreateKmsTagRequestBody(kms.TagItem("action", "create"))
+    tenant.kms.create_kms_tag(kms.CreateKmsTagRequest(key, body))
+    assert tenant.kms.delete_tag(kms.DeleteTagRequest(key, "action")).status_code == 204
+    assert tags_of(tenant, key) == {}
+
+
 def test_keys_by_tags(tenant):
     keys = {colour: tenant.create_key(f"key-{colour}") for colour in ("red", "green", "blue")}
     for colour, key in keys.items():
