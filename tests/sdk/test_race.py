@@ -5,6 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
+from huaweicloudsdkkms import v2 as kms
+
+from backend import SERVICES, Account, sequence
 
 CLIENTS = 32
 ROUNDS = 4
@@ -133,3 +136,22 @@ def test_all_create_move_and_delete_one_alias(racers):
     assert (operations.count("create_alias"), operations.count("delete_aliases")) == (created, deleted)
     outcome(lambda: racers.create_alias("contended", racers.keys[0]))
     owner_of(racers, "contended")
+
+
+def test_all_are_the_first_in_a_project(tenant):
+    pages = at_once(
+        lambda _: tenant.kms.list_keys(kms.ListKeysRequest(kms.ListKeysRequestBody(key_spec="ALL"))).key_details
+    )
+    names = {tuple(sorted((key.key_alias, key.key_id) for key in page)) for page in pages}
+    # All saw the same keys of the platform: each was made once.
+    (only,) = names
+    assert [name for name, _ in only] == sorted(f"{service}/default" for service in SERVICES)
+
+
+def test_all_repeat_one_request(start):
+    tenant = start([Account()], head="idempotent_sequence = true").tenant()
+    for turn in range(ROUNDS):
+        body = kms.CreateKeyRequestBody(key_alias=f"once-{turn}", sequence=sequence())
+        made = at_once(lambda _: tenant.kms.create_key(kms.CreateKeyRequest(body)).to_json_object())
+        assert all(answer == made[0] for answer in made)
+    assert tenant.kms.show_user_instances(kms.ShowUserInstancesRequest()).instance_num == ROUNDS
