@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -78,6 +79,9 @@ pub(crate) async fn bound(State(app): State<Arc<App>>, request: Request, next: N
     };
     timeout(app.limits.request_time(), work).await.unwrap_or_else(|_| {
         let message = "the request took too long; whether it was carried out is unknown";
-        Refusal::unavailable(message).into_response()
+        let mut response = Refusal::unavailable(message).into_response();
+        // Tried again blindly, it might be done twice.
+        response.headers_mut().remove(RETRY_AFTER);
+        response
     })
 }
