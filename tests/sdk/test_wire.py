@@ -1,0 +1,219 @@
+"""What holds for every request, whatever it asks for."""
+
+import json
+
+import pytest
+from huaweicloudsdkkms import v2 as kms
+
+from backend import ROOT, Account, refused
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("method", "tail"),
+    [
+        ("GET", "create-key"),
+        ("PUT", "create-key"),
+        ("PATCH", "aliases"),
+        ("DELETE", "list-keys"),
+        ("POST", "user-quotas"),
+        ("POST", "tags"),
+        ("GET", "alias/associate"),
+        ("OPTIONS", "describe-key"),
+        ("POST", "/"),
+        ("DELETE", "/v1.0"),
+        ("POST", "/healthz"),
+        ("POST", "/metrics"),
+    ],
+)
+def test_wrong_methods(tenant, method, tail):
+    assert tenant.http(method, tail, {}).refusal() == (405, "KMS.0215")
+
+
+@pytest.mark.parametrize("tail", ["", "unheard-of", "create-key/", "aliases/a", "/v2", "/v1.0/x", "/favicon.ico", "/keystead"])
+def test_no_such_path(tenant, tail):
+    assert tenant.http("GET", tail).refusal() == (404, "KMS.0201")
+
+
+WITH_BODY = ["create-key", "describe-key", "list-keys", "update-key-alias", "schedule-key-deletion", "aliases"]
+
+
+@pytest.mark.parametrize("tail", WITH_BODY)
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"7", b'"x"', b"{]", b'{"key_id":}', b"\xff\xfe", b'{"a":1}x', b"[" * 100_000, b'{"a":' * 10_000]
+)
+def test_bad_json(tenant, tail, body):
+    assert tenant.http("POST", tail, body).refusal() == (400, "KMS.0202")
+
+
+@pytest.mark.parametrize(
+    ("tail", "body"),
+    [
+        ("describe-key", {"key_id": 7}),
+        ("describe-key", {"key_id": {"a": 1}}),
+        ("create-key", {"key_alias": ["a"]}),
+        ("list-keys", {"limit": [1]}),
+        ("list-keys", {"limit": 1.5}),
+        ("aliases", {"key_id": "x", "alias": True}),
+        ("list-keys", {"sequence": 919}),
+    ],
+)
+def test_values_of_a_wrong_type(tenant, tail, body):
+    assert tenant.http("POST", tail, body).refusal() == (400, "KMS.0308")
+
+
+ID = "11111111-2222-4333-8444-555555555555"
+COMPLETE = {
+    ("POST", "create-key"): {"key_alias": "a"},
+    ("POST", "describe-key"): {"key_id": ID},
+    ("POST", "update-key-alias"): {"key_id": ID, "key_alias": "a"},
+    ("POST", "update-key-description"): {"key_id": ID, "key_description": "a"},
+    ("POST", "enable-key"): {"key_id": ID},
+    ("POST", "disable-key"): {"key_id": ID},
+    ("POST", "schedule-key-deletion"): {"key_id": ID, "pending_days": "7"},
+    ("POST", "cancel-key-deletion"): {"key_id": ID},
+    ("POST", "aliases"): {"key_id": ID, "alias": "a"},
+    ("DELETE", "aliases"): {"key_id": ID, "aliases": ["a"]},
+    ("POST", "alias/associate"): {"target_key_id": ID, "alias": "a"},
+    ("POST", "enable-key-rotation"): {"key_id": ID},
+    ("POST", "disable-key-rotation"): {"key_id": ID},
+    ("POST", "update-key-rotation-interval"): {"key_id": ID, "rotation_interval": 30},
+    ("POST", "get-key-rotation-status"): {"key_id": ID},
+    ("POST", f"{ID}/tags"): {"tag": {"key": "k", "value": "v"}},
+    ("POST", f"{ID}/tags/action"): {"action": "create", "tags": [{"key": "k", "value": "v"}]},
+    ("POST", "resource_instances/action"): {"action": "count"},
+}
+MISSING = [(operation, name) for operation, body in COMPLETE.items() for name in body]
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"), MISSING, ids=[f"{m}-{p}-{n}".replace(ID, "key") for (m, p), n in MISSING]
+)
+def test_missing_parameters(tenant, operation, name):
+    method, tail = operation
+    without = {other: value for other, value in COMPLETE[operation].items() if other != name}
+    for body in (without, without | {name: None}):
+        answer = tenant.http(method, tail, body)
+        assert answer.refusal() == (400, "KMS.0204")
+        assert name in answer.json()["error_msg"]
+    if not without:
+        assert tenant.http(method, tail).refusal() == (400, "KMS.0204")
+    # With it, it is no longer the form that is wrong.
+    answer = tenant.http(method, tail, COMPLETE[operation])
+    assert answer.status in (200, 404), answer.text
+
+
+def padded(length):
+    body = json.dumps({"key_alias": "padded"}).encode()
+    return body + b" " * (length - len(body))
+
+
+def test_bodies_of_up_to_one_mebibyte(tenant):
+    assert tenant.http("POST", "create-key", padded(MIB + 1)).refusal() == (400, "KMS.0203")
+    chunks = iter([padded(MIB), b" "])
+    assert tenant.http("POST", "create-key", chunks).refusal() == (400, "KMS.0203")
+    assert tenant.http("POST", "create-key", padded(MIB)).status == 200
+
+
+def test_a_body_that_is_too_long_is_not_read_for_strangers(tenant):
+    answer = tenant.http("POST", "create-key", padded(MIB + 1), token=False)
+    assert answer.refusal() in [(400, "KMS.0203"), (401, "APIGW.0301")]
+
+
+@pytest.mark.parametrize("content_type", [None, "application/json", "application/json;charset=utf-8", "text/plain", "x"])
+def test_content_types(tenant, content_type):
+    headers = {"Content-Type": content_type} if content_type else {}
+    assert tenant.http("POST", "create-key", b'{"key_alias":"a"}', headers).status == 200
+    assert tenant.http("GET", "aliases", headers=headers).status == 200
+
+
+def test_unknown_fields_are_left_out(tenant):
+    assert tenant.http("POST", "create-key", {"key_alias": "a", "unheard_of": [{}]}).status == 200
+
+
+@pytest.mark.parametrize("query", ["limit=1&limit=2", "marker=a&marker=a", "key_id=x&key_id=y"])
+def test_a_parameter_that_is_there_twice(tenant, query):
+    assert tenant.http("GET", f"aliases?{query}").refusal() == (400, "KMS.0308")
+
+
+def test_request_ids(tenant):
+    # Answer looks at the id of every answer; here: each has another, and the caller does not choose it.
+    paths = ["aliases", "unheard-of", "create-key", "/healthz", "/metrics", "/openapi.json", "/"]
+    answers = [tenant.http("GET", path, headers={"X-Request-Id": "0" * 32}) for path in paths * 2]
+    answers += [tenant.http("GET", "aliases", token=False), tenant.http("POST", "create-key", padded(MIB + 1))]
+    ids = {answer.headers["X-Request-Id"] for answer in answers}
+    assert len(ids) == len(answers) and "0" * 32 not in ids
+    log = tenant.backend.log()
+    assert all(number in log for number in ids)
+
+
+def test_health(tenant):
+    before = tenant.http("GET", "/healthz", token=False).json()
+    tenant.create_key()
+    after = tenant.http("GET", "/healthz", token=False).json()
+    assert before["status"] == after["status"] == "ok"
+    assert after["commit"] > before["commit"]
+
+
+def sample(text, start):
+    values = [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith(start)]
+    assert len(values) <= 1, values
+    return float(values[0]) if values else 0.0
+
+
+def test_metrics(start):
+    backend = start([Account()])
+    tenant = backend.tenant()
+
+    def metrics():
+        answer = tenant.http("GET", "/metrics", token=False)
+        assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/plain")
+        return answer.text
+
+    created = 'kms_requests_total{method="POST",path="/v1.0/{project_id}/kms/create-key",status="200"}'
+    before = metrics()
+    assert sample(before, created) == 0
+    for _ in range(3):
+        tenant.create_key()
+    refused(404, "KMS.0207", lambda: tenant.describe(ID))
+    assert tenant.http("GET", "aliases", token=False).status == 401
+    tenant.http("BREW", f"/{'x' * 50}")
+    after = metrics()
+    assert sample(after, created) == 3
+    described = 'kms_requests_total{method="POST",path="/v1.0/{project_id}/kms/describe-key",status="404"}'
+    assert sample(after, described) == 1
+    assert sample(after, "kms_unauthenticated_total") == 1
+    # What clients write does not become a label.
+    for text in (tenant.project, "BREW", "xxx", tenant.account.access_key, tenant.account.domain):
+        assert text not in after
+
+
+def test_the_description_is_served_as_it_is_checked_in(tenant):
+    served = tenant.http("GET", "/openapi.json", token=False).json()
+    assert served == json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
+
+
+def test_nothing_secret_is_in_the_log(start):
+    backend = start([Account(), Account()], log="trace")
+    tenant = backend.tenant()
+    key = tenant.create_key("orders")
+    tenant.create_alias("a", key)
+    request = tenant.sign("GET", "aliases")
+    signature = request.header_params["Authorization"].split("Signature=")[1]
+    tenant.send(request)
+    wrong_secret = tenant.client(secret_key="a-wrong-secret-key")
+    refused(401, "APIGW.0301", lambda: wrong_secret.list_aliases(kms.ListAliasesRequest()))
+    tenant.http("GET", "aliases", headers={"X-Auth-Token": "a-wrong-token"})
+    tenant.http("GET", "aliases", headers={"Authorization": "Bearer a-wrong-bearer"})
+    tenant.http("POST", "create-key", b'{"key_alias": "a-wrong-body')
+    answer = tenant.http("POST", "disable-key", {"key_id": key})
+    backend.stop()
+    log = backend.log()
+    assert answer.headers["X-Request-Id"] in log and tenant.account.access_key in log
+    unsaid = [*backend.secrets(), signature, "a-wrong-secret-key", "a-wrong-token", "a-wrong-bearer", "a-wrong-body"]
+    assert not [text for text in unsaid if text in log]
+
+
+def test_it_listens_on_this_machine_only(tenant):
+    assert tenant.backend.url.startswith("http://127.0.0.1:")
