@@ -1,5 +1,5 @@
 //! What the history costs: the same writes on a store with history and on one without, in turn, in one
-//! run; medians and their ratio.
+//! run; medians and their ratio, and the bytes that the history keeps of each.
 //!
 //! `cargo bench --bench history`; with `-- --test` a few rounds only, to see that it runs.
 
@@ -45,10 +45,14 @@ fn main() -> Result<()> {
         let ratio = on.as_secs_f64() / off.as_secs_f64();
         println!("{work}: with history {on:?}, without {off:?}, ratio {ratio:.3}");
     }
-    for side in [&with, &without] {
-        let report = side.store.verify()?;
-        assert!(report.is_clean(), "{:?}", report.violations);
-    }
+    let (before, count) = (with.history_bytes()?, rounds as u64);
+    (0..count).try_for_each(|_| with.associate())?;
+    let between = with.history_bytes()?;
+    (0..count).try_for_each(|_| with.create())?;
+    let after = with.history_bytes()?;
+    println!("bytes of history an associate: {}", (between - before) / count);
+    println!("bytes of history a create with an alias: {}", (after - between) / count);
+    assert_eq!(without.history_bytes()?, 0);
     Ok(())
 }
 
@@ -78,6 +82,12 @@ impl Side {
         let done = self.store.write(&request()?, |txn| txn.associate_alias(alias, target))?;
         assert!(done.value.changed);
         Ok(())
+    }
+
+    fn history_bytes(&self) -> Result<u64> {
+        let report = self.store.verify()?;
+        assert!(report.is_clean(), "{:?}", report.violations);
+        Ok(report.history_bytes)
     }
 
     fn create(&mut self) -> Result<()> {
