@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::id::{Commit, DomainId, KeyId, ProjectId, Region};
 use crate::time::Timestamp;
@@ -182,7 +182,11 @@ name_text!(KeyAlias);
 name_text!(Alias);
 
 /// The stored record of an alias.
+///
+/// A record that comes from the store or through serde is consistent in itself:
+/// [`check`](Self::check) holds for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 #[non_exhaustive]
 pub struct AliasRecord {
     /// The name.
@@ -202,6 +206,11 @@ pub struct AliasRecord {
 }
 
 impl AliasRecord {
+    /// Whether the record's fields agree with each other; if not, in words, what doesn't.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.created_at <= self.updated_at { Ok(()) } else { Err("an alias changes after its creation") }
+    }
+
     /// The alias's URN in a region: `kms:<region>:<domain id>:alias:<name>`.
     pub fn urn(&self, region: &Region) -> AliasUrn {
         AliasUrn {
@@ -209,6 +218,20 @@ impl AliasRecord {
             domain_id: self.domain_id.clone(),
             urn_name: self.alias.urn_name().into(),
         }
+    }
+}
+
+impl Serialize for AliasRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for AliasRecord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let record = Self::deserialize(deserializer)?;
+        record.check().map_err(de::Error::custom)?;
+        Ok(record)
     }
 }
 

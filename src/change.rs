@@ -19,13 +19,14 @@ use crate::time::Timestamp;
 pub struct CommitInfo {
     /// The number of the commit.
     pub commit: Commit,
-    /// The time of the request.
+    /// The time of the request. By callers' clocks: a later commit may have an earlier time.
     pub time: Timestamp,
     /// The scope in which it was made.
     pub scope: Scope,
-    /// Who made it, if the request said so.
+    /// Who made it, if the request said so by [`Request::actor`](crate::Request::actor).
     pub actor: Option<Arc<str>>,
-    /// The caller's own id of the request, if it had one.
+    /// The caller's own id of the request, if it had one; that of
+    /// [`write_once`](crate::Store::write_once) too.
     pub request_id: Option<RequestId>,
 }
 
@@ -55,7 +56,8 @@ pub struct ChangeRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Change {
-    /// The operation that the caller asked for.
+    /// The operation that the caller asked for, also where it took other records along: an alias made
+    /// with its key is of [`CreateKey`](Operation::CreateKey).
     pub operation: Operation,
     /// The time of the change: that of the request, or of the record's previous change if that is
     /// later. So the changes of one record never go back in time.
@@ -73,6 +75,20 @@ pub struct Previous {
     pub commit: Commit,
     /// When.
     pub time: Timestamp,
+}
+
+impl From<&KeyRecord> for Previous {
+    /// The change that made the record what it is.
+    fn from(key: &KeyRecord) -> Self {
+        Self { commit: key.version, time: key.updated_at }
+    }
+}
+
+impl From<&AliasRecord> for Previous {
+    /// The change that made the record what it is.
+    fn from(alias: &AliasRecord) -> Self {
+        Self { commit: alias.version, time: alias.updated_at }
+    }
 }
 
 /// A record before and after a change: `None` where it was not there.
@@ -191,10 +207,13 @@ pub struct InvalidPosition;
 
 /// A place in the sequence of a store's commits: behind this commit of this incarnation.
 ///
-/// A restored or imported store has another incarnation, so a position of the old one can't be
-/// mistaken for one of the new: it is
-/// [`PositionOfAnotherStore`](crate::Error::PositionOfAnotherStore). As text, in which it is to be
-/// kept, it is the incarnation in hexadecimal, a hyphen, and the commit's number.
+/// Commits are never cut, so there are no places inside of one. The incarnation is made at random with
+/// the store, so a position of one store can't be mistaken for one of another: it is
+/// [`PositionOfAnotherStore`](crate::Error::PositionOfAnotherStore). A copy of the file has the same
+/// incarnation until it is opened with [`Options::restored`](crate::Options::restored).
+///
+/// As text, in which it is to be kept, it is the incarnation in hexadecimal, a hyphen, and the commit's
+/// number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Position {

@@ -18,7 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// The first group is what the service's API names too, and [`api`](Error::api) gives its code and
 /// status. The second group has no code there. A refusal never leaves anything behind; an input or
-/// output failure or damaged data is never reported as "not found" or "exists".
+/// output failure or a damaged value is never reported as "not found" or "exists".
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -85,7 +85,7 @@ pub enum Error {
         key_id: KeyId,
     },
     /// The key has no such tag.
-    #[error("the key {key_id} has no tag {tag}")]
+    #[error("the key {key_id} has no tag {:?}", .tag.as_str())]
     TagNotFound {
         /// The tag's key.
         tag: TagKey,
@@ -175,10 +175,11 @@ pub enum Error {
         actual: Option<Actual>,
     },
 
-    /// There is no such commit in the scope, or not yet.
+    /// There is no such commit in the scope, or not yet. Check where the number is from; what is still
+    /// to come can be waited for.
     #[error("there is no commit {0} here, or not yet")]
     CommitNotFound(Commit),
-    /// The store was created without history.
+    /// The store was created without history, and it can't be switched on later. Do without.
     #[error("the store was created without history")]
     HistoryDisabled,
     /// That part of the history was trimmed. Ask for what is later, or read the present state.
@@ -193,10 +194,13 @@ pub enum Error {
     /// The text is no position. Correct it.
     #[error(transparent)]
     InvalidPosition(#[from] InvalidPosition),
-    /// The position is of another store, or of this one before it was restored. Begin anew.
-    #[error("the position is of another store, or of this one before it was restored")]
+    /// The position is of another store, or of this one before it was restored. Begin anew: read a
+    /// snapshot, and follow from there.
+    #[error("the position is of another store")]
     PositionOfAnotherStore,
-    /// The value that a closure returned can't be stored to be repeated.
+    /// The value that a closure returned can't be stored to be repeated, or the stored one is not of the
+    /// type that is asked for now. Nothing was written; return a value that goes through JSON, and the
+    /// same type for the same request.
     #[error("the value can't be stored for a repeated request: {0}")]
     InvalidOutcome(Box<str>),
 
@@ -206,8 +210,9 @@ pub enum Error {
     /// The engine can't be reached. Nothing was written; try again later.
     #[error("the storage engine can't be reached: {0}; nothing was written")]
     Unavailable(Box<str>),
-    /// The commit failed so late that it may be durable nevertheless. Read what is there before
-    /// doing anything again.
+    /// The commit failed so late that it may be durable nevertheless. Open the store again and read what
+    /// is there before doing anything again; a [`write_once`](crate::Store::write_once) may just be made
+    /// again.
     #[error("the commit failed, and may be durable nevertheless: {0}")]
     CommitUnknown(Box<str>),
     /// An earlier failure of input or output stopped the store. Open it again.
@@ -216,6 +221,9 @@ pub enum Error {
     /// Stored bytes are damaged. Restore the store from a backup.
     #[error("the store is damaged: {0}")]
     Corrupted(Box<str>),
+    /// The file was not closed cleanly, and reading alone can't recover it. Open it for writing once.
+    #[error("the file was not closed cleanly; open it for writing once, which recovers it")]
+    RecoveryNeeded,
     /// The operating system reported an error.
     #[error("input or output failed: {0}")]
     Io(Arc<io::Error>),
@@ -374,7 +382,7 @@ impl Error {
             Self::AlreadyPendingDeletion(_) => ("KMS.1402", 400),
             Self::NotPendingDeletion(_) => ("KMS.1501", 400),
             Self::InvalidLimit(_) => ("KMS.1601", 400),
-            Self::InvalidCursor(_) => ("KMS.1602", 400),
+            Self::InvalidCursor(_) | Self::InvalidPosition(_) => ("KMS.1602", 400),
             Self::MaterialNotDeletable(..) => ("KMS.2701", 400),
             Self::RotationNotDisabled(_) => ("KMS.2901", 400),
             Self::InvalidRotationInterval(_) => ("KMS.3001", 400),
@@ -385,11 +393,11 @@ impl Error {
             | Self::HistoryDisabled
             | Self::HistoryTrimmed { .. }
             | Self::NotRevertible(_)
-            | Self::InvalidPosition(_)
             | Self::PositionOfAnotherStore
             | Self::InvalidOutcome(_)
             | Self::Poisoned
             | Self::Corrupted(_)
+            | Self::RecoveryNeeded
             | Self::Io(_)
             | Self::TransactionTooLarge { .. }
             | Self::NestedTransaction

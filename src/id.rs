@@ -10,9 +10,6 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The least and the most characters of an id such as [`DomainId`].
-pub const ID_LENGTHS: std::ops::RangeInclusive<usize> = 1..=64;
-
 static ID: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\A[A-Za-z0-9_-]{1,64}\z").expect("the pattern is a constant"));
 static KEY_ID: LazyLock<Regex> = LazyLock::new(|| {

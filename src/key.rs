@@ -16,7 +16,7 @@ use crate::time::{RotationInterval, Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeySpec {
     /// The text names no value of this set.
-    #[error("{0:?} is no {1}")]
+    #[error("\"{text}\" is no {1}", text = .0.escape_default())]
     Unknown(Box<str>, &'static str),
     /// This specification can't have this usage.
     #[error("a key of {0} can't be used for {1}")]
@@ -374,8 +374,12 @@ impl KeyRecord {
     pub(crate) fn inconsistency(&self) -> Option<(u8, &'static str)> {
         let state = self.frozen_from.unwrap_or(self.state);
         let resting = matches!(state, KeyState::Enabled | KeyState::Disabled | KeyState::PendingImport);
-        let unchanged = self.state == KeyState::Enabled && self.created_at == self.updated_at;
-        let rotates = self.rotation.enabled;
+        let unchanged = self.state == KeyState::Enabled
+            && self.origin == Origin::Kms
+            && self.rotation == Rotation::default()
+            && self.created_at == self.updated_at;
+        let has_rotated = self.rotation.last_rotated_at.is_some();
+        let rotates = self.rotation.enabled || has_rotated;
         let lasting = Material { present: true, expires_at: None };
         let is_due = self.scheduled_deletion_at.is_some();
         let agreements = [
@@ -400,6 +404,11 @@ impl KeyRecord {
                 12,
                 !rotates || (self.origin == Origin::Kms && self.spec.is_symmetric()),
                 "only a symmetric key of origin kms rotates",
+            ),
+            (
+                12,
+                has_rotated == (self.rotation.count > 0),
+                "a key that rotated was last rotated at some time",
             ),
             (12, self.created_at <= self.updated_at, "a key changes after its creation"),
         ];

@@ -31,6 +31,19 @@
 //! # }
 //! ```
 //!
+//! Begin with [`Store`], the handle, and [`Options`], how to open one. [`Store::write`] runs a closure on a
+//! [`Transaction`], which has all operations that change something, and commits all of it or nothing;
+//! [`Store::read`] runs one on a [`Snapshot`], which has the look-ups and the lists. A call is made in one
+//! [`Scope`]; a write takes a [`Request`], which adds the time. [`Error`] says of each failure what to do.
+//! Whoever runs a store calls [`Store::sweep`] from a timer, and [`Store::verify`] now and then.
+//!
+//! Every commit keeps who made it, when, and each record before and after: [`Snapshot::history`] and
+//! [`Snapshot::resolve_at`] tell what was before, [`Transaction::revert`] undoes a wrong move, and
+//! [`Store::changes`] with [`Store::wait`] follows the whole store. [`Store::write_once`] answers a request
+//! that comes again as it did the first time, and does nothing. `docs/history.md` shows all of it.
+//!
+//! All calls block, and a [`Store`] can be cloned and used from any thread.
+//!
 //! The rules are those of the Huawei Cloud KMS API; `docs/semantics.md` in the repository states each
 //! with its source.
 
@@ -55,6 +68,27 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+/// The examples in the documents are tests too.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/architecture.md")]
+    mod architecture {}
+    #[doc = include_str!("../docs/format.md")]
+    mod format {}
+    #[doc = include_str!("../docs/history.md")]
+    mod history {}
+    #[doc = include_str!("../docs/operations.md")]
+    mod operations {}
+    #[doc = include_str!("../docs/performance.md")]
+    mod performance {}
+    #[doc = include_str!("../docs/questions.md")]
+    mod questions {}
+    #[doc = include_str!("../docs/semantics.md")]
+    mod semantics {}
+}
+
 // The handle, and what a call is made with.
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
@@ -64,8 +98,8 @@ pub use txn::{Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 // Names and ids.
 pub use alias::{Alias, AliasRecord, AliasUrn, InvalidAlias, KeyAlias, RESERVED_SUFFIX};
 pub use id::{
-    Commit, DomainId, EnterpriseProjectId, ID_LENGTHS, InvalidKeyId, InvalidRequestId, InvalidScope, KeyId,
-    KeystoreId, ProjectId, Region, RequestId, Scope,
+    Commit, DomainId, EnterpriseProjectId, InvalidKeyId, InvalidRequestId, InvalidScope, KeyId, KeystoreId,
+    ProjectId, Region, RequestId, Scope,
 };
 
 // Keys.

@@ -141,7 +141,8 @@ pub struct Page<T> {
 pub enum After<'a, T> {
     /// At the beginning of the list.
     Start,
-    /// After this name or id, whether it is in the list or not.
+    /// After this name or id, whether it is in the list or not. For an alias that is behind its URN name,
+    /// so `x` and `alias/x` are the same place. For a history it is behind all changes of this commit.
     Item(&'a T),
     /// Where an earlier page of the same list ended.
     Cursor(&'a Cursor),
@@ -170,8 +171,8 @@ const DIGEST_LENGTH: usize = 16;
 const CURSOR_BYTES_MAX: usize = 1 + DIGEST_LENGTH + 255;
 
 /// Where a page ended, to be handed back for the next one: opaque text of the URL-safe base64
-/// alphabet, bound to its list, scope and filter. It holds the last name or id of the page, and
-/// stays valid when the row of that name is deleted.
+/// alphabet, bound to its list, scope and filter. It holds the last name or id of the page, or the place
+/// of its last change, and stays valid when the row of that name is deleted.
 ///
 /// It is no secret and no proof: whoever makes one up sees what the list shows anyway.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -52,9 +52,9 @@ pub struct Quotas {
 
 impl Quotas {
     /// The highest quota of aliases: with more of them a key could not be purged in one transaction.
-    pub const ALIASES_PER_KEY_MAX: usize = 60;
+    pub const ALIASES_PER_KEY_MAX: usize = 55;
     /// The highest quota of tags, for the same reason and because a key's record must fit in a row.
-    pub const TAGS_PER_KEY_MAX: usize = 30;
+    pub const TAGS_PER_KEY_MAX: usize = 25;
 }
 
 impl Default for Quotas {
@@ -79,11 +79,13 @@ pub(crate) struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Retention {
-    /// History: for so many days, at least 1; `None`, the default, for ever.
+    /// History: for so many days of 24 hours after the request, at least 1; `None`, the default, for ever.
     pub history_days: Option<u16>,
-    /// History: so many commits, at least 1; `None`, the default, all.
+    /// History: so many commits by their numbers, back from the newest change, at least 1; `None`, the
+    /// default, all. Commits that only pruned, trimmed or kept an outcome have numbers too, so there may be
+    /// fewer entries.
     pub history_commits: Option<u64>,
-    /// Outcomes of repeatable requests: for so many hours, 24 by default, at least 1.
+    /// Outcomes of repeatable requests: for so many hours after the request, 24 by default, at least 1.
     pub outcome_hours: u32,
     /// Outcomes of repeatable requests: so many in a scope, 100,000 by default, at least 1.
     pub outcomes_per_scope: u64,

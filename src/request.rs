@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::change::CommitInfo;
+use crate::error::{Error, Result};
 use crate::id::{Commit, RequestId, Scope};
 use crate::time::Timestamp;
 
@@ -25,6 +26,9 @@ pub struct Request {
 }
 
 impl Request {
+    /// The most bytes that the name of an actor may have: it is stored with every commit.
+    pub const ACTOR_BYTES_MAX: usize = 1024;
+
     /// A request in this scope, now.
     pub fn new(scope: &Scope) -> Self {
         Self { scope: scope.clone(), time: Timestamp::now(), actor: None, request_id: None }
@@ -36,16 +40,29 @@ impl Request {
         self
     }
 
-    /// Made by this user or program.
+    /// Made by this user or program: at most [`ACTOR_BYTES_MAX`](Self::ACTOR_BYTES_MAX) bytes, or the
+    /// write is [`TransactionTooLarge`](Error::TransactionTooLarge). The history keeps it.
     pub fn actor(mut self, actor: &str) -> Self {
         self.actor = Some(actor.into());
         self
     }
 
-    /// With the caller's own id of the request.
+    /// With the caller's own id of the request. The history tells it; what makes a request repeatable is
+    /// [`Store::write_once`](crate::Store::write_once).
     pub fn request_id(mut self, request_id: RequestId) -> Self {
         self.request_id = Some(request_id);
         self
+    }
+
+    /// Whether everything in it may be stored.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.actor {
+            Some(actor) if actor.len() > Self::ACTOR_BYTES_MAX => Err(Error::TransactionTooLarge {
+                what: "bytes in the name of the actor",
+                max: Self::ACTOR_BYTES_MAX,
+            }),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn info(&self, commit: Commit) -> CommitInfo {

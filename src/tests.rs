@@ -1,1 +1,35 @@
-//! Tests that need the inside of the crate.
+//! Tests of the whole crate that need more than its public items.
+
+mod errors;
+mod faults;
+mod layers;
+mod outcomes;
+mod seal;
+
+use crate::engine::redb::RedbEngine;
+use crate::engine::scripted::Scripted;
+use crate::{KeyId, NewKey, Options, Request, Scope, Store, Timestamp};
+
+/// A store in memory, and the engine of scripts that it is on.
+fn scripted() -> (Store, Scripted) {
+    scripted_with(Options::new())
+}
+
+fn scripted_with(options: Options) -> (Store, Scripted) {
+    let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+    options.begin(&engine).unwrap();
+    (options.on(Box::new(engine.clone())).unwrap(), engine)
+}
+
+fn scope() -> Scope {
+    Scope::new("domain", "project").unwrap()
+}
+
+fn request() -> Request {
+    Request::new(&scope()).at(Timestamp::from_millis(1_000_000))
+}
+
+/// A key with an id of its own.
+fn new_key(name: &str, number: u8) -> NewKey {
+    NewKey::new(name).unwrap().id(KeyId::from_bytes([number; 16]))
+}

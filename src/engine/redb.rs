@@ -2,14 +2,15 @@
 //!
 //! Each value is sealed: `checksum (4) commit (1 to 10) bytes`, the CRC-32 taken over the address and
 //! all that follows it, the commit in base 128 with the lowest part first. redb checks its pages only
-//! when it recovers, so this is what keeps a damaged row from being served. The row with the empty
-//! address holds the newest commit and nothing else. The log lies behind all rows, at `ff commit (8)`,
-//! highest byte first: in the same tree, because a second one would cost each commit more pages. redb may panic on a damaged page; here that
-//! becomes `Corrupted` too.
+//! when it recovers, so this is what keeps a damaged value from being served. It does not keep a damaged
+//! address from hiding its row: only a scan sees that. The row with the empty address holds the newest
+//! commit and nothing else. The log lies behind all rows, at `ff commit (8)`, highest byte first: in the
+//! same tree, because a second one would cost each commit more pages. redb may panic on a damaged page;
+//! here that becomes `Corrupted` too, and inside of redb's commit `CommitUnknown`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, Deref, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +43,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// A store that this process may write.
 pub(crate) struct RedbEngine {
-    database: Database,
+    database: Closing<Database>,
     newest: ArcSwap<RedbRead>,
     writer: Mutex<()>,
     poisoned: AtomicBool,
@@ -51,7 +52,7 @@ pub(crate) struct RedbEngine {
 
 /// A store that this process only reads, maybe beside another that writes it.
 pub(crate) struct RedbReader {
-    database: ReadOnlyDatabase,
+    database: Closing<ReadOnlyDatabase>,
     bell: Bell,
 }
 
@@ -62,6 +63,10 @@ struct Bell {
     state: Mutex<(Commit, bool)>,
     rung: Condvar,
 }
+
+/// A database whose closing is guarded: redb works on its pages then too, and may panic on a damaged
+/// one.
+struct Closing<D>(Option<D>);
 
 /// One commit of a redb table.
 struct RedbRead {
@@ -114,7 +119,8 @@ impl RedbEngine {
     }
 
     fn of(database: Database) -> Result<Self> {
-        let newest = ArcSwap::from_pointee(RedbRead::newest(&database)?);
+        let database = Closing(Some(database));
+        let newest = ArcSwap::from_pointee(RedbRead::newest(&*database)?);
         let bell = Bell::default();
         bell.ring(newest.load().commit);
         Ok(Self { database, newest, writer: Mutex::new(()), poisoned: AtomicBool::new(false), bell })
@@ -146,7 +152,29 @@ impl RedbEngine {
                 table.retain_in(first.as_slice()..=last.as_slice(), |_, _| false).map_err(of_storage)?;
             }
         }
-        transaction.commit().map_err(of_commit)
+        // A panic in there may come after the commit became durable.
+        let outcome = catch_unwind(AssertUnwindSafe(|| transaction.commit()));
+        outcome.map_or_else(
+            |_| Err(Error::CommitUnknown(UNREADABLE_PAGE.into())),
+            |committed| committed.map_err(of_commit),
+        )
+    }
+}
+
+#[cfg(test)]
+impl RedbEngine {
+    /// Puts a value, sealed or not, where it may not belong, or takes one away; without a commit.
+    pub(crate) fn damage(&self, row: &[u8], value: Option<&[u8]>) {
+        let transaction = self.database.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(ROWS).unwrap();
+            match value {
+                Some(value) => drop(table.insert(row, value).unwrap()),
+                None => drop(table.remove(row).unwrap()),
+            }
+        }
+        transaction.commit().unwrap();
+        self.newest.store(Arc::new(RedbRead::newest(&*self.database).unwrap()));
     }
 }
 
@@ -195,7 +223,7 @@ impl WriteTransaction for RedbWrite<'_> {
         let applied = guarded(|| self.engine.apply(batch, log, commit));
         let published = applied.and_then(|()| {
             // Durable from here on: if the new state can't be read, that is not known to the caller.
-            let newest = RedbRead::newest(&self.engine.database);
+            let newest = guarded(|| RedbRead::newest(&*self.engine.database));
             let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
             self.engine.newest.store(Arc::new(newest));
             self.engine.bell.ring(commit);
@@ -213,8 +241,8 @@ impl RedbReader {
     pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
         guarded(|| {
             let database = file_builder(cache_bytes).open_read_only(path).map_err(of_database)?;
-            let reader = Self { database, bell: Bell::default() };
-            RedbRead::newest(&reader.database)?;
+            let reader = Self { database: Closing(Some(database)), bell: Bell::default() };
+            RedbRead::newest(&*reader.database)?;
             Ok(reader)
         })
     }
@@ -223,7 +251,7 @@ impl RedbReader {
 impl Engine for RedbReader {
     fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
         // Each read looks for what the writing process has committed since.
-        Ok(Arc::new(guarded(|| RedbRead::newest(&self.database))?))
+        Ok(Arc::new(guarded(|| RedbRead::newest(&*self.database))?))
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
@@ -234,7 +262,7 @@ impl Engine for RedbReader {
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
         let mut left = timeout;
         loop {
-            if guarded(|| RedbRead::newest(&self.database))?.commit > after {
+            if guarded(|| RedbRead::newest(&*self.database))?.commit > after {
                 return Ok(Waited::Committed);
             }
             if left.is_zero() {
@@ -281,6 +309,24 @@ impl Bell {
     }
 }
 
+impl<D> Deref for Closing<D> {
+    type Target = D;
+
+    fn deref(&self) -> &D {
+        self.0.as_ref().expect("it is taken only when it is closed")
+    }
+}
+
+impl<D> Drop for Closing<D> {
+    fn drop(&mut self) {
+        // Nothing is lost: every commit was durable before.
+        let _ = guarded(|| {
+            drop(self.0.take());
+            Ok(())
+        });
+    }
+}
+
 impl RedbRead {
     fn newest(database: &impl ReadableDatabase) -> Result<Self> {
         let transaction = database.begin_read().map_err(of_transaction)?;
@@ -315,11 +361,21 @@ impl ReadTransaction for RedbRead {
         let to = if to == Bound::Unbounded { Bound::Excluded(&[LOG][..]) } else { to };
         guarded(|| {
             let rows = ReadableTable::range::<&[u8]>(&self.table, (from, to)).map_err(of_storage)?;
-            let owned = rows.take(limit).map(|entry| {
+            let mut scanned: Vec<(Row, Result<Stored>)> = Vec::new();
+            for entry in rows.take(limit) {
                 let (row, value) = entry.map_err(of_storage)?;
-                Ok((row.value().to_vec(), unseal(row.value(), value.value())))
-            });
-            owned.collect()
+                let row = row.value().to_vec();
+                // On a damaged page they may not be: whoever scans on from the last would never end.
+                let in_order = match scanned.last() {
+                    Some((before, _)) => *before < row,
+                    None => (from, to).contains(&&row[..]),
+                };
+                if !in_order {
+                    return Err(corrupted(&row, "it is out of order"));
+                }
+                scanned.push((row.clone(), unseal(&row, value.value())));
+            }
+            Ok(scanned)
         })
     }
 
@@ -331,7 +387,8 @@ impl ReadTransaction for RedbRead {
         let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
         let entries = self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?;
         let numbered = entries.into_iter().map(|(row, stored)| {
-            let number = row.last_chunk::<8>().copied().map(u64::from_be_bytes);
+            // Behind the byte that all begin with.
+            let number = row.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
             let number = number.ok_or_else(|| corrupted(&row, "it is no place in the log"))?;
             Ok((Commit::new(number), stored.map(|stored| stored.bytes)))
         });
@@ -357,10 +414,11 @@ fn file_builder(cache_bytes: usize) -> Builder {
     builder
 }
 
+const UNREADABLE_PAGE: &str = "redb met a page that it can't read";
+
 /// Runs what calls redb; a panic in there means that a page is not what it should be.
 fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(Error::Corrupted("redb met a page that it can't read".into())))
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(Error::Corrupted(UNREADABLE_PAGE.into())))
 }
 
 const CHECKSUM_LENGTH: usize = 4;
@@ -391,6 +449,9 @@ pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
         return Err(corrupted(row, "the commit is malformed"));
     }
     let (digits, bytes) = rest.split_at(length);
+    if length > 1 && digits[length - 1] == 0 {
+        return Err(corrupted(row, "the commit is longer than needed"));
+    }
     let number = digits.iter().rev().try_fold(0_u64, |number, digit| {
         number.checked_mul(0x80).map(|shifted| shifted | u64::from(digit & 0x7f))
     });
@@ -441,6 +502,9 @@ fn of_commit(error: CommitError) -> Error {
 
 fn of_redb(error: redb::Error) -> Error {
     match error {
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::Corrupted("the file ends too early".into())
+        }
         redb::Error::Io(error) => error.into(),
         redb::Error::Unsupported => io::Error::from(io::ErrorKind::Unsupported).into(),
         redb::Error::PreviousIo | redb::Error::DatabaseClosed => Error::Poisoned,
@@ -451,9 +515,7 @@ fn of_redb(error: redb::Error) -> Error {
         redb::Error::UpgradeRequired(version) => {
             Error::NotAStore(format!("it is a redb file of the old format {version}").into())
         }
-        redb::Error::RepairAborted => Error::Corrupted(
-            "the file was not closed cleanly; open it for writing once, which recovers it".into(),
-        ),
+        redb::Error::RepairAborted => Error::RecoveryNeeded,
         other => Error::Corrupted(other.to_string().into()),
     }
 }

@@ -24,17 +24,19 @@ use crate::time::{RotationInterval, Timestamp};
 /// The version that every value begins with.
 pub(crate) const FORMAT_VERSION: u8 = 1;
 
-/// The most bytes that a value may have, and that decoding one may allocate.
+/// The most bytes that a value may have. Decoding reads no more; texts are borrowed from them. For a
+/// list, serde reserves memory for as many elements as its length claims, but not for more than 1 MiB.
 pub(crate) const VALUE_MAX: usize = 64 * 1024;
 
-const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<VALUE_MAX>> =
-    bincode::config::standard().with_limit::<VALUE_MAX>();
-
-/// The most bytes that an entry of the log may have, and that decoding one may allocate.
+/// The most bytes that an entry of the log may have.
 pub(crate) const ENTRY_MAX: usize = 1024 * 1024;
 
-const ENTRY_CONFIGURATION: Configuration<LittleEndian, Varint, Limit<ENTRY_MAX>> =
-    bincode::config::standard().with_limit::<ENTRY_MAX>();
+/// bincode counts each number as eight bytes, also one that takes a single byte, so its limit must be
+/// above that of the bytes that are given to it.
+const COUNTED_BYTES_MAX: usize = 8 * ENTRY_MAX;
+
+const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<COUNTED_BYTES_MAX>> =
+    bincode::config::standard().with_limit::<COUNTED_BYTES_MAX>();
 
 fn encode(value: impl Serialize) -> Vec<u8> {
     // Encoding has no limit: what is too large is refused with a name when the row is staged.
@@ -45,14 +47,13 @@ fn encode(value: impl Serialize) -> Vec<u8> {
 }
 
 fn decode<'a, T: Deserialize<'a>>(row: &[u8], bytes: &'a [u8]) -> Result<T> {
-    decode_with(CONFIGURATION, row, bytes)
+    decode_at_most(VALUE_MAX, row, bytes)
 }
 
-fn decode_with<'a, T: Deserialize<'a>>(
-    configuration: impl bincode::config::Config,
-    row: &[u8],
-    bytes: &'a [u8],
-) -> Result<T> {
+fn decode_at_most<'a, T: Deserialize<'a>>(max: usize, row: &[u8], bytes: &'a [u8]) -> Result<T> {
+    if bytes.len() > max {
+        return Err(corrupted(row, format_args!("the value has more than {max} bytes")));
+    }
     let Some((&version, body)) = bytes.split_first() else {
         return Err(corrupted(row, "the value is empty"));
     };
@@ -62,7 +63,7 @@ fn decode_with<'a, T: Deserialize<'a>>(
     if version == 0 {
         return Err(corrupted(row, "the value has no version"));
     }
-    let (value, length) = bincode::serde::borrow_decode_from_slice(body, configuration)
+    let (value, length) = bincode::serde::borrow_decode_from_slice(body, CONFIGURATION)
         .map_err(|error| corrupted(row, format_args!("the value can't be decoded: {error}")))?;
     if length == body.len() { Ok(value) } else { Err(corrupted(row, "the value has bytes left over")) }
 }
@@ -319,7 +320,7 @@ pub(crate) fn encode_alias(alias: &AliasRecord) -> Vec<u8> {
     })
 }
 
-/// Reads the value of an alias's row.
+/// Reads the value of an alias's row. The record is consistent in itself.
 pub(crate) fn decode_alias(
     row: &[u8],
     scope: &Scope,
@@ -327,7 +328,7 @@ pub(crate) fn decode_alias(
     stored: &Stored,
 ) -> Result<AliasRecord> {
     let value: StoredAlias = decode(row, &stored.bytes)?;
-    Ok(AliasRecord {
+    let record = AliasRecord {
         alias: alias_of(urn_name, value.with_prefix, row)?,
         key_id: KeyId::from_bytes(value.key_id),
         domain_id: scope.domain().clone(),
@@ -335,7 +336,9 @@ pub(crate) fn decode_alias(
         created_at: Timestamp::from_millis(value.created_at),
         updated_at: Timestamp::from_millis(value.updated_at),
         version: stored.commit,
-    })
+    };
+    record.check().map_err(|words| corrupted(row, words))?;
+    Ok(record)
 }
 
 /// The value of the row that holds a key's aliases, in their order.
@@ -477,7 +480,7 @@ pub(crate) fn encode_log_entry(record: &CommitRecord) -> Vec<u8> {
 /// Reads the entry of a commit in the log.
 pub(crate) fn decode_log_entry(commit: Commit, bytes: &[u8]) -> Result<CommitRecord> {
     let row = log_place(commit);
-    let entry: StoredEntry<'_> = decode_with(ENTRY_CONFIGURATION, &row, bytes)?;
+    let entry: StoredEntry<'_> = decode_at_most(ENTRY_MAX, &row, bytes)?;
     let scope = scope_of(entry.space).filter(|scope| Space::of_scope(scope).start() == entry.space);
     let scope = scope.ok_or_else(|| corrupted(&row, "it is of no scope"))?;
     let request_id = entry.request_id.map(str::parse).transpose();

@@ -56,7 +56,7 @@ pub(crate) use codec::{
     log_place,
 };
 
-/// The address of a row.
+/// The address of a row. It is not empty, and its first byte is not ff: both are left to engines.
 pub(crate) type Row = Vec<u8>;
 
 /// The value of a row, with the commit that last changed it.
@@ -97,8 +97,6 @@ impl Table {
         Self::Floor,
         Self::GoneKey,
         Self::GoneAlias,
-        Self::Outcome,
-        Self::OutcomeTime,
         Self::Key,
         Self::KeyAlias,
         Self::Alias,
@@ -107,6 +105,8 @@ impl Table {
         Self::Due,
         Self::Expiry,
         Self::Counts,
+        Self::Outcome,
+        Self::OutcomeTime,
     ];
 }
 

@@ -29,7 +29,7 @@ impl Store {
         Ok(self.position_after(self.inner.engine.begin_read()?.commit()))
     }
 
-    /// The position behind a commit of this store, such as that of a [`Snapshot`]: whoever read
+    /// The position behind a commit of this store, such as that of a [`Snapshot`](crate::Snapshot): whoever read
     /// something there learns by [`changes`](Self::changes) after it what happened since.
     pub fn position_after(&self, commit: Commit) -> Position {
         Position { incarnation: self.inner.incarnation, commit }
@@ -55,8 +55,9 @@ impl Store {
 
     /// Waits until there is a durable commit behind a position, so that
     /// [`changes`](Self::changes) has something to tell, or the time is over, or the store is
-    /// [closed](Self::close). A commit of pruning wakes too, though it changed nothing. Where the
-    /// writer is another process, it may come 10 ms late.
+    /// [closed](Self::close). A commit that changed no record wakes too: one of pruning, or one that only
+    /// keeps the outcome of a request. Where the writer is another process, it may come 10 ms late. It
+    /// blocks the thread, and works in a store without history.
     ///
     /// # Errors
     ///
@@ -66,20 +67,26 @@ impl Store {
     }
 
     /// Says that the store is to be closed: everyone who [waits](Self::wait), on any handle, is woken,
-    /// and nobody waits any more. The store is closed when its last handle is dropped.
+    /// and nobody waits any more. Reads and writes go on; the store is closed when its last handle is
+    /// dropped.
     pub fn close(self) {
         self.inner.engine.stop_waiting();
     }
 
     /// Up to which commit the history was trimmed; 0 if it is whole.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryDisabled`](Error::HistoryDisabled).
     pub fn history_floor(&self) -> Result<Commit> {
         self.must_have_history()?;
         Ok(floor_of(&*self.inner.engine.begin_read()?)?.commit)
     }
 
-    /// Removes the history up to and with a commit, in small transactions. Present records stay as
-    /// they are. Returns the floor: asking for what lies below is
-    /// [`HistoryTrimmed`](Error::HistoryTrimmed) from then on. For the platform.
+    /// Removes the history up to and with a commit, in transactions of up to 100 entries each, now and
+    /// whatever [`Retention`](crate::Retention) says. Present records stay as they are. Returns the
+    /// floor: asking for what lies below is [`HistoryTrimmed`](Error::HistoryTrimmed) from then on. For
+    /// the platform.
     ///
     /// # Errors
     ///

@@ -53,7 +53,8 @@ struct Inner {
 pub struct Committed<T> {
     /// What the closure returned.
     pub value: T,
-    /// The commit that the write made; if it changed nothing, the newest commit that it read.
+    /// The commit that the write made; if it wrote nothing, the newest commit that it read. Of a
+    /// [`write_once`](Store::write_once) always the commit that holds the answer.
     pub commit: Commit,
     /// Whether it changed any key or alias.
     pub changed: bool,
@@ -68,7 +69,7 @@ pub struct Committed<T> {
 pub struct DryRun<T> {
     /// What the closure returned.
     pub value: T,
-    /// What it would change; empty in a store without history.
+    /// What it would change, with the commit that would be the next; empty in a store without history.
     pub changes: Vec<Change>,
 }
 
@@ -122,14 +123,16 @@ impl Store {
     ///
     /// What the closure returned. An error of the engine that an operation met in the closure, even
     /// if the closure went on. [`NestedTransaction`](Error::NestedTransaction) inside another write's
-    /// closure. [`ReadOnly`](Error::ReadOnly). [`Io`](Error::Io): nothing was written.
-    /// [`CommitUnknown`](Error::CommitUnknown): it failed so late that it may have been. After either,
-    /// [`Poisoned`](Error::Poisoned) until the store is opened again.
+    /// closure. [`TransactionTooLarge`](Error::TransactionTooLarge) if the commit's entry in the log, the
+    /// actor included, would have more than 1 MiB. [`ReadOnly`](Error::ReadOnly). [`Io`](Error::Io):
+    /// nothing was written. [`CommitUnknown`](Error::CommitUnknown): it failed so late that it may have
+    /// been. After either, [`Poisoned`](Error::Poisoned) until the store is opened again.
     pub fn write<T>(
         &self,
         request: &Request,
         closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Committed<T>> {
+        request.check()?;
         let _only = OnlyWrite::on_this_thread()?;
         let mut attempt = 1;
         loop {
@@ -145,9 +148,10 @@ impl Store {
     /// the closure does not run. `body` is what the caller asked for, the name of the operation
     /// included; nothing made up here (an id, a time) may be in it.
     ///
-    /// The value must go through JSON and have at most 32 KiB there. A transaction that changes
-    /// nothing is stored too. A refusal is not: it may be repeated when its cause is gone. Outcomes are
-    /// kept as long as [`Retention`] says.
+    /// The value must go through JSON and have at most 32 KiB there; also the first answer is the value as
+    /// it came back from there. A transaction that changes nothing is stored too, by a commit of its own.
+    /// A refusal is not: it may be repeated when its cause is gone. Outcomes are kept as long as
+    /// [`Retention`] says, and until the next [`sweep`](Self::sweep).
     ///
     /// ```
     /// use keystead::{NewKey, Request, RequestId, Scope, Store};
@@ -169,9 +173,10 @@ impl Store {
     /// # Errors
     ///
     /// [`RequestIdReused`](Error::RequestIdReused) if the id came with another body,
-    /// [`InvalidOutcome`](Error::InvalidOutcome) if the value does not go through JSON, and those of
-    /// [`write`](Self::write). After [`CommitUnknown`](Error::CommitUnknown) the same call settles what
-    /// happened.
+    /// [`InvalidOutcome`](Error::InvalidOutcome) if the value does not go through JSON,
+    /// [`TransactionTooLarge`](Error::TransactionTooLarge) if it has more than 32 KiB there, and those of
+    /// [`write`](Self::write). After [`CommitUnknown`](Error::CommitUnknown), open the store again: the
+    /// same call then settles what happened.
     pub fn write_once<T: Serialize + DeserializeOwned>(
         &self,
         request: &Request,
@@ -186,7 +191,7 @@ impl Store {
                 return Ok(Once::Replayed(replay));
             }
             let value = closure(txn)?;
-            let changed = txn.keep_outcome(request_id, digest, &value)?;
+            let (value, changed) = txn.keep_outcome(request_id, digest, &value)?;
             Ok(Once::Ran { value, changed })
         })?;
         Ok(match outcome.value {
@@ -209,6 +214,7 @@ impl Store {
         request: &Request,
         closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<DryRun<T>> {
+        request.check()?;
         let _only = OnlyWrite::on_this_thread()?;
         let transaction = self.inner.engine.begin_write()?;
         let (value, _, changes) = self.run(&*transaction, request, &closure)?;
@@ -241,8 +247,9 @@ impl Store {
         scopes(&*self.inner.engine.begin_read()?, after, limit)
     }
 
-    /// Walks the whole store at one moment, reads every row, and checks every invariant. Memory is
-    /// bounded; the time is that of a few reads for each row. Nothing is changed.
+    /// Walks the whole store at one moment, reads every row and every change, and checks every invariant.
+    /// Memory is bounded; the time is that of a few reads for each row and one for each change. Nothing is
+    /// changed.
     ///
     /// # Errors
     ///

@@ -37,6 +37,7 @@ pub struct Options {
     retention: Retention,
     history: Option<bool>,
     cache_bytes: usize,
+    restored: bool,
     run_closures_twice: bool,
 }
 
@@ -60,6 +61,7 @@ impl Options {
             retention: Retention::default(),
             history: None,
             cache_bytes: Self::CACHE_BYTES_DEFAULT,
+            restored: false,
             run_closures_twice: false,
         }
     }
@@ -90,15 +92,17 @@ impl Options {
         self
     }
 
-    /// Whether each commit leaves in the store what it changed. Fixed at creation, true if nothing is
-    /// said; opening a store that differs is [`Error::OptionsMismatch`].
+    /// Whether each commit leaves in the store what it changed: without that, what asks for history is
+    /// [`Error::HistoryDisabled`]. Fixed at creation, true if nothing is said; opening a store that
+    /// differs is [`Error::OptionsMismatch`].
     pub fn history(mut self, history: bool) -> Self {
         self.history = Some(history);
         self
     }
 
     /// How long the history and the outcomes of repeatable requests are kept. Applied by
-    /// [`sweep`](Store::sweep).
+    /// [`sweep`](Store::sweep), so it matters only to a store that is swept. A number that is 0 is
+    /// [`Error::OptionsMismatch`] at opening.
     pub fn retention(mut self, retention: Retention) -> Self {
         self.retention = retention;
         self
@@ -108,6 +112,15 @@ impl Options {
     /// [`CACHE_BYTES_DEFAULT`](Self::CACHE_BYTES_DEFAULT) if nothing is said.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
+        self
+    }
+
+    /// Says that the file is a copy that takes the place of the store: opening it begins a new
+    /// incarnation, in a commit of its own. Whoever kept a [`Position`](crate::Position) of the store
+    /// before gets [`PositionOfAnotherStore`](Error::PositionOfAnotherStore), and can't miss that commits
+    /// were lost. To be said once, when a copy is put in place.
+    pub fn restored(mut self, restored: bool) -> Self {
+        self.restored = restored;
         self
     }
 
@@ -146,7 +159,7 @@ impl Options {
     /// # Errors
     ///
     /// Those of [`open`](Self::open). A file that was not closed cleanly must be opened for writing
-    /// once before: [`Corrupted`](Error::Corrupted).
+    /// once before: [`RecoveryNeeded`](Error::RecoveryNeeded).
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.check()?;
         self.on(Box::new(RedbReader::open(path.as_ref(), self.cache_bytes)?))
@@ -225,10 +238,15 @@ impl Options {
         let row = Space::of_store().fixed();
         let stored = engine.begin_read()?.get(&[&row])?.pop().flatten();
         let not_a_store = || Error::NotAStore("it was never begun".into());
-        let fixed = decode_fixed(&row, &stored.ok_or_else(not_a_store)?.bytes)?;
+        let mut fixed = decode_fixed(&row, &stored.ok_or_else(not_a_store)?.bytes)?;
         must_be("alias_scope", self.alias_scope.map(AliasScope::as_str), fixed.alias_scope.as_str())?;
         must_be("region", self.region.as_ref().map(Region::as_str), fixed.region.as_str())?;
         must_be("history", self.history.map(show), show(fixed.history))?;
+        if self.restored {
+            fixed.incarnation = random_bytes();
+            let batch = Batch::from([(row, Some(encode_fixed(&fixed)))]);
+            engine.begin_write()?.commit(&batch, Log::default())?;
+        }
         let policy = Policy {
             alias_scope: fixed.alias_scope,
             compatibility: self.compatibility,

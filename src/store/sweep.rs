@@ -4,20 +4,20 @@ use std::ops::Bound;
 
 use super::Store;
 use crate::change::CommitRecord;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Address, ScopedTable, Space, Table, read_address, trailing_key_id};
 use crate::id::{Commit, KeyId, Scope};
 use crate::page::{After, Limit};
 use crate::policy::Retention;
 use crate::request::Request;
 use crate::time::Timestamp;
-use crate::txn::Transaction;
+use crate::txn::{Transaction, newest_change};
 
 /// How many rows are looked for at once.
 const SWEPT_AT_ONCE: usize = 100;
 
 /// What a [sweep](Store::sweep) did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Swept {
     /// Keys purged.
@@ -28,10 +28,34 @@ pub struct Swept {
     pub outcomes_pruned: u64,
     /// Up to where the history was trimmed, if it was.
     pub history_floor: Option<Commit>,
+    /// Damage that was met, at most [`FAILURES_MAX`](Self::FAILURES_MAX): the sweep passes over it, and
+    /// [`verify`](Store::verify) tells more.
+    pub failures: Vec<(Scope, Error)>,
     /// The last scope that was swept to its end: where to go on.
     pub after: Option<Scope>,
     /// Whether every scope behind the first was swept, and the history was trimmed.
     pub done: bool,
+}
+
+impl Swept {
+    /// How many failures are kept.
+    pub const FAILURES_MAX: usize = 100;
+
+    /// Passes over what is damaged; any other error ends the sweep.
+    fn pass_over<T>(&mut self, scope: &Scope, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(
+                error @ (Error::Corrupted(_) | Error::Unsupported { .. } | Error::TransactionTooLarge { .. }),
+            ) => {
+                if self.failures.len() < Self::FAILURES_MAX {
+                    self.failures.push((scope.clone(), error));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What [removing a scope](Store::remove_scope) did.
@@ -46,12 +70,19 @@ pub struct Removed {
 
 /// Operations of the platform on whole scopes.
 impl Store {
-    /// Purges keys whose deletion is due at `now` and expires material whose time is over, each in
-    /// its own transaction, in all scopes behind `after`. A backend calls it from a timer; nothing is
-    /// purged on a read.
+    /// Purges keys whose deletion is due at `now`, expires material whose time is over and forgets
+    /// outcomes of requests, each in its own transaction, in all scopes behind `after`; then trims the
+    /// history. How much of outcomes and history is kept, [`Retention`] says. A backend calls it from a
+    /// timer; nothing goes on a read. In the history it is the actor `sweeper`.
     ///
-    /// It ends after `budget` steps, each a key that changed or a scope that was looked at; go on
-    /// with [`Swept::after`] until [`Swept::done`].
+    /// It ends after `budget` steps, each a key, an outcome, a scope in which nothing was due, or a
+    /// transaction that trims up to 100 entries; go on with [`Swept::after`] until [`Swept::done`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Self::write) that no API names: a key that somebody else changed in between is
+    /// passed over. Damage is passed over too, and told in [`Swept::failures`], so that it keeps no other
+    /// key from being swept.
     pub fn sweep(&self, now: Timestamp, budget: usize, after: Option<&Scope>) -> Result<Swept> {
         let mut swept = Swept { after: after.cloned(), ..Swept::default() };
         let mut steps = budget;
@@ -67,9 +98,14 @@ impl Store {
             let purge = |txn: &mut Transaction<'_>, key_id| txn.purge(key_id);
             let expire =
                 |txn: &mut Transaction<'_>, key_id| Ok(!txn.material_expired(key_id)?.material.present);
-            let (purged, all_purged) = self.sweep_table(&request, Table::Due, &mut steps, purge)?;
-            let (expired, all_expired) = self.sweep_table(&request, Table::Expiry, &mut steps, expire)?;
-            let all_pruned = self.prune_outcomes(&request, &mut steps, &mut swept)?;
+            let (purged, all_purged) =
+                self.sweep_table(&request, Table::Due, &mut steps, &mut swept, purge)?;
+            let (expired, all_expired) =
+                self.sweep_table(&request, Table::Expiry, &mut steps, &mut swept, expire)?;
+            let Retention { outcome_hours, outcomes_per_scope, .. } = self.inner.retention;
+            let pruned = self.prune_outcomes(&request, outcome_hours, outcomes_per_scope, &mut steps);
+            let (pruned, all_pruned) = swept.pass_over(&scope, pruned)?.unwrap_or((0, true));
+            swept.outcomes_pruned += pruned;
             swept.keys_purged += purged;
             swept.materials_expired += expired;
             if all_purged && all_expired && all_pruned {
@@ -88,6 +124,7 @@ impl Store {
         request: &Request,
         table: Table,
         steps: &mut usize,
+        swept: &mut Swept,
         operation: impl Fn(&mut Transaction<'_>, KeyId) -> Result<bool>,
     ) -> Result<(u64, bool)> {
         let space = Space::of_scope(request.scope());
@@ -96,11 +133,13 @@ impl Store {
         loop {
             let rows = self.inner.engine.begin_read()?;
             let range = (Bound::Excluded(&from[..]), Bound::Excluded(&to[..]));
-            let due = rows.scan(range, SWEPT_AT_ONCE)?;
-            let Some((last, _)) = due.last() else { return Ok((changed, true)) };
+            let due = swept.pass_over(request.scope(), rows.scan(range, SWEPT_AT_ONCE))?;
+            let Some((last, _)) = due.iter().flatten().last() else { return Ok((changed, true)) };
             let last = last.clone();
-            for (row, stored) in due {
-                stored?;
+            for (row, stored) in due.into_iter().flatten() {
+                if swept.pass_over(request.scope(), stored)?.is_none() {
+                    continue;
+                }
                 if *steps == 0 {
                     return Ok((changed, false));
                 }
@@ -110,17 +149,27 @@ impl Store {
                     Ok(outcome) => changed += u64::from(outcome.value),
                     // Somebody else came first: there is nothing left to do.
                     Err(error) if error.api().is_some() => {}
-                    Err(error) => return Err(error),
+                    // What can't be done costs no step, or the next sweep would come no further.
+                    Err(error) => {
+                        swept.pass_over::<()>(request.scope(), Err(error))?;
+                        *steps += 1;
+                    }
                 }
             }
             from = last;
         }
     }
 
-    /// Forgets the outcomes of requests that are older than the retention says, or more than it says.
-    /// Returns whether all were looked at.
-    fn prune_outcomes(&self, request: &Request, steps: &mut usize, swept: &mut Swept) -> Result<bool> {
-        let Retention { outcome_hours, outcomes_per_scope, .. } = self.inner.retention;
+    /// Forgets the outcomes of requests that are so many hours old, or more than there may be, while
+    /// there are steps left. Returns how many, and whether all were looked at.
+    fn prune_outcomes(
+        &self,
+        request: &Request,
+        outcome_hours: u32,
+        outcomes_per_scope: u64,
+        steps: &mut usize,
+    ) -> Result<(u64, bool)> {
+        let mut pruned = 0;
         let space = Space::of_scope(request.scope());
         let (mut from, to) = (space.table(Table::OutcomeTime), space.after_table(Table::OutcomeTime));
         let rows = self.inner.engine.begin_read()?;
@@ -137,7 +186,7 @@ impl Store {
         let mut excess = count.saturating_sub(outcomes_per_scope);
         loop {
             let chunk = scan(&from)?;
-            let Some((last, _)) = chunk.last() else { return Ok(true) };
+            let Some((last, _)) = chunk.last() else { return Ok((pruned, true)) };
             let last = last.clone();
             for (row, stored) in chunk {
                 stored?;
@@ -147,43 +196,48 @@ impl Store {
                     continue;
                 };
                 if excess == 0 && time.plus_hours(outcome_hours) > request.time() {
-                    return Ok(true);
+                    return Ok((pruned, true));
                 }
                 if *steps == 0 {
-                    return Ok(false);
+                    return Ok((pruned, false));
                 }
                 *steps -= 1;
                 excess = excess.saturating_sub(1);
-                let forgotten = self.write(request, |txn| txn.forget_outcome(&request_id))?;
-                swept.outcomes_pruned += u64::from(forgotten.value);
+                let forgotten = self.write(request, |txn| txn.forget_outcome(&request_id, time))?;
+                pruned += u64::from(forgotten.value);
             }
             from = last;
         }
     }
 
-    /// Erases a tenant: every key of the request's scope with its aliases, default keys included,
-    /// each in its own transaction. It ends after `budget` keys; call it again until
-    /// [`Removed::done`]. For the platform.
+    /// Erases a tenant: every key of the request's scope with its aliases, default keys included, then
+    /// what came of its repeatable requests, each in its own transaction. It ends after `budget` of
+    /// these; call it again until [`Removed::done`]. The history keeps what it was told. For the
+    /// platform.
     pub fn remove_scope(&self, request: &Request, budget: usize) -> Result<Removed> {
         let mut removed = Removed::default();
         let space = Space::of_scope(request.scope());
         let (from, to) = (space.table(Table::Key), space.table(Table::KeyAlias));
-        while !removed.done {
-            let left = budget.saturating_sub(usize::try_from(removed.keys).unwrap_or(usize::MAX));
+        let mut steps = budget;
+        loop {
             let rows = self.inner.engine.begin_read()?;
             let range = (Bound::Excluded(&from[..]), Bound::Excluded(&to[..]));
-            let keys = rows.scan(range, SWEPT_AT_ONCE.min(left).max(1))?;
-            removed.done = keys.is_empty();
-            if left == 0 {
+            let keys = rows.scan(range, SWEPT_AT_ONCE.min(steps).max(1))?;
+            if keys.is_empty() {
                 break;
+            }
+            if steps == 0 {
+                return Ok(removed);
             }
             for (row, stored) in keys {
                 stored?;
                 let Some(key_id) = trailing_key_id(&row) else { continue };
                 let outcome = self.write(request, |txn| txn.remove(key_id))?;
                 removed.keys += u64::from(outcome.changed);
+                steps -= 1;
             }
         }
+        (_, removed.done) = self.prune_outcomes(request, 0, 0, &mut steps)?;
         Ok(removed)
     }
 
@@ -194,14 +248,15 @@ impl Store {
         if !self.inner.policy.history || (history_days.is_none() && history_commits.is_none()) {
             return Ok(true);
         }
-        let newest = self.inner.engine.begin_read()?.commit().number();
-        let oldest_kept = history_commits.map_or(0, |kept| newest.saturating_sub(kept));
+        // Counted from the newest change, as the commits of sweeping would push out the rest.
+        let newest = newest_change(&*self.inner.engine.begin_read()?)?;
+        let last_to_go = history_commits.map_or(0, |kept| newest.number().saturating_sub(kept));
         let may_go = |entry: &CommitRecord| {
             let old = history_days.is_some_and(|days| entry.info.time.plus_days(days) <= now);
-            old || entry.info.commit.number() <= oldest_kept
+            old || entry.info.commit.number() <= last_to_go
         };
         while *steps > 0 {
-            let Some(floor) = self.trim(Commit::new(newest), false, may_go)? else { return Ok(true) };
+            let Some(floor) = self.trim(newest, false, may_go)? else { return Ok(true) };
             swept.history_floor = Some(floor);
             *steps -= 1;
         }

@@ -75,7 +75,7 @@ impl Transaction<'_> {
                 txn.key_alias_must_be_free(new)?;
             }
             let after = KeyRecord { key_alias: new.clone(), ..(*before).clone() };
-            let key = txn.replace_keys(vec![(Arc::clone(&before), after)])?.remove(0);
+            let key = txn.replace_key(&before, after)?;
             Ok(renamed(&before, key))
         })
     }
@@ -97,11 +97,16 @@ impl Transaction<'_> {
                 key_alias: of.key_alias.clone(),
                 ..key.clone()
             };
-            let keys = txn.replace_keys(vec![
-                (Arc::clone(&first), with_name(&first, &second)),
-                (Arc::clone(&second), with_name(&second, &first)),
-            ])?;
-            Ok([renamed(&first, Arc::clone(&keys[0])), renamed(&second, Arc::clone(&keys[1]))])
+            let keys = [
+                txn.retire(&first, with_name(&first, &second))?,
+                txn.retire(&second, with_name(&second, &first))?,
+            ];
+            [&first, &second]
+                .into_iter()
+                .zip(&keys)
+                .try_for_each(|(before, key)| txn.install(before, key))?;
+            let [one, other] = keys;
+            Ok([renamed(&first, one), renamed(&second, other)])
         })
     }
 
@@ -139,8 +144,7 @@ impl Transaction<'_> {
             rules::changeable(&[&key])?;
             txn.alias_must_be_free(alias)?;
             rules::alias_quota(read::alias_names(txn, key_id)?.len(), &txn.place.policy.quotas)?;
-            let previous = txn.rise(&RecordId::Alias(alias.urn_name().to_owned()))?;
-            let created_at = txn.change_time(previous);
+            let (previous, created_at) = txn.rise(&RecordId::Alias(alias.urn_name().to_owned()))?;
             let record = Arc::new(AliasRecord {
                 alias: alias.clone(),
                 key_id,
@@ -178,7 +182,9 @@ impl Transaction<'_> {
                 let held = read::alias_names(txn, target)?.len();
                 rules::alias_quota(held, &txn.place.policy.quotas)?;
             }
-            Ok(txn.move_aliases(vec![(before, target)])?.remove(0))
+            let moved = txn.take_away(before, target)?;
+            txn.put_there(&moved)?;
+            Ok(moved)
         })
     }
 
@@ -196,12 +202,9 @@ impl Transaction<'_> {
             let (first_key, second_key) = (txn.key_of_alias(&first)?, txn.key_of_alias(&second)?);
             rules::changeable(&[&first_key, &second_key])?;
             rules::compatible(txn.place.policy.compatibility, &first_key, &second_key)?;
-            let mut moved =
-                txn.move_aliases(vec![(first, second_key.key_id), (second, first_key.key_id)])?.into_iter();
-            match (moved.next(), moved.next()) {
-                (Some(first), Some(second)) => Ok([first, second]),
-                _ => unreachable!("as many moves come back as were asked for"),
-            }
+            let moved = [txn.take_away(first, second_key.key_id)?, txn.take_away(second, first_key.key_id)?];
+            moved.iter().try_for_each(|moved| txn.put_there(moved))?;
+            Ok(moved)
         })
     }
 
@@ -238,7 +241,7 @@ impl Transaction<'_> {
             AliasScope::Project => read::alias_by_urn_name(self, alias.urn_name())?.is_some(),
             AliasScope::Domain => {
                 let row = self.domain_space().claim(alias.urn_name());
-                self.row(&row)?.map(|stored| decode_claim(&row, &stored.bytes)).transpose()?.is_some()
+                self.read(&row, |stored| decode_claim(&row, &stored.bytes))?.is_some()
             }
         };
         if taken { Err(Error::AliasExists(alias.clone())) } else { Ok(()) }
@@ -248,34 +251,29 @@ impl Transaction<'_> {
         read::named_key(self, record.key_id, &self.place.space.alias(record.alias.urn_name()))
     }
 
-    /// Moves aliases at once; one that is on its target already stays as it is.
-    pub(super) fn move_aliases(&mut self, moves: Vec<(Arc<AliasRecord>, KeyId)>) -> Result<Vec<Moved>> {
-        let mut moved = Vec::new();
-        for (before, target) in moves {
-            let changed = before.key_id != target;
-            let mut alias = Arc::clone(&before);
-            if changed {
-                let previous = Some(Previous { commit: before.version, time: before.updated_at });
-                self.unlink(before.key_id, std::slice::from_ref(&before))?;
-                alias = Arc::new(AliasRecord {
-                    key_id: target,
-                    updated_at: self.change_time(previous),
-                    version: self.staging.next_commit(),
-                    ..(*before).clone()
-                });
-                let images =
-                    Images::Alias { before: Some(Arc::clone(&before)), after: Some(Arc::clone(&alias)) };
-                self.note(images, previous)?;
-            }
-            moved.push(Moved {
-                alias,
-                former_key_id: before.key_id,
-                former_version: before.version,
-                changed,
-            });
+    /// The first half of moving an alias: its key loses it. Between the halves others may be moved, so
+    /// that two keys can exchange aliases. One that is on its target already stays as it is.
+    pub(super) fn take_away(&mut self, before: Arc<AliasRecord>, target: KeyId) -> Result<Moved> {
+        let (former_key_id, former_version) = (before.key_id, before.version);
+        if former_key_id == target {
+            return Ok(Moved { alias: before, former_key_id, former_version, changed: false });
         }
-        moved.iter().filter(|moved| moved.changed).try_for_each(|moved| self.link(&moved.alias))?;
-        Ok(moved)
+        let previous = Some(Previous::from(&*before));
+        self.unlink(former_key_id, std::slice::from_ref(&before))?;
+        let alias = Arc::new(AliasRecord {
+            key_id: target,
+            updated_at: self.change_time(previous),
+            version: self.staging.next_commit(),
+            ..(*before).clone()
+        });
+        let images = Images::Alias { before: Some(before), after: Some(Arc::clone(&alias)) };
+        self.note(images, previous)?;
+        Ok(Moved { alias, former_key_id, former_version, changed: true })
+    }
+
+    /// The second half: the target gets it.
+    pub(super) fn put_there(&mut self, moved: &Moved) -> Result<()> {
+        if moved.changed { self.link(&moved.alias) } else { Ok(()) }
     }
 
     /// The record of an alias that a key lists.
@@ -290,7 +288,7 @@ impl Transaction<'_> {
     pub(super) fn delete_linked(&mut self, key_id: KeyId, aliases: Vec<Arc<AliasRecord>>) -> Result<()> {
         self.unlink(key_id, &aliases)?;
         for alias in aliases {
-            let previous = Previous { commit: alias.version, time: alias.updated_at };
+            let previous = Previous::from(&*alias);
             self.bury(&RecordId::Alias(alias.alias.urn_name().to_owned()), previous)?;
             self.note(Images::Alias { before: Some(alias), after: None }, Some(previous))?;
         }

@@ -23,7 +23,7 @@ use crate::time::Timestamp;
 pub enum At {
     /// After this commit.
     Commit(Commit),
-    /// At this time, by the times of the record's changes.
+    /// At this time, by the times of the record's own changes: after the last one that is not later.
     Time(Timestamp),
 }
 
@@ -91,8 +91,7 @@ pub(super) fn must_have_history(rows: &impl Rows) -> Result<()> {
 
 pub(super) fn floor(rows: &impl Rows) -> Result<Floor> {
     let row = Space::of_store().floor();
-    let stored = rows.row(&row)?;
-    Ok(stored.map(|stored| decode_floor(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+    Ok(rows.read(&row, |stored| decode_floor(&row, &stored.bytes))?.unwrap_or_default())
 }
 
 /// The entry of a commit that a record's chain leads to.
@@ -102,7 +101,8 @@ fn entry(rows: &impl Rows, commit: Commit, floor: Floor) -> Result<CommitRecord>
     }
     let bytes = rows.log_bytes(commit)?;
     let missing = || corrupted(&log_place(commit), "it is missing");
-    decode_log_entry(commit, &bytes.ok_or_else(missing)?)
+    let entry = bytes.ok_or_else(missing).and_then(|bytes| decode_log_entry(commit, &bytes));
+    entry.map_err(|error| rows.met(error))
 }
 
 /// The changes that an entry made to a record, each with its index.
@@ -130,8 +130,8 @@ fn head(rows: &impl Rows, record: &RecordId) -> Result<Option<Head>> {
         }
     };
     let change = match &image {
-        Some(Image::Key(key)) => Some(Previous { commit: key.version, time: key.updated_at }),
-        Some(Image::Alias(alias)) => Some(Previous { commit: alias.version, time: alias.updated_at }),
+        Some(Image::Key(key)) => Some(Previous::from(&**key)),
+        Some(Image::Alias(alias)) => Some(Previous::from(&**alias)),
         None => tombstone(rows, record)?,
     };
     Ok(change.map(|change| Head { change, image }))
@@ -139,10 +139,10 @@ fn head(rows: &impl Rows, record: &RecordId) -> Result<Option<Head>> {
 
 fn tombstone(rows: &impl Rows, record: &RecordId) -> Result<Option<Previous>> {
     let row = Space::tombstone(&rows.place().scope, record);
-    let stored = rows.row(&row)?;
-    let previous = stored
-        .map(|stored| Ok(Previous { commit: stored.commit, time: decode_tombstone(&row, &stored.bytes)? }));
-    previous.transpose()
+    rows.read(&row, |stored| {
+        let time = decode_tombstone(&row, &stored.bytes)?;
+        Ok(Previous { commit: stored.commit, time })
+    })
 }
 
 /// A record as it was; `None` if it was not there.
@@ -193,9 +193,9 @@ fn key_at(rows: &impl Rows, key_id: KeyId, at: At) -> Result<Arc<KeyRecord>> {
 /// What was before. All of these fail with [`HistoryDisabled`](Error::HistoryDisabled) in a store
 /// created without history.
 impl Snapshot<'_> {
-    /// The changes of a key or an alias, deleted ones too. A change that is not in the page can be
-    /// asked for by its cursor or by [`After::Item`] with the commit of the change before it in this
-    /// order.
+    /// The changes of a key or an alias, of a deleted one too, page by page. [`After::Item`] begins behind
+    /// all changes of a commit: with earlier ones if the newest come first, otherwise with later ones. A
+    /// page may end between two changes of one commit, where only its cursor goes on.
     ///
     /// ```
     /// use keystead::{After, Alias, HistoryOf, Limit, NewKey, Order, Request, Scope, Store};
@@ -220,7 +220,8 @@ impl Snapshot<'_> {
     /// [`HistoryTrimmed`](Error::HistoryTrimmed) where the history goes on below what was trimmed: the
     /// newest first, the page behind the last that is there; the oldest first, the first page, unless
     /// `after` names the floor or a later commit. [`KeyNotFound`](Error::KeyNotFound) or
-    /// [`AliasNotFound`](Error::AliasNotFound) if there never was such a record.
+    /// [`AliasNotFound`](Error::AliasNotFound) if there never was such a record; where anything was
+    /// trimmed, that can't be told, and it is [`HistoryTrimmed`](Error::HistoryTrimmed) too.
     /// [`InvalidCursor`](Error::InvalidCursor).
     pub fn history(
         &self,
@@ -254,7 +255,8 @@ impl Snapshot<'_> {
         Ok(Page { items, next })
     }
 
-    /// The record of an alias as it was.
+    /// The record of an alias as it was, with the version that it had. The bytes of the name must be
+    /// exactly those that it had then. It costs a look-up for each change of the alias since.
     ///
     /// # Errors
     ///
@@ -265,7 +267,7 @@ impl Snapshot<'_> {
         alias_at(self, alias, at)
     }
 
-    /// A key as it was.
+    /// A key as it was, with the version that it had.
     ///
     /// # Errors
     ///
@@ -279,15 +281,17 @@ impl Snapshot<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`alias_at`](Self::alias_at).
+    /// Those of [`alias_at`](Self::alias_at). [`KeyNotFound`](Error::KeyNotFound) at a time when, by
+    /// the times of its own changes, the key was not there: where the clocks of requests went back, key
+    /// and alias may differ in that.
     pub fn resolve_at(&self, alias: &Alias, at: At) -> Result<Arc<KeyRecord>> {
         let record = alias_at(self, alias, at)?;
-        match key_at(self, record.key_id, at) {
-            Err(Error::KeyNotFound { .. }) => {
+        match (key_at(self, record.key_id, at), at) {
+            (Err(Error::KeyNotFound { .. }), At::Commit(_)) => {
                 let row = self.place.space.alias(alias.urn_name());
                 Err(corrupted(&row, "it named a key that was not there"))
             }
-            found => found,
+            (found, _) => found,
         }
     }
 
@@ -311,9 +315,13 @@ impl Snapshot<'_> {
         limit: Limit,
     ) -> Result<(Vec<ChangeRecord>, bool)> {
         let mut items = Vec::new();
-        // A cursor's commit is a link of the chain, so the chain can be entered there.
+        // A cursor's commit is a link of the chain, so the chain can be entered there; unless the cursor
+        // is of another store.
         let start = match after {
-            Some((commit, Some(_))) if commit <= head => commit,
+            Some((commit, Some(_))) if commit <= head => {
+                self.must_be_link(record, commit, floor)?;
+                commit
+            }
             _ => head,
         };
         let mut link = Some(start);
@@ -340,6 +348,16 @@ impl Snapshot<'_> {
             link = first_change(&entry, self, record)?.previous.map(|previous| previous.commit);
         }
         Ok((items, false))
+    }
+
+    fn must_be_link(&self, record: &RecordId, commit: Commit, floor: Floor) -> Result<()> {
+        if commit <= floor.commit {
+            return Ok(());
+        }
+        let bytes = self.log_bytes(commit)?;
+        let entry = bytes.map(|bytes| decode_log_entry(commit, &bytes)).transpose()?;
+        let is_link = entry.is_some_and(|entry| !changes_of(&entry, self, record).is_empty());
+        if is_link { Ok(()) } else { Err(InvalidCursor::OfAnotherList.into()) }
     }
 
     /// The changes after `after`, forwards, and whether there are more.
@@ -399,7 +417,11 @@ impl Transaction<'_> {
             return Ok(());
         }
         let operation = self.operation.expect("only operations change records");
-        let time = self.change_time(previous);
+        let time = match &images {
+            Images::Key { after: Some(key), .. } => key.updated_at,
+            Images::Alias { after: Some(alias), .. } => alias.updated_at,
+            _ => self.change_time(previous),
+        };
         self.staging.note(Change { operation, time, previous, images })
     }
 
@@ -412,15 +434,17 @@ impl Transaction<'_> {
         self.put(Space::tombstone(&self.place.scope, record), encode_tombstone(time))
     }
 
-    /// Removes the tombstone of a record that is created, and tells of its deletion.
-    pub(super) fn rise(&mut self, record: &RecordId) -> Result<Option<Previous>> {
+    /// Removes the tombstone of a record that is created. Tells of its deletion, and when it is created:
+    /// not before that; and where the deletion may have been trimmed, not before anything that was.
+    pub(super) fn rise(&mut self, record: &RecordId) -> Result<(Option<Previous>, Timestamp)> {
         if !self.place.policy.history {
-            return Ok(None);
+            return Ok((None, self.now));
         }
         let previous = tombstone(self, record)?;
-        if previous.is_some() {
-            self.delete(Space::tombstone(&self.place.scope, record))?;
+        if previous.is_none() {
+            return Ok((None, self.now.max(floor(self)?.time)));
         }
-        Ok(previous)
+        self.delete(Space::tombstone(&self.place.scope, record))?;
+        Ok((previous, self.change_time(previous)))
     }
 }

@@ -14,7 +14,7 @@ use crate::time::{PendingDays, RotationInterval, Timestamp};
 
 /// Creating keys.
 impl Transaction<'_> {
-    /// Makes a key, with its aliases, or nothing at all.
+    /// Makes a key, with its aliases, or nothing at all. (create-key)
     ///
     /// # Errors
     ///
@@ -22,7 +22,7 @@ impl Transaction<'_> {
     /// [`TooManyTags`](Error::TooManyTags), [`InvalidKeySpec`](Error::InvalidKeySpec),
     /// [`KeyIdExists`](Error::KeyIdExists), [`KeyAliasExists`](Error::KeyAliasExists),
     /// [`QuotaExceeded`](Error::QuotaExceeded), then those of
-    /// [`create_alias`](Self::create_alias) for each alias. (create-key)
+    /// [`create_alias`](Self::create_alias) for each alias.
     pub fn create_key(&mut self, new: &NewKey) -> Result<Arc<KeyRecord>> {
         self.operation(Operation::CreateKey, |txn| {
             let record = rules::create(new, txn.scope(), &txn.place.policy.quotas, txn.now)?;
@@ -228,6 +228,7 @@ impl Transaction<'_> {
     }
 
     /// Notes that the material of an external key was imported; the key is enabled then.
+    /// (import-key-material)
     ///
     /// # Errors
     ///
@@ -244,6 +245,7 @@ impl Transaction<'_> {
     }
 
     /// Notes that the material of an external key was deleted; the key is pending import then.
+    /// (delete-imported-key-material)
     ///
     /// # Errors
     ///
@@ -276,44 +278,61 @@ impl Transaction<'_> {
         self.operation(operation, |txn| {
             let before = txn.key(key_id)?;
             let after = rule(&before, txn.now)?;
-            Ok(txn.replace_keys(vec![(before, after)])?.remove(0))
+            txn.replace_key(&before, after)
         })
     }
 
-    /// Writes what keys have become. A record that is as it was is not written.
-    pub(super) fn replace_keys(
+    /// Writes what a key has become. A record that is as it was is not written.
+    pub(super) fn replace_key(
         &mut self,
-        keys: Vec<(Arc<KeyRecord>, KeyRecord)>,
-    ) -> Result<Vec<Arc<KeyRecord>>> {
-        let (mut records, mut removed, mut added) = (Vec::new(), Vec::new(), Vec::new());
-        for (before, mut after) in keys {
-            if *before == after {
-                records.push(before);
-                continue;
-            }
-            let previous = Some(Previous { commit: before.version, time: before.updated_at });
-            after.updated_at = self.change_time(previous);
-            after.version = self.staging.next_commit();
-            let (former, present) =
-                (self.place.space.index_rows(&before), self.place.space.index_rows(&after));
-            removed.extend(former.iter().filter(|row| !present.contains(row)).map(|(row, _)| row.clone()));
-            added.extend(present.into_iter().filter(|row| !former.contains(row)));
-            added.push((self.place.space.key(after.key_id), encode_key(&after)));
-            let after = Arc::new(after);
-            records.push(Arc::clone(&after));
-            let images = Images::Key { before: Some(before), after: Some(after) };
-            self.note(images, previous)?;
+        before: &Arc<KeyRecord>,
+        after: KeyRecord,
+    ) -> Result<Arc<KeyRecord>> {
+        let after = self.retire(before, after)?;
+        self.install(before, &after)?;
+        Ok(after)
+    }
+
+    /// The first half of replacing a record: its index rows that are no longer called for go. Between the
+    /// halves others may be retired, so that two keys can exchange an index row.
+    pub(super) fn retire(&mut self, before: &Arc<KeyRecord>, mut after: KeyRecord) -> Result<Arc<KeyRecord>> {
+        if **before == after {
+            return Ok(Arc::clone(before));
         }
-        // Two keys may exchange an index row, so what is freed goes before what is taken.
-        removed.into_iter().try_for_each(|row| self.delete(row))?;
-        added.into_iter().try_for_each(|(row, value)| self.put(row, value))?;
-        Ok(records)
+        let previous = Some(Previous::from(&**before));
+        after.updated_at = self.change_time(previous);
+        after.version = self.staging.next_commit();
+        let present = self.place.space.index_rows(&after);
+        for index_row in self.place.space.index_rows(before) {
+            if !present.contains(&index_row) {
+                self.delete(index_row.0)?;
+            }
+        }
+        let after = Arc::new(after);
+        self.note(
+            Images::Key { before: Some(Arc::clone(before)), after: Some(Arc::clone(&after)) },
+            previous,
+        )?;
+        Ok(after)
+    }
+
+    /// The second half: the record, and its index rows that were not there.
+    pub(super) fn install(&mut self, before: &Arc<KeyRecord>, after: &Arc<KeyRecord>) -> Result<()> {
+        if before == after {
+            return Ok(());
+        }
+        let former = self.place.space.index_rows(before);
+        for index_row in self.place.space.index_rows(after) {
+            if !former.contains(&index_row) {
+                self.put(index_row.0, index_row.1)?;
+            }
+        }
+        self.put(self.place.space.key(after.key_id), encode_key(after))
     }
 
     fn add_key(&mut self, mut record: KeyRecord, counts: Counts) -> Result<Arc<KeyRecord>> {
-        let previous = self.rise(&RecordId::Key(record.key_id))?;
-        record.created_at = self.change_time(previous);
-        record.updated_at = record.created_at;
+        let (previous, created_at) = self.rise(&RecordId::Key(record.key_id))?;
+        (record.created_at, record.updated_at) = (created_at, created_at);
         record.version = self.staging.next_commit();
         self.put(self.place.space.key(record.key_id), encode_key(&record))?;
         for (row, value) in self.place.space.index_rows(&record) {
@@ -358,7 +377,7 @@ impl Transaction<'_> {
         } else {
             self.put(row, encode_counts(counts))?;
         }
-        let previous = Previous { commit: key.version, time: key.updated_at };
+        let previous = Previous::from(key);
         self.bury(&RecordId::Key(key.key_id), previous)?;
         self.note(Images::Key { before: Some(Arc::new(key.clone())), after: None }, Some(previous))
     }

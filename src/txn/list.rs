@@ -68,7 +68,7 @@ fn behind(row: &[u8]) -> Row {
 
 /// Lists. A page costs what it examines, whatever the scope holds.
 impl Snapshot<'_> {
-    /// The keys of the scope that the filter means, in the order of their ids.
+    /// The keys of the scope that the filter means, in the order of their ids. (list-keys)
     ///
     /// A filter by tag and value finds them through an index. Otherwise each key in turn is examined;
     /// a page examines at most 10,000.
@@ -77,7 +77,8 @@ impl Snapshot<'_> {
     /// use keystead::{After, KeyFilter, KeyState, Limit, NewKey, Request, Scope, Store};
     /// let store = Store::in_memory()?;
     /// let scope = Scope::new("domain", "project")?;
-    /// store.write(&Request::new(&scope), |txn| txn.create_key(&NewKey::new("orders")?))?;
+    /// let new = NewKey::new("orders")?;
+    /// store.write(&Request::new(&scope), |txn| txn.create_key(&new))?;
     /// let enabled = KeyFilter::all().state(KeyState::Enabled);
     /// let page = store.read(&scope, |snap| snap.keys_by_id(&enabled, After::Start, Limit::new(10)?))?;
     /// assert_eq!(page.items.len(), 1);
@@ -142,7 +143,7 @@ impl Snapshot<'_> {
         })
     }
 
-    /// The aliases of a key, in their [order](Alias).
+    /// The aliases of a key, in their [order](Alias). (list-aliases)
     ///
     /// # Errors
     ///
@@ -306,7 +307,7 @@ pub(crate) fn scopes(
 ) -> Result<Page<Scope>> {
     let binding = [List::Scopes as u8];
     let mut from = match after {
-        After::Start => Row::new(),
+        After::Start => Space::of_store().start(),
         After::Item(scope) => after_all(Space::of_scope(scope).start()),
         After::Cursor(cursor) => {
             let name = std::str::from_utf8(cursor.last(&binding)?).ok();

@@ -22,14 +22,14 @@ pub(crate) use list::scopes;
 pub(crate) use read::Rows;
 pub(crate) use requests::Replay;
 pub(crate) use staging::Staging;
-pub(crate) use trim::{changes_after, floor_of, trim_step};
+pub(crate) use trim::{changes_after, floor_of, newest_change, trim_step};
 
 use std::sync::Arc;
 
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::change::{Operation, Previous};
 use crate::engine::ReadTransaction;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Row, Space, Stored};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
@@ -42,11 +42,11 @@ use crate::time::Timestamp;
 pub struct TransactionLimits;
 
 impl TransactionLimits {
-    /// Distinct rows read.
+    /// Distinct rows read; entries of the log are not counted.
     pub const ROWS_READ_MAX: usize = 200;
     /// Distinct rows written.
     pub const ROWS_WRITTEN_MAX: usize = 200;
-    /// Bytes written, addresses included.
+    /// Bytes written: addresses and values, and for each change 320 bytes and the record before and after.
     pub const BYTES_WRITTEN_MAX: usize = 1024 * 1024;
 }
 
@@ -116,6 +116,10 @@ impl Rows for Snapshot<'_> {
     fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         self.rows.log_entry(commit)
     }
+
+    fn met(&self, error: Error) -> Error {
+        error
+    }
 }
 
 impl<'a> Transaction<'a> {
@@ -181,6 +185,10 @@ impl Rows for Transaction<'_> {
 
     fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         self.staging.log_entry(commit)
+    }
+
+    fn met(&self, error: Error) -> Error {
+        self.staging.fail(error)
     }
 }
 

@@ -6,7 +6,8 @@ use super::Place;
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::error::{Error, Result};
 use crate::format::{
-    Counts, Stored, corrupted, decode_alias, decode_alias_names, decode_counts, decode_key, decode_key_id,
+    Counts, Row, Stored, corrupted, decode_alias, decode_alias_names, decode_counts, decode_key,
+    decode_key_id,
 };
 use crate::id::{Commit, KeyId};
 use crate::key::KeyRecord;
@@ -24,9 +25,13 @@ pub(crate) trait Rows {
     /// The entry of a commit in the log, if there is one.
     fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
 
-    /// The row at this address.
-    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
-        Ok(self.rows(&[row])?.pop().flatten())
+    /// Notes an error that was met: a transaction that met damage does not commit.
+    fn met(&self, error: Error) -> Error;
+
+    /// What the row at this address says.
+    fn read<T>(&self, row: &[u8], decode: impl FnOnce(&Stored) -> Result<T>) -> Result<Option<T>> {
+        let stored = self.rows(&[row])?.pop().flatten();
+        stored.map(|stored| decode(&stored).map_err(|error| self.met(error))).transpose()
     }
 }
 
@@ -34,8 +39,7 @@ pub(crate) trait Rows {
 pub(super) fn find_key(rows: &impl Rows, key_id: KeyId) -> Result<Option<KeyRecord>> {
     let place = rows.place();
     let row = place.space.key(key_id);
-    let stored = rows.row(&row)?;
-    stored.map(|stored| decode_key(&row, &place.scope, key_id, &stored)).transpose()
+    rows.read(&row, |stored| decode_key(&row, &place.scope, key_id, stored))
 }
 
 pub(super) fn key(rows: &impl Rows, key_id: KeyId) -> Result<Arc<KeyRecord>> {
@@ -45,7 +49,7 @@ pub(super) fn key(rows: &impl Rows, key_id: KeyId) -> Result<Arc<KeyRecord>> {
 /// The id of the key whose own name this is, if there is one.
 pub(super) fn key_id_of(rows: &impl Rows, key_alias: &KeyAlias) -> Result<Option<KeyId>> {
     let row = rows.place().space.key_alias(key_alias);
-    rows.row(&row)?.map(|stored| decode_key_id(&row, &stored.bytes)).transpose()
+    rows.read(&row, |stored| decode_key_id(&row, &stored.bytes))
 }
 
 pub(super) fn key_by_key_alias(rows: &impl Rows, key_alias: &KeyAlias) -> Result<Arc<KeyRecord>> {
@@ -58,15 +62,15 @@ pub(super) fn key_by_key_alias(rows: &impl Rows, key_alias: &KeyAlias) -> Result
 /// The key that a row names; that it is there is an invariant.
 pub(super) fn named_key(rows: &impl Rows, key_id: KeyId, row: &[u8]) -> Result<Arc<KeyRecord>> {
     let key = find_key(rows, key_id)?.map(Arc::new);
-    key.ok_or_else(|| corrupted(row, format_args!("it names the key {key_id}, which is not there")))
+    let missing = || corrupted(row, format_args!("it names the key {key_id}, which is not there"));
+    key.ok_or_else(|| rows.met(missing()))
 }
 
 /// The record of the alias with this URN name, if there is one.
 pub(super) fn alias_by_urn_name(rows: &impl Rows, urn_name: &str) -> Result<Option<AliasRecord>> {
     let place = rows.place();
     let row = place.space.alias(urn_name);
-    let stored = rows.row(&row)?;
-    stored.map(|stored| decode_alias(&row, &place.scope, urn_name, &stored)).transpose()
+    rows.read(&row, |stored| decode_alias(&row, &place.scope, urn_name, stored))
 }
 
 /// The record of exactly this alias, if there is one.
@@ -84,13 +88,27 @@ pub(super) fn resolve(rows: &impl Rows, alias: &Alias) -> Result<Arc<KeyRecord>>
     named_key(rows, record.key_id, &rows.place().space.alias(alias.urn_name()))
 }
 
+/// In two round trips, whatever their number.
 pub(super) fn resolve_many(rows: &impl Rows, aliases: &[Alias]) -> Result<Vec<Option<Arc<KeyRecord>>>> {
-    let resolved = aliases.iter().map(|alias| match resolve(rows, alias) {
-        Ok(key) => Ok(Some(key)),
-        Err(Error::AliasNotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
-    });
-    resolved.collect()
+    let place = rows.place();
+    let of_aliases: Vec<_> = aliases.iter().map(|alias| place.space.alias(alias.urn_name())).collect();
+    let found = rows.rows(&of_aliases.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+    let mut named = Vec::new();
+    for ((alias, row), stored) in aliases.iter().zip(&of_aliases).zip(found) {
+        let decode = |stored| decode_alias(row, &place.scope, alias.urn_name(), &stored);
+        let record = stored.map(decode).transpose().map_err(|error| rows.met(error))?;
+        let key_id = record.filter(|record| record.alias == *alias).map(|record| record.key_id);
+        named.push(key_id.map(|key_id| (key_id, place.space.key(key_id), row)));
+    }
+    let of_keys: Vec<_> = named.iter().flatten().map(|(_, key_row, _)| key_row.as_slice()).collect();
+    let mut keys = rows.rows(&of_keys)?.into_iter();
+    let mut resolve = |(key_id, key_row, row): (KeyId, Row, &Row)| {
+        let missing = || corrupted(row, format_args!("it names the key {key_id}, which is not there"));
+        let key = keys.next().flatten().ok_or_else(missing);
+        let key = key.and_then(|stored| decode_key(&key_row, &place.scope, key_id, &stored));
+        key.map(Arc::new).map_err(|error| rows.met(error))
+    };
+    named.into_iter().map(|named| named.map(&mut resolve).transpose()).collect()
 }
 
 pub(super) fn resolve_urn(rows: &impl Rows, urn: &AliasUrn) -> Result<Arc<KeyRecord>> {
@@ -104,13 +122,11 @@ pub(super) fn resolve_urn(rows: &impl Rows, urn: &AliasUrn) -> Result<Arc<KeyRec
 /// The names of a key's aliases, in their order.
 pub(super) fn alias_names(rows: &impl Rows, key_id: KeyId) -> Result<Vec<Alias>> {
     let row = rows.place().space.aliases_of_key(key_id);
-    let stored = rows.row(&row)?;
-    Ok(stored.map(|stored| decode_alias_names(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+    Ok(rows.read(&row, |stored| decode_alias_names(&row, &stored.bytes))?.unwrap_or_default())
 }
 
 /// How many keys the project has.
 pub(super) fn counts(rows: &impl Rows) -> Result<Counts> {
     let row = rows.place().space.counts();
-    let stored = rows.row(&row)?;
-    Ok(stored.map(|stored| decode_counts(&row, &stored.bytes)).transpose()?.unwrap_or_default())
+    Ok(rows.read(&row, |stored| decode_counts(&row, &stored.bytes))?.unwrap_or_default())
 }

@@ -24,40 +24,44 @@ impl Transaction<'_> {
         digest: &[u8; 32],
     ) -> Result<Option<Replay<T>>> {
         let row = self.place.space.outcome(request_id);
-        let Some(stored) = self.row(&row)? else { return Ok(None) };
-        let outcome = decode_outcome(&row, &stored.bytes)?;
+        let found = self.read(&row, |stored| Ok((decode_outcome(&row, &stored.bytes)?, stored.commit)))?;
+        let Some((outcome, commit)) = found else { return Ok(None) };
         if outcome.digest != *digest {
             return Err(Error::RequestIdReused(request_id.clone()));
         }
         let value = serde_json::from_slice(&outcome.value).map_err(invalid)?;
-        Ok(Some(Replay { value, commit: stored.commit, changed: outcome.changed }))
+        Ok(Some(Replay { value, commit, changed: outcome.changed }))
     }
 
-    /// Keeps what came of this request, to be committed with it. Returns whether it changed anything.
-    pub(crate) fn keep_outcome<T: Serialize>(
+    /// Keeps what came of this request, to be committed with it. Returns the value as a repeat will find
+    /// it, and whether the request changed anything.
+    pub(crate) fn keep_outcome<T: Serialize + DeserializeOwned>(
         &mut self,
         request_id: &RequestId,
         digest: [u8; 32],
         value: &T,
-    ) -> Result<bool> {
+    ) -> Result<(T, bool)> {
         let value = serde_json::to_vec(value).map_err(invalid)?;
         if value.len() > OUTCOME_MAX {
             let what = "bytes in the value of a repeatable request";
             return Err(Error::TransactionTooLarge { what, max: OUTCOME_MAX });
         }
+        let as_kept = serde_json::from_slice(&value).map_err(invalid)?;
         let changed = !self.staging.is_empty();
         let outcome = Outcome { digest, value, changed, time: self.now.as_millis() };
         self.put(self.place.space.outcome(request_id), encode_outcome(&outcome))?;
         self.put(self.place.space.outcome_time(self.now, request_id), encode_nothing())?;
-        Ok(changed)
+        Ok((as_kept, changed))
     }
 
-    /// Forgets what came of a request.
-    pub(crate) fn forget_outcome(&mut self, request_id: &RequestId) -> Result<bool> {
+    /// Forgets what came of a request at this time. If the id was used anew since, that stays.
+    pub(crate) fn forget_outcome(&mut self, request_id: &RequestId, time: Timestamp) -> Result<bool> {
         let row = self.place.space.outcome(request_id);
-        let Some(stored) = self.row(&row)? else { return Ok(false) };
-        let outcome = decode_outcome(&row, &stored.bytes)?;
-        let time = Timestamp::from_millis(outcome.time);
+        let found = self.read(&row, |stored| decode_outcome(&row, &stored.bytes))?;
+        // The id may have been used anew since.
+        if found.is_none_or(|outcome| outcome.time != time.as_millis()) {
+            return Ok(false);
+        }
         self.delete(self.place.space.outcome_time(time, request_id))?;
         self.delete(row)?;
         Ok(true)

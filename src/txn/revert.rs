@@ -20,8 +20,8 @@ impl Transaction<'_> {
     /// # Errors
     ///
     /// In this order: [`HistoryDisabled`](Error::HistoryDisabled),
-    /// [`CommitNotFound`](Error::CommitNotFound) if the scope has no such commit,
-    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`NotRevertible`](Error::NotRevertible),
+    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`CommitNotFound`](Error::CommitNotFound) if the scope
+    /// has no such commit or it changed no record, [`NotRevertible`](Error::NotRevertible),
     /// [`PreconditionFailed`](Error::PreconditionFailed) if one of the records is no longer what that
     /// commit made of it, then those of [`rename_key_alias`](Self::rename_key_alias) and
     /// [`associate_alias`](Self::associate_alias).
@@ -88,8 +88,12 @@ impl Transaction<'_> {
             let after = KeyRecord { key_alias: name.clone(), ..(*before).clone() };
             changes.push((before, after));
         }
-        self.replace_keys(changes)?;
-        Ok(())
+        let mut renamed = Vec::new();
+        for (before, after) in changes {
+            let after = self.retire(&before, after)?;
+            renamed.push((before, after));
+        }
+        renamed.iter().try_for_each(|(before, after)| self.install(before, after))
     }
 
     /// Moves aliases at once; what leaves a key makes room for what comes.
@@ -110,7 +114,10 @@ impl Transaction<'_> {
                 rules::alias_quota(held - 1, &self.place.policy.quotas)?;
             }
         }
-        self.move_aliases(moves)?;
-        Ok(())
+        let mut moved = Vec::new();
+        for (before, target) in moves {
+            moved.push(self.take_away(before, target)?);
+        }
+        moved.iter().try_for_each(|moved| self.put_there(moved))
     }
 }

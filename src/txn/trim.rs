@@ -7,6 +7,11 @@ use crate::format::{Floor, RecordId, Space, decode_floor, decode_log_entry, enco
 use crate::id::Commit;
 use crate::time::Timestamp;
 
+/// How many entries of the log are read at once.
+const ENTRIES_AT_ONCE: usize = 16;
+/// After how many bytes of entries a page of changes ends, whatever its limit.
+const BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
+
 /// How many entries of the log one step of trimming removes.
 const TRIMMED_AT_ONCE: usize = 100;
 /// How many deletions there may be among them: each has a tombstone, which goes too.
@@ -32,12 +37,36 @@ pub(crate) fn changes_after(
     if after > rows.commit() {
         return Err(Error::CommitNotFound(after));
     }
-    let entries = rows.log(after, limit)?;
-    let complete = entries.len() < limit;
-    let records = entries.into_iter().map(|(commit, bytes)| decode_log_entry(commit, &bytes?));
-    let records = records.collect::<Result<Vec<_>>>()?;
-    let last = records.last().map(|record| record.info.commit);
-    Ok((records, if complete { rows.commit() } else { last.unwrap_or(after) }))
+    let (mut records, mut last, mut bytes_read) = (Vec::new(), after, 0);
+    while records.len() < limit && bytes_read < BYTES_AT_ONCE {
+        let wanted = ENTRIES_AT_ONCE.min(limit - records.len());
+        let entries = rows.log(last, wanted)?;
+        if entries.is_empty() {
+            return Ok((records, rows.commit()));
+        }
+        for (commit, bytes) in entries {
+            let bytes = bytes?;
+            bytes_read += bytes.len();
+            records.push(decode_log_entry(commit, &bytes)?);
+            last = commit;
+        }
+    }
+    Ok((records, last))
+}
+
+/// The newest commit that has an entry in the log; the floor if none has.
+pub(crate) fn newest_change(rows: &dyn ReadTransaction) -> Result<Commit> {
+    // It is always from the first to the last of these.
+    let mut first = floor_of(rows)?.commit.number();
+    let mut last = rows.commit().number();
+    while first < last {
+        let middle = first + (last - first) / 2;
+        match rows.log(Commit::new(middle), 1)?.first() {
+            Some((found, _)) => first = found.number().clamp(middle + 1, last),
+            None => last = middle,
+        }
+    }
+    Ok(Commit::new(first))
 }
 
 /// What one step of trimming is to write: rows, and the new floor. `None` if there is nothing to do.
@@ -51,7 +80,9 @@ pub(crate) fn trim_step(
     whole: bool,
     may_go: impl Fn(&CommitRecord) -> bool,
 ) -> Result<Option<(Batch, Commit)>> {
-    let former = floor_of(rows)?;
+    let row = Space::of_store().floor();
+    let stored = transaction.get(&[&row])?.pop().flatten();
+    let former = stored.map(|stored| decode_floor(&row, &stored.bytes)).transpose()?.unwrap_or_default();
     let mut floor = former;
     let mut tombstones = Vec::new();
     let mut ended = true;
@@ -78,7 +109,7 @@ pub(crate) fn trim_step(
     if floor == former {
         return Ok(None);
     }
-    let mut batch = Batch::from([(Space::of_store().floor(), Some(encode_floor(floor)))]);
+    let mut batch = Batch::from([(row, Some(encode_floor(floor)))]);
     for (row, commit) in tombstones {
         // A record that was created and deleted again since has a later one.
         let stored = transaction.get(&[&row])?.pop().flatten();

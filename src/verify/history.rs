@@ -1,5 +1,6 @@
 //! The part of the walk that checks the history: from each record and each tombstone back along the
 //! chain of its changes; in the end every change of the log must have been met on exactly one chain.
+//! And what is stored of requests that may be repeated.
 
 use std::sync::Arc;
 
@@ -8,11 +9,12 @@ use crate::alias::AliasRecord;
 use crate::change::{Change, CommitRecord, Images, Previous};
 use crate::error::{Error, Result};
 use crate::format::{
-    RecordId, Space, Stored, decode_log_entry, decode_tombstone, encode_log_entry, encode_tombstone,
-    log_place,
+    RecordId, Space, Stored, decode_floor, decode_log_entry, decode_outcome, decode_tombstone, encode_floor,
+    encode_log_entry, encode_outcome, encode_tombstone, log_place,
 };
-use crate::id::{Commit, Scope};
+use crate::id::{Commit, RequestId, Scope};
 use crate::key::KeyRecord;
+use crate::time::Timestamp;
 
 /// How many entries of the log are read at once.
 const CHUNK: usize = 100;
@@ -70,22 +72,28 @@ impl Walk<'_> {
                 if after != image {
                     self.violation(9, &[row, &place], "a change did not leave what was there after it");
                 }
+                if changed.time != later {
+                    self.violation(
+                        9,
+                        &[row, &place],
+                        "a change is not of the time that the one after it says",
+                    );
+                }
                 let earlier = changed
                     .previous
                     .is_none_or(|previous| previous.time <= changed.time && previous.commit <= change.commit);
-                if !earlier || changed.time > later {
+                if !earlier {
                     self.violation(9, &[row, &place], "the changes of the record go back in time");
                 }
-                (image, link, later) = (before, changed.previous, changed.time);
+                (image, link) = (before, changed.previous);
+                later = changed.previous.map_or(changed.time, |previous| previous.time);
             }
             if link.is_some_and(|previous| previous.commit >= change.commit) {
                 self.violation(9, &[row, &place], "a change comes before itself");
                 return Ok(());
             }
         }
-        if link.is_none() && image.is_some() {
-            self.violation(9, &[row], "the record was there before its first change");
-        }
+        // That nothing was there before the first change is seen to when its entry is read.
         Ok(())
     }
 
@@ -109,8 +117,57 @@ impl Walk<'_> {
         }
         if !self.policy.history {
             self.violation(9, &[row], "a store without history has no tombstones");
+        } else if stored.commit <= self.floor {
+            self.violation(9, &[row], "a tombstone of a deletion that was trimmed");
         }
         self.chain(row, scope, record, Previous { commit: stored.commit, time }, None)
+    }
+
+    /// Up to where the history was trimmed: not beyond the commit that did it.
+    pub(super) fn floor(&mut self, row: &[u8], stored: &Stored) -> Result<()> {
+        let floor = decode_floor(row, &stored.bytes).map(|floor| (encode_floor(floor), floor));
+        let floor = self.decoded(row, stored, floor)?;
+        if floor.is_some_and(|floor| floor.commit >= stored.commit) || !self.policy.history {
+            self.violation(9, &[row], "more was trimmed than there was");
+        }
+        Ok(())
+    }
+
+    /// What came of a request and the time by which it is pruned belong together.
+    pub(super) fn outcome(
+        &mut self,
+        row: &[u8],
+        stored: &Stored,
+        space: &Space,
+        request_id: &RequestId,
+    ) -> Result<()> {
+        let outcome = decode_outcome(row, &stored.bytes).map(|outcome| (encode_outcome(&outcome), outcome));
+        let Some(outcome) = self.decoded(row, stored, outcome)? else { return Ok(()) };
+        let time_row = space.outcome_time(Timestamp::from_millis(outcome.time), request_id);
+        if self.look_up(&time_row)?.is_missing() {
+            self.violation(10, &[row, &time_row], "nothing says when the outcome is to be forgotten");
+        }
+        Ok(())
+    }
+
+    pub(super) fn outcome_time(
+        &mut self,
+        row: &[u8],
+        space: &Space,
+        time: Timestamp,
+        request_id: &RequestId,
+    ) -> Result<()> {
+        let outcome_row = space.outcome(request_id);
+        let outcome = self.look_up_as(&outcome_row, |stored| decode_outcome(&outcome_row, &stored.bytes))?;
+        let its_own = match outcome {
+            Found::There(outcome) => outcome.time == time.as_millis(),
+            Found::Missing => false,
+            Found::Damaged => true,
+        };
+        if !its_own {
+            self.violation(10, &[row, &outcome_row], "no outcome is of this time");
+        }
+        Ok(())
     }
 
     /// Walks the log, after all chains.
@@ -138,6 +195,7 @@ impl Walk<'_> {
                     self.violation(12, &[&place], "the entry does not encode to itself");
                 }
                 logged += entry.changes.len() as u64;
+                self.report.history_bytes += bytes.len() as u64;
             }
         }
         if logged != self.chained {

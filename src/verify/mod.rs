@@ -6,6 +6,8 @@
 
 mod history;
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -20,15 +22,13 @@ use crate::engine::ReadTransaction;
 use crate::error::{Error, Result};
 use crate::format::{
     Address, Counts, RecordId, Row, ScopedTable, Space, Stored, decode_alias, decode_alias_names,
-    decode_claim, decode_counts, decode_fixed, decode_floor, decode_key_id, decode_key_unchecked,
-    decode_nothing, decode_outcome, decode_tag_value, encode_alias, encode_alias_names, encode_claim,
-    encode_counts, encode_fixed, encode_floor, encode_key, encode_key_id, encode_nothing, encode_outcome,
-    encode_tag_value, read_address, show,
+    decode_claim, decode_counts, decode_fixed, decode_key_id, decode_key_unchecked, decode_nothing,
+    decode_tag_value, encode_alias, encode_alias_names, encode_claim, encode_counts, encode_fixed,
+    encode_key, encode_key_id, encode_nothing, encode_tag_value, read_address, show,
 };
-use crate::id::{Commit, DomainId, KeyId, RequestId, Scope};
+use crate::id::{Commit, DomainId, KeyId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::{AliasScope, Policy, Quotas};
-use crate::time::Timestamp;
 use crate::txn::floor_of;
 use history::Image;
 
@@ -47,6 +47,8 @@ pub struct Report {
     pub aliases: u64,
     /// Changes in the history.
     pub changes: u64,
+    /// Bytes of the history.
+    pub history_bytes: u64,
     /// Rows of all kinds, those of the history not counted.
     pub rows: u64,
     /// What is wrong, at most [`VIOLATIONS_MAX`](Self::VIOLATIONS_MAX), in the order of the rows.
@@ -94,6 +96,10 @@ pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Repo
         // The walk reports it when it comes to the row.
         Err(Error::Corrupted(_) | Error::Unsupported { .. }) => {}
         Err(error) => return Err(error),
+    }
+    let fixed = Space::of_store().fixed();
+    if walk.look_up(&fixed)?.is_missing() {
+        walk.violation(12, &[&fixed], "what was fixed at creation is missing");
     }
     let mut from = Bound::Unbounded;
     let mut last: Row;
@@ -182,13 +188,7 @@ impl Walk<'_> {
                 let fixed = decode_fixed(row, &stored.bytes).map(|fixed| (encode_fixed(&fixed), ()));
                 self.decoded(row, &stored, fixed)?;
             }
-            Some(Address::Floor) => {
-                let floor = decode_floor(row, &stored.bytes).map(|floor| (encode_floor(floor), floor));
-                let floor = self.decoded(row, &stored, floor)?;
-                if floor.is_some_and(|floor| floor.commit > stored.commit) || !self.policy.history {
-                    self.violation(9, &[row], "more was trimmed than there was");
-                }
-            }
+            Some(Address::Floor) => self.floor(row, &stored)?,
             Some(Address::Tombstone { scope, record }) => self.tombstone(row, &stored, &scope, &record)?,
             Some(Address::Claim { domain, urn_name }) => self.claim(row, &stored, domain, &urn_name)?,
             Some(Address::Scoped { scope, table }) => {
@@ -276,6 +276,9 @@ impl Walk<'_> {
         if let Some((invariant, words)) = key.inconsistency() {
             self.violation(invariant, &[row], words);
         }
+        if key.tags.len() > Quotas::TAGS_PER_KEY_MAX {
+            self.violation(2, &[row], "the key has more tags than any quota allows");
+        }
         for (index, (index_row, value)) in space.index_rows(&key).into_iter().enumerate() {
             // The first is the key alias.
             let invariant = if index == 0 { 3 } else { 8 };
@@ -289,7 +292,7 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        let head = Previous { commit: key.version, time: key.updated_at };
+        let head = Previous::from(&key);
         let record = RecordId::Key(key.key_id);
         self.chain(row, scope, &record, head, Some(Image::Key(Arc::new(key))))
     }
@@ -350,40 +353,9 @@ impl Walk<'_> {
                 self.violation(1, &[row, &claim_row], "the domain does not know the alias as this project's");
             }
         }
-        let head = Previous { commit: alias.version, time: alias.updated_at };
+        let head = Previous::from(&alias);
         let record = RecordId::Alias(alias.alias.urn_name().to_owned());
         self.chain(row, scope, &record, head, Some(Image::Alias(Arc::new(alias))))
-    }
-
-    /// What came of a request and the time by which it is pruned belong together.
-    fn outcome(&mut self, row: &[u8], stored: &Stored, space: &Space, request_id: &RequestId) -> Result<()> {
-        let outcome = decode_outcome(row, &stored.bytes).map(|outcome| (encode_outcome(&outcome), outcome));
-        let Some(outcome) = self.decoded(row, stored, outcome)? else { return Ok(()) };
-        let time_row = space.outcome_time(Timestamp::from_millis(outcome.time), request_id);
-        if self.look_up(&time_row)?.is_missing() {
-            self.violation(10, &[row, &time_row], "nothing says when the outcome is to be forgotten");
-        }
-        Ok(())
-    }
-
-    fn outcome_time(
-        &mut self,
-        row: &[u8],
-        space: &Space,
-        time: Timestamp,
-        request_id: &RequestId,
-    ) -> Result<()> {
-        let outcome_row = space.outcome(request_id);
-        let outcome = self.look_up_as(&outcome_row, |stored| decode_outcome(&outcome_row, &stored.bytes))?;
-        let its_own = match outcome {
-            Found::There(outcome) => outcome.time == time.as_millis(),
-            Found::Missing => false,
-            Found::Damaged => true,
-        };
-        if !its_own {
-            self.violation(10, &[row, &outcome_row], "no outcome is of this time");
-        }
-        Ok(())
     }
 
     fn aliases_of_key(

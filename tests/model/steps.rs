@@ -1,0 +1,399 @@
+//! The steps of a run, made at random, and the run itself: each step on the store and on the
+//! specification, and then a comparison of everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use keystead::{AliasScope, At, Commit, Compatibility, Error, KeyId, Options, Quotas, Store, Timestamp};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+use crate::compare::{self, Kept, same};
+use crate::ops::{self, End, KEY_IDS, Moment, Op, PLACES, REGION, Wish};
+use crate::spec::{DAY, Model, Place, Policy, Seen, Tenant, place_rank};
+use crate::values::Key;
+
+/// When the first step is made.
+const START: u64 = 1_700_000_000_000;
+/// How many cursors of earlier steps are tried again.
+const KEPT: usize = 8;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    later: Later,
+    place: usize,
+    act: Act,
+}
+
+/// When a step is made, after the one before.
+#[derive(Debug, Clone, Copy)]
+enum Later {
+    /// So many milliseconds later; negative if the clock was set back.
+    By(i64),
+    /// At the next time at which anything becomes due or expires, or a millisecond before or after.
+    AtNextEvent(i64),
+}
+
+impl Later {
+    fn than(self, now: u64, model: &Model) -> u64 {
+        let (event, millis) = match self {
+            Self::By(millis) => (now, millis),
+            Self::AtNextEvent(millis) => (model.next_event(now).unwrap_or(now), millis),
+        };
+        event.saturating_add_signed(millis).max(START)
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Write {
+        wishes: Vec<Wish>,
+        end: End,
+    },
+    DryRun {
+        wishes: Vec<Wish>,
+        end: End,
+    },
+    Sweep {
+        budget: usize,
+        after: Option<usize>,
+    },
+    RemoveScope {
+        budget: usize,
+    },
+    /// Closes the store and opens it with these options.
+    Reopen {
+        quotas: Quotas,
+        compatibility: Compatibility,
+    },
+}
+
+/// A store and the specification of what it must hold.
+pub(crate) struct Pair {
+    store: Option<Store>,
+    model: Model,
+    folder: Option<tempfile::TempDir>,
+    now: u64,
+    kept: BTreeMap<Place, Vec<Kept>>,
+    /// What the specification said after each commit.
+    past: BTreeMap<u64, BTreeMap<Place, Tenant>>,
+    /// What was done so far, in words: shorter than the random values that it came from.
+    said: String,
+    seen: Seen,
+}
+
+impl Pair {
+    pub(crate) fn in_memory(policy: Policy) -> Self {
+        let store = options(&policy).in_memory().unwrap();
+        Self::new(policy, store, None)
+    }
+
+    pub(crate) fn in_file(policy: Policy) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = options(&policy).open(folder.path().join("store")).unwrap();
+        Self::new(policy, store, Some(folder))
+    }
+
+    fn new(policy: Policy, store: Store, folder: Option<tempfile::TempDir>) -> Self {
+        let model = Model::new(policy, &ops::places());
+        Self {
+            store: Some(store),
+            model,
+            folder,
+            now: START,
+            kept: BTreeMap::new(),
+            past: BTreeMap::new(),
+            said: String::new(),
+            seen: Seen::new(),
+        }
+    }
+
+    pub(crate) fn run(mut self, steps: Vec<Step>) -> TestCaseResult {
+        let places = ops::places();
+        for (number, step) in steps.into_iter().enumerate() {
+            let place = places[step.place].clone();
+            self.now = step.later.than(self.now, &self.model);
+            let moment = Moment { place: place.clone(), now: self.now };
+            self.said += &format!("\n{number}. at {} ms in {}/{}: ", self.now, place.0, place.1);
+            let (before, position) = (self.model.tenants.clone(), self.store().position().unwrap());
+            let outcome = self.act(step.act, &moment).and_then(|()| self.compare(&place, number));
+            let outcome = outcome
+                .and_then(|()| compare::changes(self.store(), &position, &before, &self.model.tenants));
+            outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))?;
+            self.past.insert(self.model.commit, self.model.tenants.clone());
+        }
+        let outcome = self.past.iter().try_for_each(|(commit, tenants)| {
+            let at = At::Commit(Commit::new(*commit));
+            tenants.iter().try_for_each(|(place, tenant)| compare::past(self.store(), place, at, tenant))
+        });
+        outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn act(&mut self, act: Act, moment: &Moment) -> TestCaseResult {
+        if !matches!(act, Act::Write { .. } | Act::DryRun { .. }) {
+            self.said += &format!("{act:?}");
+        }
+        match act {
+            Act::Write { wishes, end } => self.write(wishes, end, moment),
+            Act::DryRun { wishes, end } => self.dry_run(wishes, end, moment),
+            Act::Sweep { budget, after } => self.sweep(budget, after),
+            Act::RemoveScope { budget } => self.remove_scope(budget, moment),
+            Act::Reopen { quotas, compatibility } => self.reopen(quotas, compatibility),
+        }
+    }
+
+    fn write(&mut self, wishes: Vec<Wish>, end: End, moment: &Moment) -> TestCaseResult {
+        let ops = chosen(wishes, &self.model, moment, &mut self.seen);
+        self.said += &format!("{end:?} {ops:?}");
+        let predicted = self.model.write(moment, |session| ops::script(&ops, end, |op| session.run(op)));
+        let expected = predicted.value.map(|answers| (answers, self.model.commit, predicted.changed));
+        let observed = self
+            .store()
+            .write(&moment.request(), |txn| ops::script(&ops, end, |op| op.apply(txn, moment.now)));
+        let observed = observed.map(|done| (done.value, done.commit.number(), done.changed));
+        same("(answers, commit, changed) of a write", &in_words(expected), &in_words(observed))
+    }
+
+    fn dry_run(&mut self, wishes: Vec<Wish>, end: End, moment: &Moment) -> TestCaseResult {
+        let ops = chosen(wishes, &self.model, moment, &mut self.seen);
+        self.said += &format!("dry run, {end:?} {ops:?}");
+        let predicted = self.model.dry_run(moment, |session| ops::script(&ops, end, |op| session.run(op)));
+        let observed = self
+            .store()
+            .dry_run(&moment.request(), |txn| ops::script(&ops, end, |op| op.apply(txn, moment.now)))
+            .map(|told| told.value);
+        same("the answers of a dry run", &in_words(predicted), &in_words(observed))
+    }
+
+    /// Sweeps to the end in calls of a small budget. In which order the keys of a scope come is left
+    /// open, and so which of them has which version.
+    fn sweep(&mut self, budget: usize, after: Option<usize>) -> TestCaseResult {
+        let mut places = ops::places();
+        places.sort_by_key(place_rank);
+        let first = after.map_or(0, |index| index + 1);
+        let swept = self.sweep_to_the_end(budget, after.map(|index| places[index].clone()))?;
+
+        let before = self.model.commit;
+        let mut predicted = (0, 0);
+        let mut versions = BTreeSet::new();
+        for place in &places[first..] {
+            let (due, expired) = self.model.sweep_finds(place, self.now);
+            predicted.0 += due.len() as u64;
+            predicted.1 += expired.len() as u64;
+            due.iter().for_each(|id| self.model.purge(place, *id, self.now));
+            for id in expired {
+                let version = self.key(place, id).map_or(0, |key| key.version);
+                versions.insert(version);
+                self.model.expire(place, id, self.now, version);
+            }
+        }
+        same("the numbers of keys purged and materials expired", &predicted, &swept)?;
+        same("one version for each expired material", &predicted.1, &(versions.len() as u64))?;
+        let new = versions.iter().all(|version| (before + 1..=self.model.commit).contains(version));
+        prop_assert!(new, "{versions:?} are not all behind {before} and up to {}", self.model.commit);
+        Ok(())
+    }
+
+    fn sweep_to_the_end(&self, budget: usize, after: Option<Place>) -> Result<(u64, u64), TestCaseError> {
+        let now = Timestamp::from_millis(self.now);
+        let mut total = (0, 0);
+        let mut after = after;
+        // Each call of the smallest budget comes one key or one scope further.
+        for _ in 0..KEY_IDS.len() * PLACES.len() + PLACES.len() + 2 {
+            let scope = after.as_ref().map(ops::scope);
+            let swept = self.store().sweep(now, budget, scope.as_ref()).unwrap();
+            let keys = swept.keys_purged + swept.materials_expired;
+            prop_assert!(keys <= budget as u64, "{swept:?} is more than the budget of {budget}");
+            total = (total.0 + swept.keys_purged, total.1 + swept.materials_expired);
+            if swept.done {
+                return Ok(total);
+            }
+            let further = swept.after.map(|scope| (scope.domain().to_string(), scope.project().to_string()));
+            let (from, to) = (after.as_ref().map(place_rank), further.as_ref().map(place_rank));
+            prop_assert!(to >= from, "the sweep went back from {after:?} to {further:?}");
+            after = further;
+        }
+        Err(TestCaseError::fail("the sweep comes to no end"))
+    }
+
+    /// Which keys go first is left open: only how many.
+    fn remove_scope(&mut self, budget: usize, moment: &Moment) -> TestCaseResult {
+        let ids: Vec<KeyId> = self.model.tenant(&moment.place).keys.keys().copied().collect();
+        let predicted = (ids.len().min(budget) as u64, ids.len() <= budget);
+        let removed = self.store().remove_scope(&moment.request(), budget).unwrap();
+        same("(keys, done) of remove_scope", &predicted, &(removed.keys, removed.done))?;
+        let gone: Vec<KeyId> = ids.into_iter().filter(|id| self.key(&moment.place, *id).is_none()).collect();
+        same("the number of keys that are gone", &predicted.0, &(gone.len() as u64))?;
+        gone.iter().for_each(|id| self.model.purge(&moment.place, *id, moment.now));
+        Ok(())
+    }
+
+    /// A store in memory goes on; one in a file is closed and opened with other quotas.
+    fn reopen(&mut self, quotas: Quotas, compatibility: Compatibility) -> TestCaseResult {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let path = folder.path().join("store");
+        let held = options(&self.model.policy).open(&path);
+        prop_assert!(matches!(held, Err(Error::AlreadyOpen)), "a store that is open: {:?}", held.err());
+        self.store = None;
+
+        self.model.policy.quotas = quotas;
+        self.model.policy.compatibility = compatibility;
+        let right = options(&self.model.policy);
+        let other = match self.model.policy.alias_scope {
+            AliasScope::Project => AliasScope::Domain,
+            AliasScope::Domain => AliasScope::Project,
+        };
+        for wrong in [right.clone().alias_scope(other), right.clone().region("elsewhere".parse().unwrap())] {
+            let refused = wrong.open(&path);
+            prop_assert!(matches!(refused, Err(Error::OptionsMismatch { .. })), "{:?}", refused.err());
+        }
+        self.store = Some(right.open(&path).unwrap());
+        Ok(())
+    }
+
+    fn key(&self, place: &Place, id: KeyId) -> Option<Key> {
+        let key = self.store().read(&ops::scope(place), |snap| snap.key(id));
+        key.ok().map(|key| Key::from(&*key))
+    }
+
+    fn compare(&mut self, place: &Place, step: usize) -> TestCaseResult {
+        let store = self.store.as_ref().unwrap();
+        let kept = self.kept.entry(place.clone()).or_default();
+        kept.extend(compare::everything(store, &self.model, place, step, kept)?);
+        let too_many = kept.len().saturating_sub(KEPT);
+        kept.drain(..too_many);
+        for other in self.model.tenants.keys().filter(|other| *other != place) {
+            compare::untouched(store, &self.model, other, &self.kept[place])?;
+        }
+        compare::whole(store, &self.model, step)
+    }
+}
+
+fn options(policy: &Policy) -> Options {
+    Options::new()
+        .alias_scope(policy.alias_scope)
+        .compatibility(policy.compatibility)
+        .quotas(policy.quotas)
+        .region(policy.region.parse().unwrap())
+        .run_closures_twice(true)
+}
+
+fn chosen(wishes: Vec<Wish>, model: &Model, moment: &Moment, seen: &mut Seen) -> Vec<Op> {
+    let chosen = model
+        .dry_run(moment, |session| Ok(wishes.into_iter().map(|wish| session.choose(wish, seen)).collect()));
+    chosen.unwrap()
+}
+
+fn in_words<T>(result: Result<T, Error>) -> Result<T, String> {
+    result.map_err(|error| format!("{error:?}"))
+}
+
+/// What the specification alone answers to these steps: for each operation its name and the
+/// refusal, or whether it changed anything.
+pub(crate) fn outcomes(policy: Policy, steps: Vec<Step>) -> BTreeSet<(String, String)> {
+    let places = ops::places();
+    let mut model = Model::new(policy, &places);
+    let mut now = START;
+    let mut seen = Seen::new();
+    let mut met = BTreeSet::new();
+    for step in steps {
+        now = step.later.than(now, &model);
+        let moment = Moment { place: places[step.place].clone(), now };
+        let Act::Write { wishes, .. } = step.act else { continue };
+        for op in chosen(wishes, &model, &moment, &mut seen) {
+            let done = model.write(&moment, |session| session.run(&op));
+            let end = match done.value {
+                Ok(_) if done.changed => "changed".to_owned(),
+                Ok(_) => "unchanged".to_owned(),
+                Err(refusal) => first_word(&refusal),
+            };
+            met.insert((first_word(&op), end));
+        }
+    }
+    met
+}
+
+fn first_word(value: &impl Debug) -> String {
+    let text = format!("{value:?}");
+    text.chars().take_while(char::is_ascii_alphanumeric).collect()
+}
+
+fn quotas() -> impl Strategy<Value = Quotas> {
+    let quotas = (3..=5_u64, 2..=3_usize, 1..=2_usize);
+    quotas.prop_map(|(keys_per_project, aliases_per_key, tags_per_key)| Quotas {
+        keys_per_project,
+        aliases_per_key,
+        tags_per_key,
+    })
+}
+
+fn compatibility() -> impl Strategy<Value = Compatibility> {
+    prop_oneof![Just(Compatibility::Any), Just(Compatibility::SameUsage)]
+}
+
+pub(crate) fn policy() -> impl Strategy<Value = Policy> {
+    let alias_scope = prop_oneof![Just(AliasScope::Project), Just(AliasScope::Domain)];
+    (alias_scope, compatibility(), quotas()).prop_map(|(alias_scope, compatibility, quotas)| Policy {
+        alias_scope,
+        compatibility,
+        quotas,
+        region: REGION,
+    })
+}
+
+/// Days, so that what is due is due exactly then, and sometimes a millisecond more or less.
+fn later() -> impl Strategy<Value = Later> {
+    let days = prop_oneof![8 => Just(0), 6 => 1..=3_i64, 4 => 7..=8_i64, 1 => Just(1096), 3 => -3..=-1_i64];
+    let more = prop_oneof![6 => Just(0), 1 => Just(1), 1 => Just(-1)];
+    (days, more).prop_map(|(days, more)| Later::By(days * DAY.cast_signed() + more))
+}
+
+fn closure() -> BoxedStrategy<(Vec<Wish>, End)> {
+    let end = prop_oneof![5 => Just(End::Propagate), 4 => Just(End::Swallow), 1 => Just(End::Abort)];
+    prop_oneof![
+        2 => ops::wish().prop_map(|wish| (vec![wish], End::Propagate)),
+        1 => (vec(ops::wish(), 0..=6), end),
+    ]
+    .boxed()
+}
+
+pub(crate) fn steps(reopens: bool) -> impl Strategy<Value = Vec<Step>> {
+    let after = proptest::option::weighted(0.3, 0..PLACES.len());
+    let reopen = (quotas(), compatibility());
+    let act = prop_oneof![
+        90 => closure().prop_map(|(wishes, end)| Act::Write { wishes, end }),
+        3 => closure().prop_map(|(wishes, end)| Act::DryRun { wishes, end }),
+        4 => (1..=4_usize, after).prop_map(|(budget, after)| Act::Sweep { budget, after }),
+        1 => (1..=4_usize).prop_map(|budget| Act::RemoveScope { budget }),
+        if reopens { 8 } else { 0 } => reopen.prop_map(|(quotas, compatibility)| Act::Reopen { quotas, compatibility }),
+    ]
+    .boxed();
+    let place = || prop_oneof![12 => Just(0_usize), 3 => Just(1), 1 => Just(2)];
+    let step = (later(), place(), act).prop_map(|(later, place, act)| Step { later, place, act });
+
+    let looks = |kind: BoxedStrategy<Op>| {
+        let wish = vec(kind, 1..=16).prop_map(Wish);
+        wish.prop_map(|wish| Act::Write { wishes: vec![wish], end: End::Propagate }).boxed()
+    };
+    let act = prop_oneof![
+        looks(ops::purge()),
+        looks(ops::material_expired()),
+        (1..=4_usize).prop_map(|budget| Act::Sweep { budget, after: None }),
+    ];
+    let event = (prop_oneof![3 => Just(0_i64), 1 => Just(-1), 1 => Just(1)], place(), act.boxed());
+    let event = event.prop_map(|(millis, place, act)| Step { later: Later::AtNextEvent(millis), place, act });
+    let rest = vec(prop_oneof![9 => step.boxed(), 1 => event.boxed()], 1..60);
+    (first_keys(), rest).prop_map(|(first, rest)| std::iter::once(first).chain(rest).collect())
+}
+
+/// Keys to begin with: most operations need one, and many need two that differ.
+fn first_keys() -> BoxedStrategy<Step> {
+    let wishes = vec(vec(ops::create(), 1..=16).prop_map(Wish), 0..=4);
+    let act = wishes.prop_map(|wishes| Act::Write { wishes, end: End::Swallow });
+    act.prop_map(|act| Step { later: Later::By(0), place: 0, act }).boxed()
+}
