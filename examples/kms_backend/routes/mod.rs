@@ -359,4 +359,29 @@ mod tests {
         assert_eq!(history["changes"][0]["request_id"], sequence);
         assert_eq!(history["changes"][0]["after"]["key_alias"], "once");
     }
+
+    #[tokio::test]
+    async fn the_history_of_a_key_shows_all_that_its_owner_changed() {
+        let (router, _) = service(CONFIG);
+        let created = call(&router, "POST", "create-key", json!({"key_alias": "a"})).await.1;
+        let id = created["key_info"]["key_id"].as_str().unwrap();
+        let tag = json!({"key": "team", "value": "orders"});
+        let tagged = call(&router, "POST", &format!("{id}/tags"), json!({"tag": tag})).await;
+        assert_eq!(tagged.0, 204);
+        let rotation = json!({"key_id": id, "rotation_interval": 30});
+        for path in ["enable-key-rotation", "update-key-rotation-interval"] {
+            assert_eq!(call(&router, "POST", path, rotation.clone()).await.0, 200, "{path}");
+        }
+        let path = format!("/keystead/v1/{PROJECT}/keys/{id}/history");
+        let (_, history) = answer(&router, request("GET", &path, "TOKENEXAMPLE", "")).await;
+        let [interval, _, tags, created] = history["changes"].as_array().unwrap().as_slice() else {
+            panic!("{history}");
+        };
+        assert_eq!(created["after"]["tags"], json!([]));
+        assert_eq!(tags["before"]["tags"], json!([]));
+        assert_eq!(tags["after"]["tags"], json!([tag]));
+        assert_eq!(tags["after"]["key_alias"], "a");
+        assert_eq!(interval["before"]["rotation_interval"], 365);
+        assert_eq!(interval["after"]["rotation_interval"], 30);
+    }
 }
