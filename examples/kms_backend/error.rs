@@ -168,5 +168,8 @@ mod tests {
         assert_eq!(trouble.status_and_code(), (500, "KMS.0101"));
         assert!(!trouble.message.contains("17"));
         assert_eq!(Refusal::from(Error::Conflict).status_and_code(), (503, "KMS.0101"));
+        assert_eq!(Refusal::from(Error::RecoveryNeeded).status_and_code(), (500, "KMS.0101"));
+        let position = refused("x".parse::<keystead::Position>().unwrap_err());
+        assert_eq!(position.status_and_code(), (400, "KMS.1602"));
     }
 }
