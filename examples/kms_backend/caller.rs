@@ -13,6 +13,8 @@ use axum::http::{self, Uri};
 use keystead::{ProjectId, Scope, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tracing::Span;
 
 use crate::config::{Account, Secret};
@@ -106,6 +108,8 @@ pub(crate) struct Call {
     params: Vec<(String, String)>,
     query: Vec<(String, String)>,
     pub(crate) body: Bytes,
+    /// Held until the call ends: it is one of those in work.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Call {
@@ -128,9 +132,11 @@ fn named<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
-/// The whole body, if it is not too long.
+/// The whole body, if it is not too long and comes in time.
 async fn read_body(body: Body, app: &Arc<App>) -> Result<Bytes, Refusal> {
-    Bytes::from_request(http::Request::new(body), app).await.map_err(|rejection| match rejection {
+    let read = timeout(app.limits.body_time(), Bytes::from_request(http::Request::new(body), app));
+    let read = read.await.map_err(|_| Refusal::body_too_slow())?;
+    read.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Refusal::too_long(),
         _ => Refusal::invalid("the body could not be read"),
     })
@@ -152,6 +158,9 @@ impl FromRequest<Arc<App>> for Call {
         // A nested router sees only the rest of the path; what was signed is the whole.
         let Ok(OriginalUri(uri)) = OriginalUri::from_request_parts(&mut parts, app).await;
         let body = read_body(body, app).await?;
+        // Not before the body is there: who sends it slowly, known or not, keeps nobody else waiting.
+        let permit = Arc::clone(&app.requests).acquire_owned().await;
+        let permit = permit.map_err(|closed| Refusal::internal(&closed))?;
         let identified = app.directory.identify(&parts, &uri, &body, Timestamp::now());
         let (account, name) = identified.inspect_err(|_| app.metrics.unauthenticated.inc())?;
         let params = params.map_err(|_| Refusal::invalid("the path is not UTF-8"))?;
@@ -164,6 +173,6 @@ impl FromRequest<Arc<App>> for Call {
         app.prepare(&account, &scope).await?;
         let path = uri.path().to_owned();
         let query = text::query_pairs(uri.query().unwrap_or_default());
-        Ok(Self { scope, actor, path, params, query, body })
+        Ok(Self { scope, actor, path, params, query, body, _permit: permit })
     }
 }

@@ -115,7 +115,7 @@ fn services() -> Vec<String> {
 pub(crate) struct Limits {
     /// Open connections; more wait to be accepted.
     pub(crate) connections: usize,
-    /// Requests in work; more wait, up to their time-out.
+    /// Requests in work, from when their bodies are there; more wait, up to their time-out.
     pub(crate) requests: usize,
     /// Reads of the store in work, each on its own thread; more wait.
     pub(crate) store_reads: usize,
@@ -123,6 +123,8 @@ pub(crate) struct Limits {
     pub(crate) store_writes: usize,
     /// The time for a whole request.
     pub(crate) request_seconds: u64,
+    /// The time in which its body must come.
+    pub(crate) body_seconds: u64,
     /// The time between two sweeps.
     pub(crate) sweep_seconds: u64,
     /// The time that open requests have to end when the service stops.
@@ -137,6 +139,7 @@ impl Default for Limits {
             store_reads: 16,
             store_writes: 32,
             request_seconds: 30,
+            body_seconds: 10,
             sweep_seconds: 60,
             stop_seconds: 10,
         }
@@ -146,6 +149,10 @@ impl Default for Limits {
 impl Limits {
     pub(crate) fn request_time(&self) -> Duration {
         Duration::from_secs(self.request_seconds)
+    }
+
+    pub(crate) fn body_time(&self) -> Duration {
+        Duration::from_secs(self.body_seconds)
     }
 
     pub(crate) fn sweep_time(&self) -> Duration {
@@ -260,7 +267,7 @@ impl Config {
         }
         let limits = &self.limits;
         let bounds = [limits.connections, limits.requests, limits.store_reads, limits.store_writes];
-        let times = [limits.request_seconds, limits.sweep_seconds];
+        let times = [limits.request_seconds, limits.body_seconds, limits.sweep_seconds];
         if bounds.iter().any(|bound| !(1..=BOUND_MAX).contains(bound)) || times.contains(&0) {
             return Err(format!("a limit that is 0 or more than {BOUND_MAX}"));
         }

@@ -1,5 +1,4 @@
-//! What happens to every request, whatever it is: an id, a line in the log, metrics, a time-out, a
-//! bound on how many are in work.
+//! What happens to every request, whatever it is: an id, a line in the log, metrics, a time-out.
 
 use std::sync::Arc;
 
@@ -69,15 +68,9 @@ fn known_method(method: &str) -> &'static str {
     KNOWN.into_iter().find(|known| *known == method).unwrap_or("other")
 }
 
-/// Bounds how many requests are in work, and how long each may take, its waiting included.
+/// Bounds how long a request may take, its waiting included.
 pub(crate) async fn bound(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let work = async {
-        match app.requests.acquire().await {
-            Ok(_permit) => next.run(request).await,
-            Err(closed) => Refusal::internal(&closed).into_response(),
-        }
-    };
-    timeout(app.limits.request_time(), work).await.unwrap_or_else(|_| {
+    timeout(app.limits.request_time(), next.run(request)).await.unwrap_or_else(|_| {
         let message = "the request took too long; whether it was carried out is unknown";
         let mut response = Refusal::unavailable(message).into_response();
         // Tried again blindly, it might be done twice.

@@ -54,6 +54,11 @@ impl Refusal {
         Self::of_request("KMS.0203", "the request is too long")
     }
 
+    pub(crate) fn body_too_slow() -> Self {
+        let message = "the body did not come in time".to_owned();
+        Self { status: StatusCode::REQUEST_TIMEOUT, code: "KMS.0308", message }
+    }
+
     /// Too much is under way, or it took too long.
     pub(crate) fn unavailable(message: &str) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "KMS.0101", message: message.to_owned() }
@@ -143,6 +148,8 @@ pub(crate) enum Refusals {
     NotFound(RefusalBody),
     #[response(status = 405, description = "The path has no such method")]
     WrongMethod(RefusalBody),
+    #[response(status = 408, description = "The body did not come in time")]
+    BodyTooSlow(RefusalBody),
     #[response(status = 500, description = "Internal trouble")]
     Internal(RefusalBody),
     #[response(status = 503, description = "Too busy, or it took too long: what became of it is unknown")]
@@ -161,5 +168,8 @@ mod tests {
         assert_eq!(trouble.status_and_code(), (500, "KMS.0101"));
         assert!(!trouble.message.contains("17"));
         assert_eq!(Refusal::from(Error::Conflict).status_and_code(), (503, "KMS.0101"));
+        assert_eq!(Refusal::from(Error::RecoveryNeeded).status_and_code(), (500, "KMS.0101"));
+        let position = refused("x".parse::<keystead::Position>().unwrap_err());
+        assert_eq!(position.status_and_code(), (400, "KMS.1602"));
     }
 }

@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     pub(crate) materials_expired: IntCounter,
     pub(crate) outcomes_pruned: IntCounter,
     pub(crate) sweeps_failed: IntCounter,
+    pub(crate) sweep_damages: IntCounter,
 }
 
 impl Metrics {
@@ -34,6 +35,7 @@ impl Metrics {
         let materials_expired = counter("kms_materials_expired_total", "Key materials that expired")?;
         let outcomes_pruned = counter("kms_outcomes_pruned_total", "Outcomes of requests forgotten")?;
         let sweeps_failed = counter("kms_sweeps_failed_total", "Sweeps that failed")?;
+        let sweep_damages = counter("kms_sweep_damages_total", "Damage that sweeps passed over")?;
         let labels = ["method", "path", "status"];
         let requests = IntCounterVec::new(Opts::new("kms_requests_total", "Requests answered"), &labels)?;
         let seconds = HistogramVec::new(
@@ -60,6 +62,7 @@ impl Metrics {
             materials_expired,
             outcomes_pruned,
             sweeps_failed,
+            sweep_damages,
         })
     }
 

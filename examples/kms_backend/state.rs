@@ -22,8 +22,8 @@ pub(crate) struct App {
     pub(crate) directory: Directory,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
-    /// One permit for each request in work.
-    pub(crate) requests: Semaphore,
+    /// One permit for each request in work, from when its body is there.
+    pub(crate) requests: Arc<Semaphore>,
     /// One permit for each read of the store in work.
     pub(crate) reads: Arc<Semaphore>,
     /// One permit for each write of the store in work. Writes wait for each other; reads have permits
@@ -52,7 +52,7 @@ impl App {
         Ok(Self {
             store,
             metrics: Metrics::new()?,
-            requests: Semaphore::new(limits.requests),
+            requests: Arc::new(Semaphore::new(limits.requests)),
             reads: Arc::new(Semaphore::new(limits.store_reads)),
             writes: Arc::new(Semaphore::new(limits.store_writes)),
             limits,

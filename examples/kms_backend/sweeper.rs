@@ -40,7 +40,12 @@ async fn sweep(app: &Arc<App>) -> Result<(), Refusal> {
     }
 }
 
+/// Counts what a call did, and logs the damage that it passed over: its operator's to see to.
 fn count(app: &App, swept: &Swept) {
+    for (scope, error) in &swept.failures {
+        app.metrics.sweep_damages.inc();
+        tracing::error!(domain = %scope.domain(), project = %scope.project(), %error, "a sweep passed over damage");
+    }
     app.metrics.keys_purged.inc_by(swept.keys_purged);
     app.metrics.materials_expired.inc_by(swept.materials_expired);
     app.metrics.outcomes_pruned.inc_by(swept.outcomes_pruned);
@@ -75,5 +80,22 @@ mod tests {
         assert!(matches!(of(&due), Err(Error::KeyNotFound { .. })));
         assert!(of(&later).is_ok());
         assert_eq!(app.metrics.keys_purged.get(), 1);
+        assert_eq!(app.metrics.sweep_damages.get(), 0);
+    }
+
+    #[test]
+    fn damage_that_was_passed_over_is_counted() {
+        let config = Config::parse("region = \"cn-north-7\"\naccount = []").unwrap();
+        let store = store_options(&config).in_memory().unwrap();
+        let app = App::new(config, store).unwrap();
+        let mut swept = Swept::default();
+        let scope = Scope::new("domain", "project").unwrap();
+        swept.failures = vec![
+            (scope.clone(), Error::Corrupted("a row".into())),
+            (scope, Error::Corrupted("another".into())),
+        ];
+        count(&app, &swept);
+        let text = String::from_utf8(app.metrics.text().unwrap()).unwrap();
+        assert!(text.contains("\nkms_sweep_damages_total 2\n"), "{text}");
     }
 }

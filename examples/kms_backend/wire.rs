@@ -529,6 +529,16 @@ pub(crate) struct ApiLink {
     pub(crate) rel: String,
 }
 
+/// A key in its history: besides its details all else that its owner can change.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct KeyImage {
+    #[serde(flatten)]
+    pub(crate) details: KeyDetails,
+    pub(crate) tags: Vec<TagItem>,
+    /// In days.
+    pub(crate) rotation_interval: u16,
+}
+
 /// What happened to a key or an alias; not part of the service's API.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct History<T> {

@@ -171,6 +171,10 @@ def test_the_hash_of_the_body(tenant):
     for wrong in ("UNSIGNED-PAYLOAD", sha256(b""), sha256(body).upper()):
         request = create(tenant, headers={"X-Sdk-Content-Sha256": wrong})
         assert tenant.send(request).refusal() == UNKNOWN
+        # Nor if it was not signed, but put in later.
+        request = create(tenant)
+        request.header_params["X-Sdk-Content-Sha256"] = wrong
+        assert tenant.send(request).refusal() == UNKNOWN
     assert tenant.send(create(tenant, headers={"X-Sdk-Content-Sha256": sha256(body)})).status == 200
 
 

@@ -10,11 +10,12 @@ use keystead::{
 };
 
 use super::Answer;
+use super::tags::items_of;
 use crate::caller::Call;
 use crate::error::{Refusal, RefusalBody, Refusals, refused};
 use crate::state::App;
 use crate::text;
-use crate::wire::{AliasEntity, History, HistoryEntry, KeyDetails, digits, key_id};
+use crate::wire::{AliasEntity, History, HistoryEntry, KeyDetails, KeyImage, digits, key_id};
 
 fn part(call: &Call) -> Result<(Option<Cursor>, Limit), Refusal> {
     let after = call.query("after")?.map(str::parse).transpose().map_err(refused::<InvalidCursor>)?;
@@ -53,8 +54,12 @@ fn alias_images(images: &Images, region: &Region) -> [Option<AliasEntity>; 2] {
     }
 }
 
-fn key_images(images: &Images, region: &Region) -> [Option<KeyDetails>; 2] {
-    let show = |record: &Arc<KeyRecord>| KeyDetails::of(record, region);
+fn key_images(images: &Images, region: &Region) -> [Option<KeyImage>; 2] {
+    let show = |record: &Arc<KeyRecord>| KeyImage {
+        details: KeyDetails::of(record, region),
+        tags: items_of(record),
+        rotation_interval: record.rotation.interval_days.days(),
+    };
     match images {
         Images::Key { before, after } => [before.as_ref().map(show), after.as_ref().map(show)],
         Images::Alias { .. } => [None, None],
@@ -99,13 +104,13 @@ pub(crate) async fn alias_history(State(app): State<Arc<App>>, call: Call) -> An
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
     ),
     responses(
-        (status = 200, description = "Done", body = History<KeyDetails>),
+        (status = 200, description = "Done", body = History<KeyImage>),
         (status = 410, body = RefusalBody, description = "That part of the history was trimmed"),
         Refusals,
     ),
     security(("token" = []))
 )]
-pub(crate) async fn key_history(State(app): State<Arc<App>>, call: Call) -> Answer<History<KeyDetails>> {
+pub(crate) async fn key_history(State(app): State<Arc<App>>, call: Call) -> Answer<History<KeyImage>> {
     let (after, limit) = part(&call)?;
     let key_id = key_id(Some(call.part("key_id")?))?;
     let region = app.store.region().clone();

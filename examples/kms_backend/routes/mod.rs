@@ -175,8 +175,8 @@ mod tests {
         assert_eq!(store.position().unwrap().commit().number(), 1, "nothing was written");
     }
 
-    /// A body that never comes.
-    struct Announced;
+    /// A body of so many bytes that never comes.
+    struct Announced(u64);
 
     impl HttpBody for Announced {
         type Data = Bytes;
@@ -190,7 +190,7 @@ mod tests {
         }
 
         fn size_hint(&self) -> SizeHint {
-            SizeHint::with_exact(BODY_MAX as u64 + 1)
+            SizeHint::with_exact(self.0)
         }
     }
 
@@ -208,7 +208,7 @@ mod tests {
         let list = format!("/v1.0/{PROJECT}/kms/list-keys");
         let not_text = format!("/v1.0/{PROJECT}/kms/%FF/tags");
         // A body that says that it is too long, and never comes.
-        let announced = request("POST", &list, "TOKENEXAMPLE", Body::new(Announced));
+        let announced = request("POST", &list, "TOKENEXAMPLE", Body::new(Announced(BODY_MAX as u64 + 1)));
         let cases = [
             (ask("POST", "/nothing/here", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
             (ask("GET", "/v9", "TOKENEXAMPLE", vec![]).await, (404, "KMS.0201")),
@@ -228,6 +228,32 @@ mod tests {
         }
         // Only the project that was called has its default keys.
         assert_eq!(store.scopes(keystead::After::Start, Limit::MAX).unwrap().items.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_sends_slowly_keeps_nobody_waiting() {
+        let (router, _) = service(&format!("limits = {{ requests = 1 }}\n{CONFIG}"));
+        let slow = async |token| {
+            let path = format!("/v1.0/{PROJECT}/kms/list-keys");
+            answer(&router, request("POST", &path, token, Body::new(Announced(9)))).await
+        };
+        let quick = async {
+            for _ in 0..2 {
+                assert_eq!(call(&router, "POST", "list-keys", Value::Null).await.0, 200);
+            }
+        };
+        tokio::select! {
+            biased;
+            slow = slow("TOKENEXAMPLE") => panic!("{slow:?}"),
+            slow = slow("a stranger's") => panic!("{slow:?}"),
+            () = quick => {}
+        }
+        // Who sends too slowly is refused.
+        let (router, _) = service(&format!("limits = {{ body_seconds = 1 }}\n{CONFIG}"));
+        let path = format!("/v1.0/{PROJECT}/kms/create-key");
+        let slow = request("POST", &path, "TOKENEXAMPLE", Body::new(Announced(9)));
+        let (status, body) = answer(&router, slow).await;
+        assert_eq!((status, &body["error_code"]), (408, &json!("KMS.0308")));
     }
 
     #[tokio::test]
@@ -358,5 +384,30 @@ mod tests {
         assert_eq!(history["changes"][0]["actor"], "3bab8e245e854f68af5967c00dd43127/tester");
         assert_eq!(history["changes"][0]["request_id"], sequence);
         assert_eq!(history["changes"][0]["after"]["key_alias"], "once");
+    }
+
+    #[tokio::test]
+    async fn the_history_of_a_key_shows_all_that_its_owner_changed() {
+        let (router, _) = service(CONFIG);
+        let created = call(&router, "POST", "create-key", json!({"key_alias": "a"})).await.1;
+        let id = created["key_info"]["key_id"].as_str().unwrap();
+        let tag = json!({"key": "team", "value": "orders"});
+        let tagged = call(&router, "POST", &format!("{id}/tags"), json!({"tag": tag})).await;
+        assert_eq!(tagged.0, 204);
+        let rotation = json!({"key_id": id, "rotation_interval": 30});
+        for path in ["enable-key-rotation", "update-key-rotation-interval"] {
+            assert_eq!(call(&router, "POST", path, rotation.clone()).await.0, 200, "{path}");
+        }
+        let path = format!("/keystead/v1/{PROJECT}/keys/{id}/history");
+        let (_, history) = answer(&router, request("GET", &path, "TOKENEXAMPLE", "")).await;
+        let [interval, _, tags, created] = history["changes"].as_array().unwrap().as_slice() else {
+            panic!("{history}");
+        };
+        assert_eq!(created["after"]["tags"], json!([]));
+        assert_eq!(tags["before"]["tags"], json!([]));
+        assert_eq!(tags["after"]["tags"], json!([tag]));
+        assert_eq!(tags["after"]["key_alias"], "a");
+        assert_eq!(interval["before"]["rotation_interval"], 365);
+        assert_eq!(interval["after"]["rotation_interval"], 30);
     }
 }

@@ -1,6 +1,6 @@
 //! What the operator asks: whether the service is well, what it counts, what it offers.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Json;
 use axum::extract::State;
@@ -50,6 +50,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResp
     get, path = "/openapi.json", tag = "operator",
     responses((status = 200, description = "Done", body = Object, content_type = "application/json"))
 )]
-pub(crate) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
-    Json(Description::openapi())
+pub(crate) async fn openapi() -> Json<&'static utoipa::openapi::OpenApi> {
+    static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(Description::openapi);
+    Json(&DESCRIPTION)
 }
