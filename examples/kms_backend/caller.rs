@@ -1,11 +1,12 @@
 //! Who is calling, for which project, and with what: [`Call`], which every handler takes.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::RequestExt;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -25,6 +26,11 @@ use crate::state::App;
 use crate::text;
 
 const TOKEN: &str = "x-auth-token";
+
+/// How much of a body that is too long is read and thrown away.
+const THROWN_AWAY_MAX: usize = 8 * BODY_MAX;
+/// For how long, if the body said so in the beginning.
+const THROWN_AWAY_TIME: Duration = Duration::from_secs(1);
 
 /// Who may call, from the configuration.
 pub(crate) struct Directory {
@@ -132,25 +138,39 @@ fn named<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
-/// The whole body, if it is not too long and comes in time.
-async fn read_body(body: Body, app: &Arc<App>) -> Result<Bytes, Refusal> {
-    let read = timeout(app.limits.body_time(), Bytes::from_request(http::Request::new(body), app));
-    let read = read.await.map_err(|_| Refusal::body_too_slow())?;
-    read.map_err(|rejection| match rejection {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Refusal::too_long(),
-        _ => Refusal::invalid("the body could not be read"),
-    })
+/// The body, if it is not too long and not too slow. What is too long is read on for a while and thrown
+/// away: a connection that is closed with bytes unread may lose the answer on its way.
+async fn read_body(mut body: Body, app: &Arc<App>) -> Result<Bytes, Refusal> {
+    let announced = body.size_hint().lower() > BODY_MAX as u64;
+    let reading = async {
+        let (mut kept, mut thrown_away) = (Vec::new(), 0);
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            let frame = frame.map_err(|_| Refusal::invalid("the body could not be read"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if thrown_away == 0 && kept.len() + data.len() <= BODY_MAX {
+                kept.extend_from_slice(&data);
+                continue;
+            }
+            kept = Vec::new();
+            thrown_away += data.len();
+            if thrown_away > THROWN_AWAY_MAX {
+                break;
+            }
+        }
+        if thrown_away > 0 { Err(Refusal::too_long()) } else { Ok(Bytes::from(kept)) }
+    };
+    // What says that it is too long is not waited for.
+    let time = if announced { THROWN_AWAY_TIME } else { app.limits.body_time() };
+    timeout(time, reading)
+        .await
+        .unwrap_or_else(|_| Err(if announced { Refusal::too_long() } else { Refusal::body_too_slow() }))
 }
 
 impl FromRequest<Arc<App>> for Call {
     type Rejection = Refusal;
 
     async fn from_request(request: http::Request<Body>, app: &Arc<App>) -> Result<Self, Refusal> {
-        // What says that it is too long is not waited for.
-        if request.body().size_hint().lower() > BODY_MAX as u64 {
-            return Err(Refusal::too_long());
-        }
-        let (mut parts, body) = request.with_limited_body().into_parts();
+        let (mut parts, body) = request.into_parts();
         let params = RawPathParams::from_request_parts(&mut parts, app).await.map(|params| {
             let pairs = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
             pairs.collect::<Vec<_>>()

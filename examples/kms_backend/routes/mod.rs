@@ -13,7 +13,6 @@ pub(crate) mod versions;
 
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router, middleware};
 use keystead::{KeyFilter, KeyRecord, Limit, Snapshot};
@@ -63,8 +62,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/{version_id}", get(versions::show_version))
         .nest("/v1.0/{project_id}/kms", kms)
         .nest("/keystead/v1/{project_id}", own)
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), edge::bound))
-        .layer(DefaultBodyLimit::max(BODY_MAX));
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), edge::bound));
     bounded
         .route("/healthz", get(operator::healthz))
         .route("/metrics", get(operator::metrics))
