@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::id::{Commit, DomainId, KeyId, ProjectId, Region};
+use crate::id::{Commit, DomainId, KeyId, ProjectId, Region, text_value};
 use crate::time::Timestamp;
 
 /// The end of a name that only the platform may choose.
@@ -140,46 +140,8 @@ impl PartialOrd for Alias {
     }
 }
 
-macro_rules! name_text {
-    ($name:ident) => {
-        impl FromStr for $name {
-            type Err = InvalidAlias;
-
-            fn from_str(text: &str) -> Result<Self, InvalidAlias> {
-                Self::new(text)
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidAlias;
-
-            fn try_from(text: String) -> Result<Self, InvalidAlias> {
-                Self::new(&text)
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(name: $name) -> String {
-                name.0.as_ref().to_owned()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self.0)
-            }
-        }
-    };
-}
-
-name_text!(KeyAlias);
-name_text!(Alias);
+text_value!(KeyAlias, InvalidAlias);
+text_value!(Alias, InvalidAlias);
 
 /// The stored record of an alias.
 ///

@@ -30,6 +30,46 @@ pub struct InvalidScope {
     pub length: usize,
 }
 
+/// What every checked text has in common: it is parsed, shown and goes through serde as its text.
+macro_rules! text_value {
+    ($name:ident, $error:ty) => {
+        impl std::str::FromStr for $name {
+            type Err = $error;
+
+            fn from_str(text: &str) -> Result<Self, $error> {
+                Self::new(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = $error;
+
+            fn try_from(text: String) -> Result<Self, $error> {
+                Self::new(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.0.as_ref().to_owned()
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, concat!(stringify!($name), "({:?})"), self.0)
+            }
+        }
+    };
+}
+pub(crate) use text_value;
+
 macro_rules! plain_id {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
@@ -55,39 +95,7 @@ macro_rules! plain_id {
             }
         }
 
-        impl FromStr for $name {
-            type Err = InvalidScope;
-
-            fn from_str(text: &str) -> Result<Self, InvalidScope> {
-                Self::new(text)
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidScope;
-
-            fn try_from(text: String) -> Result<Self, InvalidScope> {
-                Self::new(&text)
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.0.as_ref().to_owned()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self.0)
-            }
-        }
+        text_value!($name, InvalidScope);
 
         /// Ids of 32 lower-case hexadecimal digits come first, then all others; each group in the
         /// order of its bytes. It is the order of [`Store::scopes`](crate::Store::scopes).
@@ -283,44 +291,23 @@ pub struct InvalidRequestId;
 
 /// The caller's own id of a request: the service's optional `sequence`, 36 characters of
 /// `[0-9A-Za-z-]`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
+    /// Checks and takes an id.
+    pub fn new(text: &str) -> Result<Self, InvalidRequestId> {
+        if REQUEST_ID.is_match(text) { Ok(Self(text.into())) } else { Err(InvalidRequestId) }
+    }
+
     /// The id as it was given.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl FromStr for RequestId {
-    type Err = InvalidRequestId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidRequestId> {
-        if REQUEST_ID.is_match(text) { Ok(Self(text.into())) } else { Err(InvalidRequestId) }
-    }
-}
-
-impl TryFrom<String> for RequestId {
-    type Error = InvalidRequestId;
-
-    fn try_from(text: String) -> Result<Self, InvalidRequestId> {
-        text.parse()
-    }
-}
-
-impl From<RequestId> for String {
-    fn from(id: RequestId) -> String {
-        id.0.as_ref().to_owned()
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+text_value!(RequestId, InvalidRequestId);
 
 /// The number of a commit: one durable transaction of the store. Numbers only grow.
 ///

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::alias::{Alias, InvalidAlias, KeyAlias, RESERVED_SUFFIX};
-use crate::id::{Commit, DomainId, EnterpriseProjectId, KeyId, KeystoreId, ProjectId};
+use crate::id::{Commit, DomainId, EnterpriseProjectId, KeyId, KeystoreId, ProjectId, text_value};
 use crate::time::{RotationInterval, Timestamp};
 
 /// What is wrong with the specification of a key.
@@ -234,39 +234,7 @@ macro_rules! bounded_text {
             }
         }
 
-        impl FromStr for $name {
-            type Err = $error;
-
-            fn from_str(text: &str) -> Result<Self, $error> {
-                Self::new(text)
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = $error;
-
-            fn try_from(text: String) -> Result<Self, $error> {
-                Self::new(&text)
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(text: $name) -> String {
-                text.0.as_ref().to_owned()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({:?})"), self.0)
-            }
-        }
+        text_value!($name, $error);
     };
 }
 
