@@ -290,7 +290,10 @@ fn a_store_that_was_never_begun_is_refused() {
     transaction.commit().unwrap();
     drop(database);
     for opened in [options().open(&path), options().open_read_only(&path)] {
-        assert!(matches!(opened, Err(Error::NotAStore(_) | Error::Corrupted(_))), "{opened:?}");
+        assert!(
+            matches!(opened, Err(Error::NotAStore(_) | Error::Corrupted(_) | Error::RecoveryNeeded)),
+            "{opened:?}"
+        );
     }
 }
 
@@ -393,7 +396,7 @@ fn sample() -> (Vec<u8>, Content) {
 }
 
 fn is_of_damage(error: &Error) -> bool {
-    matches!(error, Error::NotAStore(_) | Error::Corrupted(_) | Error::Io(_))
+    matches!(error, Error::NotAStore(_) | Error::Corrupted(_) | Error::RecoveryNeeded | Error::Io(_))
 }
 
 #[test]
@@ -473,7 +476,7 @@ fn a_killed_process_loses_nothing_that_it_was_told() {
         }
         child.wait().unwrap();
         if let Err(error) = options().open_read_only(&path) {
-            assert!(matches!(error, Error::Corrupted(_)), "{error:?}");
+            assert!(matches!(error, Error::RecoveryNeeded), "{error:?}");
         }
         let store = options().open(&path).unwrap();
         let found = count(&store);
