@@ -79,7 +79,7 @@ pub(crate) struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Retention {
-    /// History: for so many days of 24 hours after the request, at least 1; `None`, the default, for ever.
+    /// History: for so many days of 24 hours after the request, 1 to 36,500; `None`, the default, for ever.
     pub history_days: Option<u16>,
     /// History: so many commits by their numbers, back from the newest change, at least 1; `None`, the
     /// default, all. Commits that only pruned, trimmed or kept an outcome have numbers too, so there may be
@@ -89,6 +89,17 @@ pub struct Retention {
     pub outcome_hours: u32,
     /// Outcomes of repeatable requests: so many in a scope, 100,000 by default, at least 1.
     pub outcomes_per_scope: u64,
+}
+
+impl Retention {
+    /// The longest time for which history is kept for a while: 100 years. For ever is `None`.
+    pub const HISTORY_DAYS_MAX: u16 = 36_500;
+    /// The most commits of which history is kept. All is `None`.
+    pub const HISTORY_COMMITS_MAX: u64 = 1_000_000_000_000;
+    /// The longest time for which outcomes are kept: a leap year.
+    pub const OUTCOME_HOURS_MAX: u32 = 366 * 24;
+    /// The most outcomes that are kept in a scope.
+    pub const OUTCOMES_PER_SCOPE_MAX: u64 = 10_000_000;
 }
 
 impl Default for Retention {

@@ -489,31 +489,37 @@ fn a_key_with_all_that_quotas_allow_can_be_purged() {
 #[test]
 fn retention_has_a_range() {
     let default = Retention::default();
-    let zero = [
+    let most = Retention {
+        history_days: Some(36_500),
+        history_commits: Some(1_000_000_000_000),
+        outcome_hours: 8_784,
+        outcomes_per_scope: 10_000_000,
+    };
+    let outside = [
         ("retention.history_days", Retention { history_days: Some(0), ..default }),
+        ("retention.history_days", Retention { history_days: Some(36_501), ..default }),
         ("retention.history_commits", Retention { history_commits: Some(0), ..default }),
+        ("retention.history_commits", Retention { history_commits: Some(u64::MAX), ..default }),
+        ("retention.history_commits", Retention { history_commits: Some(1_000_000_000_001), ..default }),
         ("retention.outcome_hours", Retention { outcome_hours: 0, ..default }),
+        ("retention.outcome_hours", Retention { outcome_hours: 8_785, ..default }),
         ("retention.outcomes_per_scope", Retention { outcomes_per_scope: 0, ..default }),
+        ("retention.outcomes_per_scope", Retention { outcomes_per_scope: 10_000_001, ..default }),
     ];
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
-    for (name, retention) in zero {
+    for (name, retention) in outside {
         let refused = options().retention(retention).in_memory().unwrap_err();
         assert!(matches!(refused, Error::OptionsMismatch { option, .. } if option == name), "{refused}");
         let refused = options().retention(retention).open(&path).unwrap_err();
         assert!(matches!(refused, Error::OptionsMismatch { option, .. } if option == name), "{refused}");
         assert!(!path.exists());
     }
-    let huge = keeping(Retention {
-        history_days: Some(u16::MAX),
-        history_commits: Some(u64::MAX),
-        outcome_hours: u32::MAX,
-        outcomes_per_scope: u64::MAX,
-    });
-    create(&huge, 1, "orders").unwrap();
-    let swept = sweep(&huge, START + 100 * DAY);
+    let longest = keeping(most);
+    create(&longest, 1, "orders").unwrap();
+    let swept = sweep(&longest, START + 100 * DAY);
     assert_eq!((swept.outcomes_pruned, swept.history_floor), (0, None));
-    assert_eq!(huge.changes(None, Limit::MAX).unwrap().commits.len(), 1);
+    assert_eq!(longest.changes(None, Limit::MAX).unwrap().commits.len(), 1);
 }
 
 /// Sweeps with a budget of one step a call, and returns how many calls it took.

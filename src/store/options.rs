@@ -186,19 +186,31 @@ impl Options {
             });
         }
         let retention = self.retention;
-        let least = [
-            ("retention.history_days", retention.history_days.map(u64::from)),
-            ("retention.history_commits", retention.history_commits),
-            ("retention.outcome_hours", Some(retention.outcome_hours.into())),
-            ("retention.outcomes_per_scope", Some(retention.outcomes_per_scope)),
+        let ranges = [
+            (
+                "retention.history_days",
+                retention.history_days.map(u64::from),
+                Retention::HISTORY_DAYS_MAX.into(),
+            ),
+            ("retention.history_commits", retention.history_commits, Retention::HISTORY_COMMITS_MAX),
+            (
+                "retention.outcome_hours",
+                Some(retention.outcome_hours.into()),
+                Retention::OUTCOME_HOURS_MAX.into(),
+            ),
+            (
+                "retention.outcomes_per_scope",
+                Some(retention.outcomes_per_scope),
+                Retention::OUTCOMES_PER_SCOPE_MAX,
+            ),
         ];
-        match least.into_iter().find(|(_, asked)| *asked == Some(0)) {
-            Some((option, _)) => {
-                let (asked, expected) = ("0".to_owned(), "at least 1".to_owned());
-                Err(Error::OptionsMismatch { option, asked, expected })
+        for (option, asked, max) in ranges {
+            if let Some(asked) = asked.filter(|asked| !(1..=max).contains(asked)) {
+                let (asked, expected) = (asked.to_string(), format!("from 1 to {max}"));
+                return Err(Error::OptionsMismatch { option, asked, expected });
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 
     /// Makes a store beside the path and moves it there, unless something is there by then.
