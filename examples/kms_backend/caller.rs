@@ -29,7 +29,7 @@ const TOKEN: &str = "x-auth-token";
 
 /// How much of a body that is too long is read and thrown away.
 const THROWN_AWAY_MAX: usize = 8 * BODY_MAX;
-/// For how long, if the body said so in the beginning.
+/// For how long.
 const THROWN_AWAY_TIME: Duration = Duration::from_secs(1);
 
 /// Who may call, from the configuration.
@@ -138,32 +138,58 @@ fn named<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
-/// The body, if it is not too long and not too slow. What is too long is read on for a while and thrown
-/// away: a connection that is closed with bytes unread may lose the answer on its way.
+/// The body, if it is not too long and not too slow.
 async fn read_body(mut body: Body, app: &Arc<App>) -> Result<Bytes, Refusal> {
-    let announced = body.size_hint().lower() > BODY_MAX as u64;
-    let reading = async {
-        let (mut kept, mut thrown_away) = (Vec::new(), 0);
-        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            let frame = frame.map_err(|_| Refusal::invalid("the body could not be read"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            if thrown_away == 0 && kept.len() + data.len() <= BODY_MAX {
-                kept.extend_from_slice(&data);
-                continue;
-            }
-            kept = Vec::new();
-            thrown_away += data.len();
-            if thrown_away > THROWN_AWAY_MAX {
-                break;
-            }
-        }
-        if thrown_away > 0 { Err(Refusal::too_long()) } else { Ok(Bytes::from(kept)) }
-    };
     // What says that it is too long is not waited for.
-    let time = if announced { THROWN_AWAY_TIME } else { app.limits.body_time() };
-    timeout(time, reading)
-        .await
-        .unwrap_or_else(|_| Err(if announced { Refusal::too_long() } else { Refusal::body_too_slow() }))
+    let announced = body.size_hint().lower() > BODY_MAX as u64;
+    let read = if announced {
+        None
+    } else {
+        let reading = timeout(app.limits.body_time(), read_up_to(&mut body, BODY_MAX)).await;
+        reading.map_err(|_| Refusal::body_too_slow())??
+    };
+    match read {
+        Some(read) => Ok(read),
+        None => {
+            // A connection that is closed with bytes unread may lose the answer on its way, so some more is
+            // read and thrown away. How that ends does not matter.
+            let _ended = timeout(THROWN_AWAY_TIME, throw_away(&mut body)).await;
+            Err(Refusal::too_long())
+        }
+    }
+}
+
+/// The whole body, `None` if it is longer than that.
+async fn read_up_to(body: &mut Body, max: usize) -> Result<Option<Bytes>, Refusal> {
+    let mut read = Vec::new();
+    while let Some(data) = next_data(body).await? {
+        if read.len() + data.len() > max {
+            return Ok(None);
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok(Some(Bytes::from(read)))
+}
+
+async fn throw_away(body: &mut Body) {
+    let mut left = THROWN_AWAY_MAX;
+    while let Ok(Some(data)) = next_data(body).await {
+        left = left.saturating_sub(data.len());
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// The next part of a body, `None` at its end.
+async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+        let frame = frame.map_err(|_| Refusal::invalid("the body could not be read"))?;
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
 }
 
 impl FromRequest<Arc<App>> for Call {

@@ -137,6 +137,12 @@ def test_bodies_of_up_to_one_mebibyte(tenant):
     assert tenant.http("POST", "create-key", in_chunks).refusal() == (400, "KMS.1104")
 
 
+def test_the_answer_to_a_body_that_is_too_long_is_not_lost(tenant):
+    for number in range(30):
+        body = iter([padded(MIB)] * 3) if number % 2 else padded(3 * MIB)
+        assert tenant.http("POST", "create-key", body).refusal() == (400, "KMS.0203")
+
+
 def test_a_body_that_is_too_long_is_not_waited_for_from_strangers(tenant):
     refusal = refusal_of(tenant, [f"Content-Length: {MIB + 1}"])
     assert refusal in [(400, "KMS.0203"), (401, "APIGW.0301")]
