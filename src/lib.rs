@@ -92,8 +92,8 @@ mod documents {
 // The handle, and what a call is made with.
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
-pub use store::{Committed, DryRun, Options, Removed, Store, Swept};
-pub use txn::{Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
+pub use store::{Committed, DryRun, Options, Removed, Stats, Store, Swept};
+pub use txn::{CacheStats, Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 
 // Names and ids.
 pub use alias::{Alias, AliasRecord, AliasUrn, InvalidAlias, KeyAlias, RESERVED_SUFFIX};

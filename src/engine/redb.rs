@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     Builder, CommitError, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable,
@@ -25,7 +24,9 @@ use redb::{
     TransactionError,
 };
 
-use super::{Batch, Engine, Log, Range, ReadTransaction, Waited, WriteTransaction};
+use super::{
+    Batch, Engine, Log, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited, WriteTransaction,
+};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, corrupted};
 use crate::id::Commit;
@@ -44,7 +45,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// A store that this process may write.
 pub(crate) struct RedbEngine {
     database: Closing<Database>,
-    newest: ArcSwap<RedbRead>,
+    newest: Newest,
+    stripes: Arc<Stripes>,
     writer: Mutex<()>,
     poisoned: AtomicBool,
     bell: Bell,
@@ -72,11 +74,13 @@ struct Closing<D>(Option<D>);
 struct RedbRead {
     table: ReadOnlyTable<&'static [u8], &'static [u8]>,
     commit: Commit,
+    /// Which rows changed, if this process is the one that changes them.
+    stripes: Option<Arc<Stripes>>,
 }
 
 struct RedbWrite<'a> {
     engine: &'a RedbEngine,
-    read: Arc<RedbRead>,
+    read: Reading,
     _writer: MutexGuard<'a, ()>,
 }
 
@@ -120,10 +124,12 @@ impl RedbEngine {
 
     fn of(database: Database) -> Result<Self> {
         let database = Closing(Some(database));
-        let newest = ArcSwap::from_pointee(RedbRead::newest(&*database)?);
+        let stripes = Arc::new(Stripes::new(Stripes::COUNT_DEFAULT));
+        let newest = RedbRead::newest(&*database, Some(&stripes))?;
         let bell = Bell::default();
-        bell.ring(newest.load().commit);
-        Ok(Self { database, newest, writer: Mutex::new(()), poisoned: AtomicBool::new(false), bell })
+        bell.ring(newest.commit);
+        let (newest, writer) = (Newest::new(newest), Mutex::new(()));
+        Ok(Self { database, newest, stripes, writer, poisoned: AtomicBool::new(false), bell })
     }
 
     fn apply(&self, batch: &Batch, log: Log<'_>, commit: Commit) -> Result<()> {
@@ -174,13 +180,15 @@ impl RedbEngine {
             }
         }
         transaction.commit().unwrap();
-        self.newest.store(Arc::new(RedbRead::newest(&*self.database).unwrap()));
+        // No cache may hide it.
+        self.stripes.mark(RowHash::of(row), Commit::new(u64::MAX));
+        self.newest.publish(RedbRead::newest(&*self.database, Some(&self.stripes)).unwrap());
     }
 }
 
 impl Engine for RedbEngine {
-    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
-        Ok(self.newest.load_full())
+    fn begin_read(&self) -> Result<Reading> {
+        Ok(self.newest.read())
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
@@ -189,7 +197,7 @@ impl Engine for RedbEngine {
         if self.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
-        Ok(Box::new(RedbWrite { engine: self, read: self.newest.load_full(), _writer: writer }))
+        Ok(Box::new(RedbWrite { engine: self, read: self.newest.read(), _writer: writer }))
     }
 
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
@@ -203,11 +211,11 @@ impl Engine for RedbEngine {
 
 impl WriteTransaction for RedbWrite<'_> {
     fn commit_read(&self) -> Commit {
-        self.read.commit
+        self.read.commit()
     }
 
     fn next_commit(&self) -> Commit {
-        Commit::new(self.read.commit.number() + 1)
+        Commit::new(self.read.commit().number() + 1)
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -223,9 +231,13 @@ impl WriteTransaction for RedbWrite<'_> {
         let applied = guarded(|| self.engine.apply(batch, log, commit));
         let published = applied.and_then(|()| {
             // Durable from here on: if the new state can't be read, that is not known to the caller.
-            let newest = guarded(|| RedbRead::newest(&*self.engine.database));
+            let engine = self.engine;
+            let newest = guarded(|| RedbRead::newest(&*engine.database, Some(&engine.stripes)));
             let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
-            self.engine.newest.store(Arc::new(newest));
+            for row in batch.keys() {
+                engine.stripes.mark(RowHash::of(row), commit);
+            }
+            engine.newest.publish(newest);
             self.engine.bell.ring(commit);
             Ok(commit)
         });
@@ -242,16 +254,16 @@ impl RedbReader {
         guarded(|| {
             let database = file_builder(cache_bytes).open_read_only(path).map_err(of_database)?;
             let reader = Self { database: Closing(Some(database)), bell: Bell::default() };
-            RedbRead::newest(&*reader.database)?;
+            RedbRead::newest(&*reader.database, None)?;
             Ok(reader)
         })
     }
 }
 
 impl Engine for RedbReader {
-    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
+    fn begin_read(&self) -> Result<Reading> {
         // Each read looks for what the writing process has committed since.
-        Ok(Arc::new(guarded(|| RedbRead::newest(&*self.database))?))
+        Ok(Reading::of(guarded(|| RedbRead::newest(&*self.database, None))?))
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
@@ -262,7 +274,7 @@ impl Engine for RedbReader {
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
         let mut left = timeout;
         loop {
-            if guarded(|| RedbRead::newest(&*self.database))?.commit > after {
+            if guarded(|| RedbRead::newest(&*self.database, None))?.commit > after {
                 return Ok(Waited::Committed);
             }
             if left.is_zero() {
@@ -328,10 +340,10 @@ impl<D> Drop for Closing<D> {
 }
 
 impl RedbRead {
-    fn newest(database: &impl ReadableDatabase) -> Result<Self> {
+    fn newest(database: &impl ReadableDatabase, stripes: Option<&Arc<Stripes>>) -> Result<Self> {
         let transaction = database.begin_read().map_err(of_transaction)?;
         let table = transaction.open_table(ROWS).map_err(of_table)?;
-        let mut read = Self { table, commit: Commit::default() };
+        let mut read = Self { table, commit: Commit::default(), stripes: stripes.cloned() };
         let newest = read.row(NEWEST)?;
         read.commit = newest.ok_or_else(|| corrupted(NEWEST, "the newest commit is missing"))?.commit;
         Ok(read)
@@ -346,6 +358,11 @@ impl RedbRead {
 impl ReadTransaction for RedbRead {
     fn commit(&self) -> Commit {
         self.commit
+    }
+
+    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
+        let last = self.stripes.as_ref().map(|stripes| stripes.last(row));
+        last.is_some_and(|last| last <= commit.min(self.commit))
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {

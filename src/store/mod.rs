@@ -25,7 +25,7 @@ use crate::id::{Commit, Region, RequestId, Scope};
 use crate::page::{After, Limit, Page};
 use crate::policy::{AliasScope, Policy, Quotas, Retention};
 use crate::request::Request;
-use crate::txn::{Place, Replay, Snapshot, Staging, Transaction, scopes};
+use crate::txn::{Cache, CacheStats, Place, Replay, Snapshot, Staging, Transaction, scopes};
 use crate::verify::{self, Report};
 
 /// How often a transaction that met another one is run before [`Error::Conflict`] is returned.
@@ -41,6 +41,7 @@ pub struct Store {
 
 struct Inner {
     engine: Box<dyn Engine>,
+    cache: Option<Cache>,
     policy: Policy,
     retention: Retention,
     incarnation: [u8; 16],
@@ -71,6 +72,14 @@ pub struct DryRun<T> {
     pub value: T,
     /// What it would change, with the commit that would be the next; empty in a store without history.
     pub changes: Vec<Change>,
+}
+
+/// How a store has done since it was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The cache of decoded records.
+    pub cache: CacheStats,
 }
 
 impl fmt::Debug for Store {
@@ -109,7 +118,7 @@ impl Store {
     /// that returned before it began. A read never waits for a write, nor a write for a read.
     pub fn read<T>(&self, scope: &Scope, closure: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         let rows = self.inner.engine.begin_read()?;
-        closure(&Snapshot::new(rows, Place::new(scope, &self.inner.policy)))
+        closure(&Snapshot::new(rows, Place::new(scope, &self.inner.policy), self.inner.cache.as_ref()))
     }
 
     /// Runs a closure in a transaction of the request's scope and commits what it did, all or
@@ -256,6 +265,11 @@ impl Store {
     /// [`Io`](Error::Io). What is wrong with the store is in the report, not an error.
     pub fn verify(&self) -> Result<Report> {
         verify::verify(&*self.inner.engine.begin_read()?, &self.inner.policy)
+    }
+
+    /// How the store has done since it was opened.
+    pub fn stats(&self) -> Stats {
+        Stats { cache: self.inner.cache.as_ref().map(Cache::stats).unwrap_or_default() }
     }
 
     fn attempt<T>(
