@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Batch, Engine, Log, ReadTransaction, Reading, Waited, WriteTransaction};
+use super::{Batch, Engine, Log, Reading, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::Stored;
 use crate::id::Commit;

@@ -81,12 +81,13 @@ impl Rig {
         };
     }
 
-    /// One random question.
-    fn ask(&mut self, snapshot: impl Fn(&Self) -> [Snapshot<'_>; 2]) -> [String; 2] {
+    /// The answers to one random question, with the cache and without.
+    fn ask(&mut self, rows: &Arc<Reading>, scope: usize, cache: &Cache) -> [String; 2] {
         let (key_id, alias, random) = (self.key_id(), self.alias(), self.random.next());
         let name = KeyAlias::new(&format!("key-{}", random % 7)).unwrap();
         let urn: AliasUrn = format!("kms:local:domain:alias:{}", alias.urn_name()).parse().unwrap();
-        snapshot(self).map(|snap| match random >> 32 & 7 {
+        let snapshot = |cache| self.snapshot(Reading::of(Again(Arc::clone(rows))), scope, cache);
+        [snapshot(Some(cache)), snapshot(None)].map(|snap| match random >> 32 & 7 {
             0..3 => show(snap.resolve(&alias)),
             3 => show(snap.alias(&alias)),
             4 => show(snap.key(key_id)),
@@ -125,10 +126,7 @@ fn answers_are_the_same(seed: u64, credulous: bool) -> std::result::Result<(), S
                 let newest = (Arc::new(rig.engine.begin_read().unwrap()), rig.random.index(2));
                 let old = rig.random.below(2) == 0 && !kept.is_empty();
                 let (rows, scope) = if old { &kept[rig.random.index(kept.len())] } else { &newest };
-                let [with, without] = rig.ask(|rig| {
-                    [Some(&cache), None]
-                        .map(|cache| rig.snapshot(Reading::of(Again(Arc::clone(rows))), *scope, cache))
-                });
+                let [with, without] = rig.ask(rows, *scope, &cache);
                 if with != without {
                     return Err(format!("seed {seed}, step {step}: {with}, but there is {without}"));
                 }
