@@ -179,14 +179,18 @@ impl Cache {
 impl Entry {
     /// Whether it is about this name. Two names may have one hash.
     fn is_of(&self, scope: &Scope, name: Name<'_>) -> bool {
-        let key = &self.key.record;
-        key.domain_id == *scope.domain()
-            && key.project_id == *scope.project()
-            && match (name, &self.alias) {
-                (Name::Key(key_id), None) => key.key_id == key_id,
-                (Name::Alias(urn_name), Some(alias)) => alias.record.alias.urn_name() == urn_name,
-                _ => false,
+        let (domain_id, project_id, same) = match (name, &self.alias) {
+            (Name::Key(key_id), None) => {
+                let key = &self.key.record;
+                (&key.domain_id, &key.project_id, key.key_id == key_id)
             }
+            (Name::Alias(urn_name), Some(alias)) => {
+                let alias = &alias.record;
+                (&alias.domain_id, &alias.project_id, alias.alias.urn_name() == urn_name)
+            }
+            _ => return false,
+        };
+        same && domain_id == scope.domain() && project_id == scope.project()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use super::cache::{Cache, Entry, Known, Name};
+use super::cache::{Cache, CacheStats, Entry, Known, Name};
 use super::{Place, Snapshot};
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::engine::redb::RedbEngine;
@@ -18,7 +18,7 @@ use crate::request::Request;
 use crate::store::{Options, Store};
 use crate::time::{PendingDays, Timestamp};
 
-const KEYS: u8 = 5;
+const KEYS: u8 = 3;
 const ALIASES: [&str; 5] = ["one", "alias/one", "two", "alias/alias/one", "alias/two"];
 
 /// A store, and what can be read below it, with a cache of the test's own and without.
@@ -66,15 +66,15 @@ impl Rig {
         let (key_id, alias, random) = (self.key_id(), self.alias(), self.random.next());
         let name = KeyAlias::new(&format!("key-{}", random % 7)).unwrap();
         let store = &self.store;
-        let _ = match random >> 32 & 7 {
-            0 | 1 => {
+        let _ = match random >> 32 & 15 {
+            0..6 => {
                 let new = NewKey::new(name.as_str()).unwrap().id(key_id);
                 store.write(&request, |txn| txn.create_key(&new).map(drop))
             }
-            2 => store.write(&request, |txn| txn.create_alias(&alias, key_id).map(drop)),
-            3 | 4 => store.write(&request, |txn| txn.associate_alias(&alias, key_id).map(drop)),
-            5 => store.write(&request, |txn| txn.rename_key_alias(key_id, &name).map(drop)),
-            6 => store.write(&request, |txn| txn.delete_aliases(key_id, std::slice::from_ref(&alias))),
+            6 | 7 => store.write(&request, |txn| txn.create_alias(&alias, key_id).map(drop)),
+            8..11 => store.write(&request, |txn| txn.associate_alias(&alias, key_id).map(drop)),
+            11 | 12 => store.write(&request, |txn| txn.rename_key_alias(key_id, &name).map(drop)),
+            13 | 14 => store.write(&request, |txn| txn.delete_aliases(key_id, std::slice::from_ref(&alias))),
             _ => store
                 .write(&request, |txn| txn.schedule_deletion(key_id, PendingDays::new(7)?).map(drop))
                 .and_then(|_| store.write(&later, |txn| txn.purge(key_id).map(drop))),
@@ -105,17 +105,17 @@ fn show<T: std::fmt::Debug>(answer: Result<T>) -> String {
     }
 }
 
-/// Changes, snapshots that are kept, and questions to old and new ones, in any order. The first answer that
-/// the cache changed.
-fn answers_are_the_same(seed: u64, credulous: bool) -> std::result::Result<(), String> {
+/// Changes, snapshots that are kept, and questions to old and new ones, in any order. How the cache did, or
+/// the first answer that it changed.
+fn answers_are_the_same(seed: u64, credulous: bool) -> std::result::Result<CacheStats, String> {
     let mut rig = Rig::new(seed);
     let mut cache = Cache::new(1 << 20).unwrap();
     cache.credulous = credulous;
     let mut kept: Vec<(Arc<Reading>, usize)> = Vec::new();
     for step in 0..400 {
         match rig.random.below(8) {
-            0 | 1 => rig.change(),
-            2 => {
+            0 => rig.change(),
+            1 => {
                 let scope = rig.random.index(2);
                 kept.push((Arc::new(rig.engine.begin_read().unwrap()), scope));
                 if kept.len() > 6 {
@@ -133,9 +133,7 @@ fn answers_are_the_same(seed: u64, credulous: bool) -> std::result::Result<(), S
             }
         }
     }
-    let stats = cache.stats();
-    assert!(stats.hits > 20 && stats.misses > 20, "seed {seed}: {stats:?}");
-    Ok(())
+    Ok(cache.stats())
 }
 
 /// A snapshot that is read from more than once.
@@ -169,9 +167,8 @@ impl ReadTransaction for Again {
 
 #[test]
 fn the_cache_changes_no_answer() {
-    for seed in 0..60 {
-        answers_are_the_same(seed, false).unwrap();
-    }
+    let hits: u64 = (0..60).map(|seed| answers_are_the_same(seed, false).unwrap().hits).sum();
+    assert!(hits > 60 * 20, "only {hits} of 60 * 250 questions met a record in the cache");
 }
 
 #[test]
