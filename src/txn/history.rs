@@ -138,7 +138,7 @@ fn head(rows: &impl Rows, record: &RecordId) -> Result<Option<Head>> {
 }
 
 fn tombstone(rows: &impl Rows, record: &RecordId) -> Result<Option<Previous>> {
-    let row = Space::tombstone(&rows.place().scope, record);
+    let row = Space::tombstone(rows.place().scope, record);
     rows.read(&row, |stored| {
         let time = decode_tombstone(&row, &stored.bytes)?;
         Ok(Previous { commit: stored.commit, time })
