@@ -8,7 +8,9 @@
 
 use std::cell::RefCell;
 use std::hint::black_box;
-use std::time::Duration;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use keystead::{
@@ -20,6 +22,7 @@ use tempfile::TempDir;
 /// Creates in one transaction: each reads six rows of its own, and a transaction may read 200.
 const CREATED_AT_ONCE: usize = 25;
 const PAGE: usize = 100;
+const HOT: usize = 1000;
 const FORMED: &str = "every name and number here is valid";
 
 /// A store of so many keys, each with one alias, in a file that goes with it.
@@ -85,6 +88,44 @@ fn resolve(criterion: &mut Criterion, loaded: &Loaded) {
             assert_eq!(key.key_id, loaded.keys[index]);
         });
     });
+}
+
+/// A thousand names that are asked for again and again, by 1 thread and by 2 at the same time: what is shown
+/// for 2 is the time in which each of them resolves one.
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
+fn resolve_hot(criterion: &mut Criterion, loaded: &Loaded) {
+    let Loaded { store, scope, aliases, keys, .. } = loaded;
+    let (hot, apart) = (HOT.min(keys.len()), keys.len() / HOT.min(keys.len()));
+    let resolve = |place: usize| {
+        let index = place % hot * apart;
+        let key = store.read(scope, |snap| snap.resolve(&aliases[index]));
+        assert_eq!(black_box(key).expect("the alias is there").key_id, keys[index]);
+    };
+    let mut group = criterion.benchmark_group("resolve_hot: alias to key record, of 1,000 names");
+    for threads in [1, 2] {
+        group.bench_function(BenchmarkId::new(format!("{threads} threads"), &loaded.label), |bencher| {
+            bencher.iter_custom(|times| {
+                let start = Barrier::new(threads);
+                let run = |thread: usize| {
+                    (0..hot).for_each(resolve);
+                    start.wait();
+                    let began = Instant::now();
+                    // A step without a common factor with their number, so that each comes in turn.
+                    (0..times).fold(499 * thread, |place, _| {
+                        resolve(place);
+                        place + 389
+                    });
+                    began.elapsed()
+                };
+                thread::scope(|threads_in| {
+                    let running: Vec<_> =
+                        (0..threads).map(|thread| threads_in.spawn(move || run(thread))).collect();
+                    let took = running.into_iter().map(|thread| thread.join().expect("it does not panic"));
+                    took.max().expect("there is a thread")
+                })
+            });
+        });
+    }
 }
 
 fn describe(criterion: &mut Criterion, loaded: &Loaded) {
@@ -210,7 +251,7 @@ fn store(criterion: &mut Criterion) {
     let sizes: &[usize] = if smoke { &[400] } else { &[1_000, 100_000] };
     for size in sizes {
         let loaded = Loaded::new(*size).expect("the store can be loaded");
-        for operation in [resolve, describe, pages, associate, rename, create] {
+        for operation in [resolve, resolve_hot, describe, pages, associate, rename, create] {
             operation(criterion, &loaded);
         }
         let report = loaded.store.verify().expect("the store can be read");

@@ -92,8 +92,8 @@ mod documents {
 // The handle, and what a call is made with.
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
-pub use store::{Committed, DryRun, Options, Removed, Store, Swept};
-pub use txn::{Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
+pub use store::{Committed, DryRun, Options, Removed, Stats, Store, Swept};
+pub use txn::{CacheStats, Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 
 // Names and ids.
 pub use alias::{Alias, AliasRecord, AliasUrn, InvalidAlias, KeyAlias, RESERVED_SUFFIX};
@@ -116,7 +116,7 @@ pub use page::{After, Cursor, InvalidCursor, InvalidLimit, KeyFilter, Limit, Pag
 pub use change::{
     Change, ChangeRecord, CommitInfo, CommitRecord, Images, InvalidPosition, Operation, Position, Previous,
 };
-pub use engine::Waited;
+pub use engine::{LogStats, Waited};
 pub use store::Changes;
 pub use txn::{At, HistoryOf, Order};
 

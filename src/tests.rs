@@ -5,6 +5,7 @@ mod errors;
 mod faults;
 mod layers;
 mod outcomes;
+mod promises;
 mod seal;
 
 use crate::engine::redb::RedbEngine;

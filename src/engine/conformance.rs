@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use super::logged::LoggedEngine;
 use super::redb::{RedbEngine, RedbReader, TableFile, builder};
 use super::redo::RedoLog;
 use super::scripted::{Random, Scripted};
-use super::{Batch, Engine, Log, Range, ReadTransaction, Waited};
+use super::{Batch, Engine, Log, Range, ReadTransaction, Reading, RowHash, Waited};
 use crate::error::Error;
 use crate::format::{Row, Stored};
 use crate::id::Commit;
@@ -326,7 +325,7 @@ fn it_is_as_a_map(engine: &dyn Engine, seed: u64) {
     type Map = BTreeMap<Row, (Vec<u8>, Commit)>;
     let mut random = Random::new(seed);
     let mut map = Map::new();
-    let mut kept: Vec<(Arc<dyn ReadTransaction>, Map)> = Vec::new();
+    let mut kept: Vec<(Reading, Map)> = Vec::new();
     for _ in 0..60 {
         let mut batch = Batch::new();
         for _ in 0..random.below(12) {
@@ -364,6 +363,11 @@ fn it_is_as_a_map(engine: &dyn Engine, seed: u64) {
         let one = some_row(&mut random);
         let expected = map.get(&one).map(|(bytes, commit)| Stored { bytes: bytes.clone(), commit: *commit });
         assert_eq!(read.get(&[&one]).unwrap(), [expected], "seed {seed}");
+        for (other, then) in &kept {
+            if read.unchanged_since(RowHash::of(&one), other.commit()) {
+                assert_eq!(map.get(&one), then.get(&one), "seed {seed}: it did change");
+            }
+        }
     }
 }
 

@@ -20,13 +20,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-
 use super::bell::Bell;
 use super::memtable::Memtable;
 use super::redb::{LogState, RedbRead, StorageBackend, TableFile, log_row};
 use super::redo::{self, RedoLog};
-use super::{Batch, Engine, Log, LogStats, Range, ReadTransaction, Waited, WriteTransaction};
+use super::{
+    Batch, Engine, Log, LogStats, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited,
+    WriteTransaction,
+};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored};
 use crate::id::Commit;
@@ -34,8 +35,20 @@ use crate::id::Commit;
 /// The most bytes of commits in a group, unless it is one commit that has more.
 const GROUP_BYTES: usize = 1 << 20;
 
+/// How many stripes of rows are told apart: 2 MiB of them.
+const STRIPES: usize = 1 << 18;
+
 /// How many rows of the table file are read at once by a scan.
 const ROWS_AT_ONCE: usize = 256;
+
+/// For tests of the tests: a promise that the engine breaks.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    PublishBeforeSync,
+    EndDoesNotWait,
+    CommitDoesNotWait,
+}
 
 /// A store with a redo log that this process may write.
 pub(crate) struct LoggedEngine {
@@ -47,7 +60,7 @@ pub(crate) struct LoggedEngine {
 pub(crate) struct LoggedReader {
     /// What is read lives as long as this.
     _table: TableFile,
-    newest: Arc<Snapshot>,
+    newest: Newest,
     bell: Bell,
 }
 
@@ -56,7 +69,8 @@ struct Shared {
     log: RedoLog,
     /// When a memtable has this many bytes and the checkpoint is idle, it gets it.
     checkpoint_bytes: usize,
-    newest: ArcSwap<Snapshot>,
+    newest: Newest,
+    stripes: Arc<Stripes>,
     /// Held by the transaction that runs.
     writer: Mutex<Writer>,
     state: Mutex<State>,
@@ -67,6 +81,8 @@ struct Shared {
     /// A checkpoint ended.
     checkpointed: Condvar,
     bell: Bell,
+    #[cfg(test)]
+    sabotage: Mutex<Option<Sabotage>>,
 }
 
 /// Where the next commit goes.
@@ -122,6 +138,9 @@ struct Frozen {
 struct Snapshot {
     view: Arc<View>,
     commit: Commit,
+    /// Marked by each commit before anybody can read it: rows with no newer mark than the table file are
+    /// not in memory.
+    stripes: Arc<Stripes>,
 }
 
 struct LoggedWrite<'a> {
@@ -142,7 +161,8 @@ impl LoggedEngine {
         checkpoint_bytes: usize,
     ) -> Result<Self> {
         let base = table.newest()?;
-        let (log, frozen) = recover(&base, disk, false)?;
+        let stripes = Arc::new(Stripes::new(STRIPES));
+        let (log, frozen) = recover(&base, disk, &stripes, false)?;
         let in_use = matches!(base.log_state(), LogState::InUse { .. });
         let durable = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
         let view = View { active: Arc::default(), frozen: frozen.map(Arc::new), base: Arc::new(base) };
@@ -152,7 +172,8 @@ impl LoggedEngine {
             table,
             log,
             checkpoint_bytes,
-            newest: ArcSwap::from_pointee(Snapshot { view: view.clone(), commit: durable }),
+            newest: Newest::new(Snapshot { view: view.clone(), commit: durable, stripes: stripes.clone() }),
+            stripes,
             writer: Mutex::new(Writer { newest: durable, sequence, used: 0, in_use }),
             state: Mutex::new(State {
                 view,
@@ -168,6 +189,8 @@ impl LoggedEngine {
             work: Condvar::new(),
             checkpointed: Condvar::new(),
             bell: Bell::default(),
+            #[cfg(test)]
+            sabotage: Mutex::default(),
         };
         shared.bell.ring(durable);
         let shared = Arc::new(shared);
@@ -179,10 +202,45 @@ impl LoggedEngine {
     }
 }
 
+#[cfg(test)]
+impl LoggedEngine {
+    pub(crate) fn sabotage(&self, sabotage: Option<Sabotage>) {
+        *self.shared.sabotage.lock().unwrap() = sabotage;
+    }
+}
+
+/// So that a test keeps hold of an engine that a store is on.
+#[cfg(test)]
+impl Engine for Arc<LoggedEngine> {
+    fn begin_read(&self) -> Result<Reading> {
+        (**self).begin_read()
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        (**self).begin_write()
+    }
+
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        (**self).wait(after, timeout)
+    }
+
+    fn stop_waiting(&self) {
+        (**self).stop_waiting();
+    }
+}
+
+#[cfg(test)]
+impl Shared {
+    fn is_sabotaged(&self, sabotage: Sabotage) -> bool {
+        *self.sabotage.lock().unwrap() == Some(sabotage)
+    }
+}
+
 /// Opens the log that belongs to a table file, and reads what that file has not.
 fn recover(
     base: &RedbRead,
     disk: Box<dyn StorageBackend>,
+    stripes: &Stripes,
     read_only: bool,
 ) -> Result<(RedoLog, Option<Frozen>)> {
     let (log, recovered) = RedoLog::open(disk, base.commit(), read_only)?;
@@ -203,15 +261,15 @@ fn recover(
     let Some(oldest_sequence) = recovered.oldest_sequence else { return Ok((log, None)) };
     let rows = Memtable::default();
     for frame in &recovered.frames {
-        rows.insert(frame)?;
+        rows.insert(frame, stripes)?;
     }
     let last = recovered.newest.unwrap_or_default();
     Ok((log, Some(Frozen { rows: Arc::new(rows), last, oldest_sequence })))
 }
 
 impl Engine for LoggedEngine {
-    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
-        Ok(self.shared.newest.load_full())
+    fn begin_read(&self) -> Result<Reading> {
+        Ok(self.shared.newest.read())
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
@@ -222,7 +280,8 @@ impl Engine for LoggedEngine {
         if state.failed.is_some() {
             return Err(Error::Poisoned);
         }
-        let snapshot = Snapshot { view: state.view.clone(), commit: writer.newest };
+        let view = state.view.clone();
+        let snapshot = Snapshot { view, commit: writer.newest, stripes: shared.stripes.clone() };
         drop(state);
         Ok(Box::new(LoggedWrite { shared, snapshot, writer }))
     }
@@ -275,6 +334,10 @@ impl WriteTransaction for LoggedWrite<'_> {
     fn end(self: Box<Self>) -> Result<()> {
         let (shared, read) = (self.shared, self.snapshot.commit);
         drop(self);
+        #[cfg(test)]
+        if shared.is_sabotaged(Sabotage::EndDoesNotWait) {
+            return Ok(());
+        }
         // What was read is lost if it can't be made durable, and nothing was written on top of it.
         shared.make_durable(read).map_err(|_| Error::Poisoned)
     }
@@ -292,11 +355,15 @@ impl WriteTransaction for LoggedWrite<'_> {
         let rows = rows.chain(trimmed.iter().map(|row| (row.as_slice(), None)));
         let bytes: Arc<[u8]> = redo::encode_commit(commit, rows)?.into();
         shared.use_log(&mut writer)?;
-        shared.make_room(&mut writer, redo::frame_bytes(bytes.len()))?.insert(&bytes)?;
+        shared.make_room(&mut writer, redo::frame_bytes(bytes.len()))?.insert(&bytes, &shared.stripes)?;
         writer.newest = commit;
         shared.lock().queue(writer.sequence, commit, &bytes);
         // From here on the next transaction runs, on top of this one.
         drop(writer);
+        #[cfg(test)]
+        if shared.is_sabotaged(Sabotage::CommitDoesNotWait) && commit.number().is_multiple_of(2) {
+            return Ok(commit);
+        }
         shared.make_durable(commit)?;
         Ok(commit)
     }
@@ -420,6 +487,13 @@ impl Shared {
     /// Writes a group, publishes its commits, and wakes those who wait for that.
     #[expect(clippy::disallowed_methods, reason = "it is measured how long a sync takes")]
     fn write(&self, group: &Group) -> MutexGuard<'_, State> {
+        #[cfg(test)]
+        if self.is_sabotaged(Sabotage::PublishBeforeSync) {
+            let mut state = self.lock();
+            let durable = std::mem::replace(&mut state.durable, group.last);
+            self.publish(&state);
+            state.durable = durable;
+        }
         let started = Instant::now();
         let written = self.log.append(group.sequence, &group.commits);
         let took = started.elapsed();
@@ -450,7 +524,8 @@ impl Shared {
     }
 
     fn publish(&self, state: &State) {
-        self.newest.store(Arc::new(Snapshot { view: state.view.clone(), commit: state.durable }));
+        let (view, stripes) = (state.view.clone(), self.stripes.clone());
+        self.newest.publish(Snapshot { view, commit: state.durable, stripes });
     }
 
     /// What the thread of the checkpoint does.
@@ -520,20 +595,21 @@ impl LoggedReader {
     /// Reads a store that nobody has open, with what its log holds; nothing is written.
     pub(crate) fn on(table: TableFile, disk: Option<Box<dyn StorageBackend>>) -> Result<Self> {
         let base = table.newest()?;
-        let recovered = disk.map(|disk| recover(&base, disk, true)).transpose()?;
+        let stripes = Arc::new(Stripes::new(STRIPES));
+        let recovered = disk.map(|disk| recover(&base, disk, &stripes, true)).transpose()?;
         let frozen = recovered.and_then(|(_, frozen)| frozen);
         let commit = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
         let view = View { active: Arc::default(), frozen: frozen.map(Arc::new), base: Arc::new(base) };
         let bell = Bell::default();
         bell.ring(commit);
-        let newest = Arc::new(Snapshot { view: Arc::new(view), commit });
+        let newest = Newest::new(Snapshot { view: Arc::new(view), commit, stripes });
         Ok(Self { _table: table, newest, bell })
     }
 }
 
 impl Engine for LoggedReader {
-    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
-        Ok(self.newest.clone())
+    fn begin_read(&self) -> Result<Reading> {
+        Ok(self.newest.read())
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
@@ -552,6 +628,9 @@ impl Engine for LoggedReader {
 impl Snapshot {
     fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
         let View { active, frozen, base } = &*self.view;
+        if self.stripes.last(RowHash::of(row)) <= base.commit() {
+            return Ok(base.get(&[row])?.pop().flatten());
+        }
         let newer = active.get(row, self.commit);
         let newer = newer.or_else(|| frozen.as_ref()?.rows.get(row, self.commit));
         newer.map_or_else(|| Ok(base.get(&[row])?.pop().flatten()), Ok)
@@ -572,6 +651,10 @@ impl ReadTransaction for Snapshot {
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         rows.iter().map(|row| self.row(row)).collect()
+    }
+
+    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
+        self.stripes.last(row) <= commit.min(self.commit)
     }
 
     fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {

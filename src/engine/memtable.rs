@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_skiplist::SkipMap;
 
-use super::redo;
+use super::{RowHash, Stripes, redo};
 use crate::error::Result;
 use crate::format::{Row, Stored};
 use crate::id::Commit;
@@ -41,12 +41,13 @@ trait Place {
 }
 
 impl Memtable {
-    /// Adds what commits wrote, as it is in the log.
-    pub(super) fn insert(&self, commits: &Arc<[u8]>) -> Result<()> {
+    /// Adds what commits wrote, as it is in the log, and marks the rows.
+    pub(super) fn insert(&self, commits: &Arc<[u8]>, stripes: &Stripes) -> Result<()> {
         let mut rows = 0;
         redo::read_commits(commits, |commit, row| {
             if let Some((row, value)) = row {
                 rows += 1;
+                stripes.mark(RowHash::of(&commits[row.clone()]), commit);
                 self.versions.insert(Version { bytes: commits.clone(), row, value, commit }, ());
             }
         })?;

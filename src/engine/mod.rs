@@ -9,16 +9,22 @@ mod bell;
 pub(crate) mod conformance;
 pub(crate) mod logged;
 mod memtable;
+mod newest;
 pub(crate) mod redb;
 pub(crate) mod redo;
 mod scratch;
 #[cfg(test)]
+mod scratch_tests;
+#[cfg(test)]
 pub(crate) mod scripted;
+mod stripes;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use newest::{Newest, Reading};
+pub(crate) use stripes::{RowHash, Stripes};
 
 use crate::error::Result;
 use crate::format::{Row, Stored};
@@ -42,7 +48,7 @@ pub(crate) type Range<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 /// Where the rows are kept.
 pub(crate) trait Engine: Send + Sync {
     /// The newest durable commit, to be read from.
-    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>>;
+    fn begin_read(&self) -> Result<Reading>;
 
     /// The newest commit, to be read from and built upon. On an engine with one writer it waits for
     /// the transaction before it to end.
@@ -76,6 +82,12 @@ pub enum Waited {
 pub(crate) trait ReadTransaction: Send + Sync {
     /// Its number.
     fn commit(&self) -> Commit;
+
+    /// Whether the row with this hash surely holds here what it held at that commit, earlier or later.
+    /// What is read is cached only with an engine that can tell.
+    fn unchanged_since(&self, _row: RowHash, _commit: Commit) -> bool {
+        false
+    }
 
     /// The rows at these addresses, in one round trip, each `None` if there is none.
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     Builder, CommitError, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable,
@@ -32,7 +31,9 @@ use super::bell::Bell;
 use super::memtable::Memtable;
 use super::redo::LogId;
 use super::scratch::Scratch;
-use super::{Batch, Engine, Log, Range, ReadTransaction, Waited, WriteTransaction};
+use super::{
+    Batch, Engine, Log, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited, WriteTransaction,
+};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, corrupted};
 use crate::id::Commit;
@@ -51,7 +52,9 @@ const POLL: Duration = Duration::from_millis(10);
 /// A store that this process may write.
 pub(crate) struct RedbEngine {
     database: Closing<Database>,
-    newest: ArcSwap<RedbRead>,
+    newest: Newest,
+    log_state: LogState,
+    stripes: Arc<Stripes>,
     writer: Mutex<()>,
     poisoned: AtomicBool,
     bell: Bell,
@@ -72,6 +75,8 @@ pub(crate) struct RedbRead {
     table: ReadOnlyTable<&'static [u8], &'static [u8]>,
     commit: Commit,
     log_state: LogState,
+    /// Which rows changed, if this process is the one that changes them.
+    stripes: Option<Arc<Stripes>>,
 }
 
 /// Whether a table file needs the redo log beside it; it is the value of the row with the empty address.
@@ -93,7 +98,7 @@ pub(crate) struct TableFile {
 
 struct RedbWrite<'a> {
     engine: &'a RedbEngine,
-    read: Arc<RedbRead>,
+    read: Reading,
     _writer: MutexGuard<'a, ()>,
 }
 
@@ -115,7 +120,7 @@ impl RedbEngine {
 
     /// What the file says of a redo log. If it is in use, nothing may be written past it.
     pub(crate) fn log_state(&self) -> LogState {
-        self.newest.load().log_state
+        self.log_state
     }
 
     /// Makes a store on an empty backend.
@@ -138,10 +143,13 @@ impl RedbEngine {
 
     fn of(database: Database) -> Result<Self> {
         let database = Closing(Some(database));
-        let newest = ArcSwap::from_pointee(RedbRead::newest(&*database)?);
+        let stripes = Arc::new(Stripes::new(Stripes::COUNT_DEFAULT));
+        let newest = RedbRead::newest(&*database, Some(&stripes))?;
         let bell = Bell::default();
-        bell.ring(newest.load().commit);
-        Ok(Self { database, newest, writer: Mutex::new(()), poisoned: AtomicBool::new(false), bell })
+        bell.ring(newest.commit);
+        let (log_state, newest, writer) = (newest.log_state, Newest::new(newest), Mutex::new(()));
+        let poisoned = AtomicBool::new(false);
+        Ok(Self { database, newest, log_state, stripes, writer, poisoned, bell })
     }
 
     fn apply(&self, batch: &Batch, log: Log<'_>, commit: Commit) -> Result<()> {
@@ -193,13 +201,15 @@ impl RedbEngine {
             }
         }
         transaction.commit().unwrap();
-        self.newest.store(Arc::new(RedbRead::newest(&*self.database).unwrap()));
+        // No cache may hide it.
+        self.stripes.mark(RowHash::of(row), Commit::new(u64::MAX));
+        self.newest.publish(RedbRead::newest(&*self.database, Some(&self.stripes)).unwrap());
     }
 }
 
 impl Engine for RedbEngine {
-    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
-        Ok(self.newest.load_full())
+    fn begin_read(&self) -> Result<Reading> {
+        Ok(self.newest.read())
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
@@ -208,7 +218,7 @@ impl Engine for RedbEngine {
         if self.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
-        Ok(Box::new(RedbWrite { engine: self, read: self.newest.load_full(), _writer: writer }))
+        Ok(Box::new(RedbWrite { engine: self, read: self.newest.read(), _writer: writer }))
     }
 
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
@@ -222,11 +232,11 @@ impl Engine for RedbEngine {
 
 impl WriteTransaction for RedbWrite<'_> {
     fn commit_read(&self) -> Commit {
-        self.read.commit
+        self.read.commit()
     }
 
     fn next_commit(&self) -> Commit {
-        Commit::new(self.read.commit.number() + 1)
+        Commit::new(self.read.commit().number() + 1)
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -247,9 +257,13 @@ impl WriteTransaction for RedbWrite<'_> {
         let applied = guarded(|| self.engine.apply(batch, log, commit));
         let published = applied.and_then(|()| {
             // Durable from here on: if the new state can't be read, that is not known to the caller.
-            let newest = guarded(|| RedbRead::newest(&*self.engine.database));
+            let engine = self.engine;
+            let newest = guarded(|| RedbRead::newest(&*engine.database, Some(&engine.stripes)));
             let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
-            self.engine.newest.store(Arc::new(newest));
+            for row in batch.keys() {
+                engine.stripes.mark(RowHash::of(row), commit);
+            }
+            engine.newest.publish(newest);
             self.engine.bell.ring(commit);
             Ok(commit)
         });
@@ -285,7 +299,7 @@ impl TableFile {
     }
 
     pub(super) fn newest(&self) -> Result<RedbRead> {
-        guarded(|| RedbRead::newest(&*self.database))
+        guarded(|| RedbRead::newest(&*self.database, None))
     }
 
     /// What the file says of its log.
@@ -364,16 +378,16 @@ impl RedbReader {
         guarded(|| {
             let database = file_builder(cache_bytes).open_read_only(path).map_err(of_database)?;
             let reader = Self { database: Closing(Some(database)), bell: Bell::default() };
-            RedbRead::newest(&*reader.database)?;
+            RedbRead::newest(&*reader.database, None)?;
             Ok(reader)
         })
     }
 }
 
 impl Engine for RedbReader {
-    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
+    fn begin_read(&self) -> Result<Reading> {
         // Each read looks for what the writing process has committed since.
-        Ok(Arc::new(guarded(|| RedbRead::newest(&*self.database))?))
+        Ok(Reading::of(guarded(|| RedbRead::newest(&*self.database, None))?))
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
@@ -384,7 +398,7 @@ impl Engine for RedbReader {
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
         let mut left = timeout;
         loop {
-            if guarded(|| RedbRead::newest(&*self.database))?.commit > after {
+            if guarded(|| RedbRead::newest(&*self.database, None))?.commit > after {
                 return Ok(Waited::Committed);
             }
             if left.is_zero() {
@@ -422,10 +436,11 @@ impl<D> Drop for Closing<D> {
 }
 
 impl RedbRead {
-    fn newest(database: &impl ReadableDatabase) -> Result<Self> {
+    fn newest(database: &impl ReadableDatabase, stripes: Option<&Arc<Stripes>>) -> Result<Self> {
         let transaction = database.begin_read().map_err(of_transaction)?;
         let table = transaction.open_table(ROWS).map_err(of_table)?;
-        let mut read = Self { table, commit: Commit::default(), log_state: LogState::None };
+        let stripes = stripes.cloned();
+        let mut read = Self { table, commit: Commit::default(), log_state: LogState::None, stripes };
         let newest = read.row(NEWEST)?;
         let newest = newest.ok_or_else(|| corrupted(NEWEST, "the newest commit is missing"))?;
         read.commit = newest.commit;
@@ -467,6 +482,11 @@ impl RedbRead {
 impl ReadTransaction for RedbRead {
     fn commit(&self) -> Commit {
         self.commit
+    }
+
+    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
+        let last = self.stripes.as_ref().map(|stripes| stripes.last(row));
+        last.is_some_and(|last| last <= commit.min(self.commit))
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {

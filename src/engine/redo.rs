@@ -33,16 +33,19 @@ const MAGIC: &[u8; 12] = b"keystead log";
 const FORMAT: u32 = 1;
 const HEADER_BYTES: u64 = 4096;
 const HEADER_USED: usize = 48;
-const SECTOR: u64 = 512;
+const SECTOR_BYTES: usize = 512;
+const SECTOR: u64 = SECTOR_BYTES as u64;
 
 const FRAME_MAGIC: &[u8; 4] = b"ksf1";
 const FRAME_HEADER: usize = 32;
 
 /// The most bytes of commits that a frame may have: more than the largest transaction makes.
 const COMMITS_MAX: usize = 4 * 1024 * 1024;
-/// How far behind the last frame of a segment is looked for frames that must not be there: two of the
-/// largest frames.
-const LOOK_AHEAD: u64 = 8 * 1024 * 1024 + 4 * SECTOR;
+/// How far behind the last frame of a segment is looked for frames that must not be there: behind a
+/// damaged one, the next begins within the length of the largest.
+const LOOK_AHEAD: u64 = COMMITS_MAX as u64 + SECTOR;
+/// How much is looked through at once.
+const LOOK_AT_ONCE: usize = 1024 * 1024;
 
 /// The smallest log: each segment must hold a frame of the largest size.
 pub(crate) const LOG_BYTES_MIN: u64 = HEADER_BYTES + 2 * (COMMITS_MAX as u64 + SECTOR);
@@ -298,11 +301,19 @@ impl RedoLog {
             segment.end += frame_bytes(frame.commits.len());
             segment.frames.push((offset, frame));
         }
+        let to = place.end.min(segment.end + LOOK_AHEAD);
         let mut offset = segment.end;
-        while offset < place.end.min(segment.end + LOOK_AHEAD) {
-            let frame = self.read_frame(offset, &place)?;
-            segment.stray = segment.stray.max(frame.map(|frame| frame.last));
-            offset += SECTOR;
+        let mut bytes = vec![0; LOOK_AT_ONCE];
+        while offset < to {
+            let length = bytes.len().min(usize::try_from(to - offset).unwrap_or(usize::MAX));
+            self.disk.read(offset, &mut bytes[..length])?;
+            for sector in (0..length).step_by(SECTOR_BYTES) {
+                if bytes[sector..length].starts_with(FRAME_MAGIC) {
+                    let frame = self.read_frame(offset + sector as u64, &place)?;
+                    segment.stray = segment.stray.max(frame.map(|frame| frame.last));
+                }
+            }
+            offset += length as u64;
         }
         Ok(segment)
     }

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::redb::{BackendError, StorageBackend};
 
-const BLOCK_BYTES: u64 = 4096;
+const BLOCK: usize = 4096;
+const BLOCK_BYTES: u64 = BLOCK as u64;
 
 #[derive(Debug)]
 pub(super) struct Scratch<B> {
@@ -38,10 +39,11 @@ impl<B: StorageBackend> Scratch<B> {
     /// The block as it is in the file, with zeros behind its end.
     fn block_of_file(&self, written: &Written, number: u64) -> io::Result<Vec<u8>> {
         let start = number * BLOCK_BYTES;
-        let mut block = vec![0; BLOCK_BYTES as usize];
+        let mut block = vec![0; BLOCK];
         let there = written.of_file.saturating_sub(start).min(BLOCK_BYTES);
-        if let Some(part) = usize::try_from(there).ok().and_then(|there| block.get_mut(..there)) {
-            self.file.read(start, part)?;
+        if there > 0 {
+            let there = usize::try_from(there).unwrap_or(BLOCK);
+            self.file.read(start, &mut block[..there])?;
         }
         Ok(block)
     }
@@ -49,12 +51,11 @@ impl<B: StorageBackend> Scratch<B> {
 
 /// The blocks that some bytes at an offset lie in: of each its number, where in it, and how many bytes.
 fn blocks(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, usize)> {
-    let block_bytes = BLOCK_BYTES as usize;
     let first = usize::try_from(offset % BLOCK_BYTES).unwrap_or_default();
     let mut left = length;
     (offset / BLOCK_BYTES..).zip(std::iter::once(first).chain(std::iter::repeat(0))).map_while(
         move |(number, place)| {
-            let bytes = left.min(block_bytes - place);
+            let bytes = left.min(BLOCK - place);
             left -= bytes;
             (bytes > 0).then_some((number, place, bytes))
         },
@@ -147,52 +148,5 @@ impl<B: StorageBackend> StorageBackend for Scratch<B> {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.file.query_lock_range(start, end)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use redb::backends::InMemoryBackend;
-
-    use super::*;
-    use crate::engine::scripted::Random;
-
-    /// It is as a file to which the same was done, and the file below stays as it was.
-    #[test]
-    fn it_is_as_a_file() {
-        let mut random = Random::new(5);
-        let content: Vec<u8> = (0..20_000_u32).map(|number| number.to_le_bytes()[0] ^ 0x5a).collect();
-        let file = InMemoryBackend::new();
-        file.set_len(content.len() as u64).unwrap();
-        file.write(0, &content).unwrap();
-        let scratch = Scratch::new(file).unwrap();
-        let mut expected = content.clone();
-        for turn in 0..3000_u64 {
-            let place = random.index(expected.len());
-            let length = random.index((expected.len() - place).min(9000) + 1);
-            match random.below(8) {
-                0 => {
-                    let length = random.index(40_000);
-                    scratch.set_len(length as u64).unwrap();
-                    expected.resize(length.max(1), 0);
-                    scratch.set_len(expected.len() as u64).unwrap();
-                }
-                1..=3 => {
-                    let bytes = vec![turn.to_le_bytes()[0]; length];
-                    scratch.write(place as u64, &bytes).unwrap();
-                    expected[place..place + length].copy_from_slice(&bytes);
-                }
-                _ => {
-                    let mut out = vec![0; length];
-                    scratch.read(place as u64, &mut out).unwrap();
-                    assert_eq!(out, expected[place..place + length], "turn {turn}");
-                }
-            }
-            assert_eq!(scratch.len().unwrap(), expected.len() as u64);
-        }
-        assert!(scratch.read(expected.len() as u64, &mut [0]).is_err());
-        let mut below = vec![0; content.len()];
-        scratch.file.read(0, &mut below).unwrap();
-        assert_eq!(below, content);
     }
 }

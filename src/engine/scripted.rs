@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Batch, Engine, Log, ReadTransaction, Waited, WriteTransaction};
+use super::{Batch, Engine, Log, Reading, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::Stored;
 use crate::id::Commit;
@@ -112,7 +112,7 @@ struct ScriptedWrite<'a> {
 }
 
 impl Engine for Scripted {
-    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
+    fn begin_read(&self) -> Result<Reading> {
         self.engine.begin_read()
     }
 

@@ -19,14 +19,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::change::{Change, CommitRecord};
-use crate::engine::{Batch, Engine, Log, WriteTransaction};
+use crate::engine::{Batch, Engine, Log, LogStats, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{ENTRY_MAX, encode_log_entry};
 use crate::id::{Commit, Region, RequestId, Scope};
 use crate::page::{After, Limit, Page};
 use crate::policy::{AliasScope, Policy, Quotas, Retention};
 use crate::request::Request;
-use crate::txn::{Place, Replay, Snapshot, Staging, Transaction, scopes};
+use crate::txn::{Cache, CacheStats, Place, Replay, Snapshot, Staging, Transaction, scopes};
 use crate::verify::{self, Report};
 
 /// How often a transaction that met another one is run before [`Error::Conflict`] is returned.
@@ -42,6 +42,7 @@ pub struct Store {
 
 struct Inner {
     engine: Box<dyn Engine>,
+    cache: Option<Cache>,
     policy: Policy,
     retention: Retention,
     incarnation: [u8; 16],
@@ -72,6 +73,16 @@ pub struct DryRun<T> {
     pub value: T,
     /// What it would change, with the commit that would be the next; empty in a store without history.
     pub changes: Vec<Change>,
+}
+
+/// How a store has done since it was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The cache of decoded records.
+    pub cache: CacheStats,
+    /// The redo log; `None` in a store without one.
+    pub log: Option<LogStats>,
 }
 
 impl fmt::Debug for Store {
@@ -110,7 +121,7 @@ impl Store {
     /// that returned before it began. A read never waits for a write, nor a write for a read.
     pub fn read<T>(&self, scope: &Scope, closure: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         let rows = self.inner.engine.begin_read()?;
-        closure(&Snapshot::new(rows, Place::new(scope, &self.inner.policy)))
+        closure(&Snapshot::new(rows, Place::new(scope, &self.inner.policy), self.inner.cache.as_ref()))
     }
 
     /// Runs a closure in a transaction of the request's scope and commits what it did, all or
@@ -261,6 +272,12 @@ impl Store {
         verify::verify(&*self.inner.engine.begin_read()?, &self.inner.policy)
     }
 
+    /// How the store has done since it was opened.
+    pub fn stats(&self) -> Stats {
+        let cache = self.inner.cache.as_ref().map(Cache::stats).unwrap_or_default();
+        Stats { cache, log: self.inner.engine.log_stats() }
+    }
+
     fn attempt<T>(
         &self,
         request: &Request,
@@ -317,6 +334,16 @@ impl Store {
             }
         }
         first
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// For a test of the tests: its cache believes whatever it holds.
+    pub(crate) fn credulous(mut self) -> Self {
+        let cache = Arc::get_mut(&mut self.inner).and_then(|inner| inner.cache.as_mut());
+        cache.expect("nobody has the store yet, and it has a cache").credulous = true;
+        self
     }
 }
 

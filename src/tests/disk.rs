@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use crate::engine::redb::StorageBackend;
 use crate::engine::scripted::Random;
@@ -32,6 +34,8 @@ struct State {
     files: [FileState; 2],
     calls: u64,
     fails: Option<Fails>,
+    /// How long each sync takes.
+    sync_time: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +105,15 @@ impl Disk {
     pub(crate) fn fail(&self, fails: Option<Fails>) {
         let mut state = self.0.lock().unwrap();
         (state.calls, state.fails) = (0, fails);
+    }
+
+    pub(crate) fn set_sync_time(&self, sync_time: Duration) {
+        self.0.lock().unwrap().sync_time = sync_time;
+    }
+
+    /// What a crash leaves at least.
+    pub(crate) fn synced(&self) -> Image {
+        self.0.lock().unwrap().files.each_ref().map(|file| file.synced.clone())
     }
 
     pub(crate) fn calls(&self) -> u64 {
@@ -189,6 +202,10 @@ impl StorageBackend for DiskFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let takes = self.disk.0.lock().unwrap().sync_time;
+        if !takes.is_zero() {
+            thread::sleep(takes);
+        }
         self.call(|file| {
             for change in file.unsynced.drain(..) {
                 change.apply(&mut file.synced);

@@ -66,6 +66,7 @@ const WITHOUT_CODE: &[&str] = &[
     "Poisoned",
     "Corrupted",
     "RecoveryNeeded",
+    "LogMismatch",
     "Io",
     "TransactionTooLarge",
     "NestedTransaction",
@@ -308,10 +309,15 @@ fn by_engine() -> Produced {
     let already_open = Store::open(&path).unwrap_err();
     let elsewhere = Options::new().region("elsewhere".parse().unwrap());
     // As a crash leaves it.
+    store.write(&request(), |txn| txn.create_key(&new_key("one", 1))).unwrap();
     let unclean = folder.path().join("unclean");
     std::fs::copy(&path, &unclean).unwrap();
     let unclean = Options::new().open_read_only(&unclean).unwrap_err();
     drop((store, reader));
+    let logged = Options::new().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let with_log = folder.path().join("with log");
+    drop(logged.open(&with_log).unwrap());
+    std::fs::rename(folder.path().join("with log.redo"), folder.path().join("store.redb.redo")).unwrap();
     vec![
         ("Conflict", scripted_to(Outcome::Conflict)),
         ("Unavailable", scripted_to(Outcome::Unavailable)),
@@ -321,6 +327,7 @@ fn by_engine() -> Produced {
         ("Corrupted", damaged_to(&[1, 0xff])),
         ("Unsupported", damaged_to(&[2])),
         ("RecoveryNeeded", unclean),
+        ("LogMismatch", logged.open(&path).unwrap_err()),
         ("Poisoned", super::faults::poisoned()),
         ("NestedTransaction", nested),
         ("ReadOnly", read_only),

@@ -107,7 +107,7 @@ fn entry(rows: &impl Rows, commit: Commit, floor: Floor) -> Result<CommitRecord>
 
 /// The changes that an entry made to a record, each with its index.
 fn changes_of<'a>(entry: &'a CommitRecord, rows: &impl Rows, record: &RecordId) -> Vec<(usize, &'a Change)> {
-    if entry.info.scope != rows.place().scope {
+    if entry.info.scope != *rows.place().scope {
         return Vec::new();
     }
     let changes = entry.changes.iter().enumerate();
@@ -138,7 +138,7 @@ fn head(rows: &impl Rows, record: &RecordId) -> Result<Option<Head>> {
 }
 
 fn tombstone(rows: &impl Rows, record: &RecordId) -> Result<Option<Previous>> {
-    let row = Space::tombstone(&rows.place().scope, record);
+    let row = Space::tombstone(rows.place().scope, record);
     rows.read(&row, |stored| {
         let time = decode_tombstone(&row, &stored.bytes)?;
         Ok(Previous { commit: stored.commit, time })
@@ -301,7 +301,7 @@ impl Snapshot<'_> {
             Order::NewestFirst => 6,
             Order::OldestFirst => 7,
         }];
-        binding.extend(Space::tombstone(&self.place.scope, &of.record()));
+        binding.extend(Space::tombstone(self.place.scope, &of.record()));
         binding
     }
 
@@ -431,7 +431,7 @@ impl Transaction<'_> {
             return Ok(());
         }
         let time = self.change_time(Some(previous));
-        self.put(Space::tombstone(&self.place.scope, record), encode_tombstone(time))
+        self.put(Space::tombstone(self.place.scope, record), encode_tombstone(time))
     }
 
     /// Removes the tombstone of a record that is created. Tells of its deletion, and when it is created:
@@ -444,7 +444,7 @@ impl Transaction<'_> {
         if previous.is_none() {
             return Ok((None, self.now.max(floor(self)?.time)));
         }
-        self.delete(Space::tombstone(&self.place.scope, record))?;
+        self.delete(Space::tombstone(self.place.scope, record))?;
         Ok((previous, self.change_time(previous)))
     }
 }

@@ -136,7 +136,7 @@ impl Snapshot<'_> {
         self.page(&stretch, limit, false, |chunk| {
             let aliases = chunk.into_iter().map(|(row, stored)| {
                 let urn_name = name_in(&row, &stretch.prefix)?;
-                let alias = decode_alias(&row, &self.place.scope, urn_name, &stored)?;
+                let alias = decode_alias(&row, self.place.scope, urn_name, &stored)?;
                 Ok((row, Some(Arc::new(alias))))
             });
             aliases.collect()
@@ -235,7 +235,7 @@ impl Snapshot<'_> {
             return self.matching(filter, ids);
         }
         let keys = chunk.into_iter().map(|(row, stored)| {
-            let key = decode_key(&row, &self.place.scope, key_id(&row)?, &stored)?;
+            let key = decode_key(&row, self.place.scope, key_id(&row)?, &stored)?;
             let meant = filter.matches(&key).then(|| Arc::new(key));
             Ok((row, meant))
         });

@@ -4,6 +4,9 @@
 //! together. A transaction is bound to one scope when it begins; no call can name another.
 
 mod aliases;
+mod cache;
+#[cfg(test)]
+mod cache_tests;
 mod expect;
 mod history;
 mod keys;
@@ -15,26 +18,30 @@ mod staging;
 mod trim;
 
 pub use aliases::{Moved, Renamed};
+pub use cache::CacheStats;
 pub use expect::Expect;
 pub use history::{At, HistoryOf, Order};
 
+pub(crate) use cache::Cache;
 pub(crate) use list::scopes;
 pub(crate) use read::Rows;
 pub(crate) use requests::Replay;
 pub(crate) use staging::Staging;
 pub(crate) use trim::{changes_after, floor_of, newest_change, trim_step};
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::change::{Operation, Previous};
-use crate::engine::ReadTransaction;
+use crate::engine::Reading;
 use crate::error::{Error, Result};
 use crate::format::{Row, Space, Stored};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::Policy;
 use crate::time::Timestamp;
+use cache::{Entry, Name};
 
 /// How much one transaction may read and write, on every engine alike; more is
 /// [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge).
@@ -54,8 +61,9 @@ impl TransactionLimits {
 ///
 /// Obtained by [`Store::read`](crate::Store::read). Records come shared.
 pub struct Snapshot<'a> {
-    rows: Arc<dyn ReadTransaction>,
+    rows: Reading,
     place: Place<'a>,
+    cache: Option<&'a Cache>,
 }
 
 /// Operations of one scope that are committed together or not at all.
@@ -71,22 +79,35 @@ pub struct Transaction<'a> {
 }
 
 /// Where a snapshot or a transaction reads, and what it upholds.
-#[derive(Clone)]
 pub(crate) struct Place<'a> {
-    pub(crate) scope: Scope,
-    pub(crate) space: Space,
+    pub(crate) scope: &'a Scope,
+    pub(crate) space: ScopeSpace<'a>,
     pub(crate) policy: &'a Policy,
 }
 
+/// The space of a scope, made when it is needed: what is found in the cache needs none.
+pub(crate) struct ScopeSpace<'a> {
+    scope: &'a Scope,
+    space: OnceLock<Space>,
+}
+
 impl<'a> Place<'a> {
-    pub(crate) fn new(scope: &Scope, policy: &'a Policy) -> Self {
-        Self { scope: scope.clone(), space: Space::of_scope(scope), policy }
+    pub(crate) fn new(scope: &'a Scope, policy: &'a Policy) -> Self {
+        Self { scope, space: ScopeSpace { scope, space: OnceLock::new() }, policy }
+    }
+}
+
+impl Deref for ScopeSpace<'_> {
+    type Target = Space;
+
+    fn deref(&self) -> &Space {
+        self.space.get_or_init(|| Space::of_scope(self.scope))
     }
 }
 
 impl<'a> Snapshot<'a> {
-    pub(crate) fn new(rows: Arc<dyn ReadTransaction>, place: Place<'a>) -> Self {
-        Self { rows, place }
+    pub(crate) fn new(rows: Reading, place: Place<'a>, cache: Option<&'a Cache>) -> Self {
+        Self { rows, place, cache }
     }
 
     /// The commit that this snapshot shows.
@@ -96,7 +117,7 @@ impl<'a> Snapshot<'a> {
 
     /// The scope that it reads.
     pub fn scope(&self) -> &Scope {
-        &self.place.scope
+        self.place.scope
     }
 }
 
@@ -120,6 +141,16 @@ impl Rows for Snapshot<'_> {
     fn met(&self, error: Error) -> Error {
         error
     }
+
+    fn known(&self, name: Name<'_>) -> Option<Entry> {
+        self.cache?.get(&*self.rows, self.place.scope, name)
+    }
+
+    fn keep(&self, name: Name<'_>, entry: impl FnOnce(Commit) -> Entry) {
+        if let Some(cache) = self.cache {
+            cache.keep(&*self.rows, self.place.scope, name, entry(self.rows.commit()));
+        }
+    }
 }
 
 impl<'a> Transaction<'a> {
@@ -129,7 +160,7 @@ impl<'a> Transaction<'a> {
 
     /// The scope that it reads and writes.
     pub fn scope(&self) -> &Scope {
-        &self.place.scope
+        self.place.scope
     }
 
     /// The time of the request.

@@ -34,7 +34,7 @@ impl Transaction<'_> {
             }
             let bytes = txn.log_bytes(commit)?.ok_or(Error::CommitNotFound(commit))?;
             let entry = decode_log_entry(commit, &bytes).map_err(|error| txn.staging.fail(error))?;
-            if entry.info.scope != txn.place.scope {
+            if entry.info.scope != *txn.place.scope {
                 return Err(Error::CommitNotFound(commit));
             }
             if !entry.changes.iter().all(|change| change.operation.is_revertible()) {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::Report;
 use crate::change::{Change, CommitInfo, CommitRecord, Images, Operation, Previous};
 use crate::engine::redb::{RedbEngine, seal};
-use crate::engine::{Engine, ReadTransaction, Waited, WriteTransaction};
+use crate::engine::{Engine, Reading, Waited, WriteTransaction};
 use crate::format::{
     Floor, Outcome, RecordId, Row, Space, decode_floor, decode_log_entry, decode_outcome, decode_tombstone,
     encode_floor, encode_log_entry, encode_nothing, encode_outcome, encode_tombstone,
@@ -23,7 +23,7 @@ use crate::{
 struct Shared(Arc<RedbEngine>);
 
 impl Engine for Shared {
-    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
+    fn begin_read(&self) -> Result<Reading> {
         self.0.begin_read()
     }
 

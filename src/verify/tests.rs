@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::sync::Arc;
 
 use redb::ReadableTable;
 
@@ -10,7 +9,7 @@ use super::{Report, Violation, verify};
 use crate::alias::{Alias, AliasRecord, KeyAlias};
 use crate::engine::redb::RedbEngine;
 use crate::engine::scripted::Scripted;
-use crate::engine::{Batch, Engine, Log, Range, ReadTransaction};
+use crate::engine::{Batch, Engine, Log, Range, ReadTransaction, Reading};
 use crate::error::{Error, Result};
 use crate::format::{
     Counts, Fixed, Row, Space, Stored, Table, decode_alias, decode_key_unchecked, encode_alias,
@@ -869,7 +868,7 @@ fn a_thousand_violations_are_kept_and_the_rest_counted() {
 
 /// A snapshot that says of itself what it is told.
 struct Told {
-    rows: Arc<dyn ReadTransaction>,
+    rows: Reading,
     commit: Commit,
     readable_rows: usize,
 }
