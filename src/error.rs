@@ -224,6 +224,10 @@ pub enum Error {
     /// The file was not closed cleanly, and reading alone can't recover it. Open it for writing once.
     #[error("the file was not closed cleanly; open it for writing once, which recovers it")]
     RecoveryNeeded,
+    /// The redo log beside the file is not the one that belongs to it, or is missing. Put the right one
+    /// back in its place, beside the file and named as it, with `.redo` added.
+    #[error("the redo log does not belong to the store: {0}")]
+    LogMismatch(Box<str>),
     /// The operating system reported an error.
     #[error("input or output failed: {0}")]
     Io(Arc<io::Error>),
@@ -398,6 +402,7 @@ impl Error {
             | Self::Poisoned
             | Self::Corrupted(_)
             | Self::RecoveryNeeded
+            | Self::LogMismatch(_)
             | Self::Io(_)
             | Self::TransactionTooLarge { .. }
             | Self::NestedTransaction

@@ -1,5 +1,6 @@
 //! Tests of the whole crate that need more than its public items.
 
+pub(crate) mod disk;
 mod errors;
 mod faults;
 mod layers;

@@ -7,12 +7,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::redb::{RedbEngine, RedbReader};
+use super::logged::LoggedEngine;
+use super::redb::{RedbEngine, RedbReader, TableFile, builder};
+use super::redo::RedoLog;
 use super::scripted::{Random, Scripted};
 use super::{Batch, Engine, Log, Range, ReadTransaction, Waited};
 use crate::error::Error;
 use crate::format::{Row, Stored};
 use crate::id::Commit;
+use crate::tests::disk::{Disk, LOG, TABLE};
 
 /// Runs the suite. `make` gives a fresh, empty engine at each call.
 pub(crate) fn suite(make: impl Fn() -> Box<dyn Engine>) {
@@ -49,6 +52,20 @@ fn redb_in_memory() {
 #[test]
 fn redb_in_a_file() {
     suite(|| Box::new(RedbEngine::create(tempfile::tempfile().unwrap(), 1 << 20).unwrap()));
+}
+
+/// The rows are found in the active memtable, in the frozen one, or in the table file.
+#[test]
+fn redb_with_a_log() {
+    for checkpoint_bytes in [1, 300, 5000, usize::MAX] {
+        suite(|| {
+            let disk = Disk::default();
+            drop(RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap());
+            RedoLog::create(&disk.file(LOG), [7; 16], 4 << 20).unwrap();
+            let table = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
+            Box::new(LoggedEngine::on(table, Box::new(disk.file(LOG)), checkpoint_bytes).unwrap())
+        });
+    }
 }
 
 #[test]

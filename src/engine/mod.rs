@@ -4,9 +4,13 @@
 //! rows at its commit can run it. What it writes is staged above the seam and handed over as one
 //! batch, so a transaction that is refused, or changes nothing, never reaches the engine.
 
+mod bell;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub(crate) mod logged;
+mod memtable;
 pub(crate) mod redb;
+pub(crate) mod redo;
 #[cfg(test)]
 pub(crate) mod scripted;
 
@@ -49,6 +53,11 @@ pub(crate) trait Engine: Send + Sync {
 
     /// Ends all waiting, now and from now on.
     fn stop_waiting(&self);
+
+    /// What the redo log and its checkpoint did so far; `None` on an engine without one.
+    fn log_stats(&self) -> Option<LogStats> {
+        None
+    }
 }
 
 /// How [`Store::wait`](crate::Store::wait) ended.
@@ -96,8 +105,56 @@ pub(crate) trait WriteTransaction {
     /// As [`ReadTransaction::log_entry`].
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
 
+    /// Ends without writing, and returns when all that was read is durable: what the transaction found,
+    /// also a refusal, may then be told.
+    fn end(self: Box<Self>) -> Result<()>;
+
     /// Writes the batch and the log, all of it or nothing, and returns when it is durable. It fails with
     /// `Conflict` if a row that was read has changed since, with `CommitUnknown` if the outcome can't
     /// be told.
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit>;
+}
+
+/// What the redo log of a store did since the store was opened; see [`Stats`](crate::Stats).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// How many commits became durable.
+    pub commits: u64,
+    /// In how many groups: each is one write and one sync.
+    pub groups: u64,
+    /// The bytes of all groups.
+    pub bytes: u64,
+    /// The time that the writes and syncs of all groups took.
+    pub sync_time: Duration,
+    /// The longest of them.
+    pub sync_time_max: Duration,
+    /// How many checkpoints brought the table file up to date.
+    pub checkpoints: u64,
+    /// The time that all of them took, in the background.
+    pub checkpoint_time: Duration,
+    /// The longest of them.
+    pub checkpoint_time_max: Duration,
+    /// How often a write had to wait for a checkpoint, because the log was full.
+    pub waits_for_checkpoint: u64,
+    /// How many commits are in the log and not in the table file, now.
+    pub commits_behind: u64,
+    /// How much memory their rows take now, about, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl LogStats {
+    fn note_group(&mut self, commits: u64, bytes: usize, took: Duration) {
+        self.commits += commits;
+        self.groups += 1;
+        self.bytes += bytes as u64;
+        self.sync_time += took;
+        self.sync_time_max = self.sync_time_max.max(took);
+    }
+
+    fn note_checkpoint(&mut self, took: Duration) {
+        self.checkpoints += 1;
+        self.checkpoint_time += took;
+        self.checkpoint_time_max = self.checkpoint_time_max.max(took);
+    }
 }

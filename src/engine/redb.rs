@@ -14,17 +14,21 @@ use std::ops::{Bound, Deref, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     Builder, CommitError, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable,
-    ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TableError,
-    TransactionError,
+    ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, TableError, TransactionError,
 };
 
+pub(crate) use redb::StorageBackend;
+
+use super::bell::Bell;
+use super::memtable::Memtable;
+use super::redo::LogId;
 use super::{Batch, Engine, Log, Range, ReadTransaction, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, corrupted};
@@ -56,22 +60,32 @@ pub(crate) struct RedbReader {
     bell: Bell,
 }
 
-/// Wakes those who wait for a commit.
-#[derive(Default)]
-struct Bell {
-    /// The newest commit that was rung for, and whether waiting has ended for good.
-    state: Mutex<(Commit, bool)>,
-    rung: Condvar,
-}
-
 /// A database whose closing is guarded: redb works on its pages then too, and may panic on a damaged
 /// one.
 struct Closing<D>(Option<D>);
 
 /// One commit of a redb table.
-struct RedbRead {
+pub(crate) struct RedbRead {
     table: ReadOnlyTable<&'static [u8], &'static [u8]>,
     commit: Commit,
+    log_state: LogState,
+}
+
+/// Whether a table file needs the redo log beside it; it is the value of the row with the empty address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogState {
+    /// There never was one.
+    None,
+    /// The file has all that was in its log: `00 id (16)`.
+    Closed { id: LogId },
+    /// The log may go on after the newest commit of the file: `01 id (16) floor (8)`, and it must hold
+    /// the commit with the number of the floor, or a later one.
+    InUse { id: LogId, floor: Commit },
+}
+
+/// A table file that a redo log is written in front of.
+pub(crate) struct TableFile {
+    database: Closing<Database>,
 }
 
 struct RedbWrite<'a> {
@@ -93,11 +107,12 @@ impl RedbEngine {
 
     /// Opens a store that exists.
     pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
-        if file.metadata()?.len() == 0 {
-            return Err(Error::NotAStore("the file is empty".into()));
-        }
-        Self::on(FileBackend::new(file).map_err(of_database)?, &file_builder(cache_bytes))
+        Self::on(existing(path)?, &file_builder(cache_bytes))
+    }
+
+    /// What the file says of a redo log. If it is in use, nothing may be written past it.
+    pub(crate) fn log_state(&self) -> LogState {
+        self.newest.load().log_state
     }
 
     /// Makes a store on an empty backend.
@@ -130,7 +145,8 @@ impl RedbEngine {
         let transaction = self.database.begin_write().map_err(of_transaction)?;
         {
             let mut table = transaction.open_table(ROWS).map_err(of_table)?;
-            table.insert(NEWEST, seal(NEWEST, commit, &[]).as_slice()).map_err(of_storage)?;
+            let newest = seal(NEWEST, commit, &self.log_state().encode());
+            table.insert(NEWEST, newest.as_slice()).map_err(of_storage)?;
             for (row, value) in batch {
                 match value {
                     Some(bytes) => {
@@ -218,6 +234,11 @@ impl WriteTransaction for RedbWrite<'_> {
         self.read.log_entry(commit)
     }
 
+    fn end(self: Box<Self>) -> Result<()> {
+        // Only what is durable was read.
+        Ok(())
+    }
+
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
         let commit = self.next_commit();
         let applied = guarded(|| self.engine.apply(batch, log, commit));
@@ -236,6 +257,94 @@ impl WriteTransaction for RedbWrite<'_> {
     }
 }
 
+impl TableFile {
+    /// Opens the table file of a store, for nobody else.
+    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
+        Self::on(existing(path)?, &builder(cache_bytes))
+    }
+
+    /// Opens the table file on a backend that has one.
+    pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        guarded(|| {
+            let database = builder.create_with_backend(backend).map_err(of_database)?;
+            Ok(Self { database: Closing(Some(database)) })
+        })
+    }
+
+    pub(super) fn newest(&self) -> Result<RedbRead> {
+        guarded(|| RedbRead::newest(&*self.database))
+    }
+
+    /// What the file says of its log.
+    pub(crate) fn log_state(&self) -> Result<LogState> {
+        Ok(self.newest()?.log_state)
+    }
+
+    /// Changes what the file says of its log, and nothing else.
+    pub(super) fn mark(&self, state: LogState) -> Result<()> {
+        let newest = self.newest()?.commit;
+        self.write(newest, state, |_| Ok(()))
+    }
+
+    /// Writes the newest version of each row, all or nothing, durably.
+    pub(super) fn checkpoint(&self, rows: &Memtable, newest: Commit, state: LogState) -> Result<RedbRead> {
+        self.write(newest, state, |table| {
+            for (row, stored) in rows.scan((Bound::Unbounded, Bound::Unbounded), newest) {
+                match stored {
+                    Some(stored) => {
+                        let sealed = seal(&row, stored.commit, &stored.bytes);
+                        table.insert(row.as_slice(), sealed.as_slice()).map_err(of_storage)?;
+                    }
+                    None => drop(table.remove(row.as_slice()).map_err(of_storage)?),
+                }
+            }
+            Ok(())
+        })?;
+        self.newest()
+    }
+
+    fn write(
+        &self,
+        newest: Commit,
+        state: LogState,
+        rows: impl FnOnce(&mut Table<'_, &'static [u8], &'static [u8]>) -> Result<()>,
+    ) -> Result<()> {
+        guarded(|| {
+            let mut transaction = self.database.begin_write().map_err(of_transaction)?;
+            // So that the file can be opened at once after a crash, also for reading only.
+            transaction.set_quick_repair(true);
+            {
+                let mut table = transaction.open_table(ROWS).map_err(of_table)?;
+                let sealed = seal(NEWEST, newest, &state.encode());
+                table.insert(NEWEST, sealed.as_slice()).map_err(of_storage)?;
+                rows(&mut table)?;
+            }
+            transaction.commit().map_err(of_commit)
+        })
+    }
+}
+
+impl LogState {
+    fn encode(self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Closed { id } => [&[0][..], &id].concat(),
+            Self::InUse { id, floor } => [&[1][..], &id, &floor.number().to_le_bytes()].concat(),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let Some((kind, rest)) = bytes.split_first() else { return Ok(Self::None) };
+        let malformed = || corrupted(NEWEST, "what it says of the redo log is malformed");
+        let (id, rest) = rest.split_first_chunk().ok_or_else(malformed)?;
+        match (kind, <[u8; 8]>::try_from(rest)) {
+            (0, _) if rest.is_empty() => Ok(Self::Closed { id: *id }),
+            (1, Ok(floor)) => Ok(Self::InUse { id: *id, floor: Commit::new(u64::from_le_bytes(floor)) }),
+            _ => Err(malformed()),
+        }
+    }
+}
+
 impl RedbReader {
     /// Opens a store for reading, also while another process writes it.
     pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
@@ -245,6 +354,11 @@ impl RedbReader {
             RedbRead::newest(&*reader.database)?;
             Ok(reader)
         })
+    }
+
+    /// What the file says of a redo log.
+    pub(crate) fn log_state(&self) -> Result<LogState> {
+        Ok(guarded(|| RedbRead::newest(&*self.database))?.log_state)
     }
 }
 
@@ -281,34 +395,6 @@ impl Engine for RedbReader {
     }
 }
 
-impl Bell {
-    fn lock(&self) -> MutexGuard<'_, (Commit, bool)> {
-        // Nothing can panic while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ring(&self, commit: Commit) {
-        self.lock().0 = commit;
-        self.rung.notify_all();
-    }
-
-    fn end(&self) {
-        self.lock().1 = true;
-        self.rung.notify_all();
-    }
-
-    fn wait(&self, after: Commit, timeout: Duration) -> Waited {
-        let waiting = |(newest, ended): &mut (Commit, bool)| !*ended && *newest <= after;
-        let outcome = self.rung.wait_timeout_while(self.lock(), timeout, waiting);
-        let (state, _) = outcome.unwrap_or_else(PoisonError::into_inner);
-        match *state {
-            (newest, _) if newest > after => Waited::Committed,
-            (_, true) => Waited::Closed,
-            _ => Waited::TimedOut,
-        }
-    }
-}
-
 impl<D> Deref for Closing<D> {
     type Target = D;
 
@@ -331,10 +417,45 @@ impl RedbRead {
     fn newest(database: &impl ReadableDatabase) -> Result<Self> {
         let transaction = database.begin_read().map_err(of_transaction)?;
         let table = transaction.open_table(ROWS).map_err(of_table)?;
-        let mut read = Self { table, commit: Commit::default() };
+        let mut read = Self { table, commit: Commit::default(), log_state: LogState::None };
         let newest = read.row(NEWEST)?;
-        read.commit = newest.ok_or_else(|| corrupted(NEWEST, "the newest commit is missing"))?.commit;
+        let newest = newest.ok_or_else(|| corrupted(NEWEST, "the newest commit is missing"))?;
+        read.commit = newest.commit;
+        read.log_state = LogState::decode(&newest.bytes)?;
         Ok(read)
+    }
+
+    /// The newest of a file that nobody has open to write, also if it was not closed.
+    pub(crate) fn offline(path: &Path, cache_bytes: usize) -> Result<Self> {
+        guarded(|| {
+            let database = builder(cache_bytes).open_read_only(path).map_err(of_database)?;
+            Self::newest(&database)
+        })
+    }
+
+    pub(crate) fn log_state(&self) -> LogState {
+        self.log_state
+    }
+
+    /// A range without what is not the store's rows: the row of the newest commit, and the log.
+    pub(super) fn range_of_rows<'a>((from, to): Range<'a>) -> Range<'a> {
+        let from = match from {
+            Bound::Unbounded | Bound::Included(NEWEST) => Bound::Excluded(NEWEST),
+            from => from,
+        };
+        let to = if to == Bound::Unbounded { Bound::Excluded(&[LOG][..]) } else { to };
+        (from, to)
+    }
+
+    /// What a scan found in the log.
+    pub(super) fn log_entries(rows: Vec<(Row, Result<Stored>)>) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
+        let numbered = rows.into_iter().map(|(row, stored)| {
+            // Behind the byte that all begin with.
+            let number = row.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
+            let number = number.ok_or_else(|| corrupted(&row, "it is no place in the log"))?;
+            Ok((Commit::new(number), stored.map(|stored| stored.bytes)))
+        });
+        numbered.collect()
     }
 
     fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
@@ -352,13 +473,8 @@ impl ReadTransaction for RedbRead {
         guarded(|| rows.iter().map(|row| self.row(row)).collect())
     }
 
-    fn scan(&self, (from, to): Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
-        // The row of the newest commit and the log are not the store's rows.
-        let from = match from {
-            Bound::Unbounded | Bound::Included(NEWEST) => Bound::Excluded(NEWEST),
-            from => from,
-        };
-        let to = if to == Bound::Unbounded { Bound::Excluded(&[LOG][..]) } else { to };
+    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+        let (from, to) = Self::range_of_rows(range);
         guarded(|| {
             let rows = ReadableTable::range::<&[u8]>(&self.table, (from, to)).map_err(of_storage)?;
             let mut scanned: Vec<(Row, Result<Stored>)> = Vec::new();
@@ -385,18 +501,25 @@ impl ReadTransaction for RedbRead {
 
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
-        let entries = self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?;
-        let numbered = entries.into_iter().map(|(row, stored)| {
-            // Behind the byte that all begin with.
-            let number = row.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
-            let number = number.ok_or_else(|| corrupted(&row, "it is no place in the log"))?;
-            Ok((Commit::new(number), stored.map(|stored| stored.bytes)))
-        });
-        numbered.collect()
+        Self::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
     }
 }
 
-fn log_row(commit: Commit) -> Row {
+/// A file that exists, and is not empty.
+fn existing(path: &Path) -> Result<FileBackend> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Err(Error::NotAStore("the file is empty".into()));
+    }
+    backend(file)
+}
+
+/// A file to be read and written, for redb or for the redo log.
+pub(crate) fn backend(file: File) -> Result<FileBackend> {
+    FileBackend::new(file).map_err(of_database)
+}
+
+pub(super) fn log_row(commit: Commit) -> Row {
     [&[LOG][..], &commit.number().to_be_bytes()].concat()
 }
 

@@ -152,6 +152,10 @@ impl WriteTransaction for ScriptedWrite<'_> {
         }
     }
 
+    fn end(self: Box<Self>) -> Result<()> {
+        self.transaction.end()
+    }
+
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
         let outcome = self.script.outcome(Call::Commit);
         if matches!(outcome, Outcome::Pass | Outcome::Unknown { applied: true }) {

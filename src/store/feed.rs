@@ -111,8 +111,10 @@ impl Store {
         let _only = OnlyWrite::on_this_thread()?;
         let transaction = self.inner.engine.begin_write()?;
         let rows = self.inner.engine.begin_read()?;
-        let Some((batch, floor)) = trim_step(&*rows, &*transaction, to, whole, may_go)? else {
-            return Ok(None);
+        let step = trim_step(&*rows, &*transaction, to, whole, may_go);
+        let Ok(Some((batch, floor))) = step else {
+            transaction.end()?;
+            return step.map(|_| None);
         };
         transaction.commit(&batch, Log { append: None, trim: Some(floor) })?;
         Ok(Some(floor))

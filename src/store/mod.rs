@@ -1,6 +1,7 @@
 //! [`Store`]: the handle that runs closures in transactions.
 
 mod feed;
+mod files;
 mod options;
 mod sweep;
 
@@ -217,7 +218,9 @@ impl Store {
         request.check()?;
         let _only = OnlyWrite::on_this_thread()?;
         let transaction = self.inner.engine.begin_write()?;
-        let (value, _, changes) = self.run(&*transaction, request, &closure)?;
+        let ran = self.run(&*transaction, request, &closure);
+        transaction.end()?;
+        let (value, _, changes) = ran?;
         Ok(DryRun { value, changes })
     }
 
@@ -264,15 +267,20 @@ impl Store {
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Committed<T>> {
         let transaction = self.inner.engine.begin_write()?;
-        let (value, batch, changes) = self.run(&*transaction, request, closure)?;
-        if batch.is_empty() {
-            return Ok(Committed {
-                value,
-                commit: transaction.commit_read(),
-                changed: false,
-                replayed: false,
-            });
-        }
+        let ran = self.run(&*transaction, request, closure);
+        let (value, batch, changes) = match ran {
+            Ok((value, batch, _)) if batch.is_empty() => {
+                let commit = transaction.commit_read();
+                transaction.end()?;
+                return Ok(Committed { value, commit, changed: false, replayed: false });
+            }
+            Ok(ran) => ran,
+            Err(refused) => {
+                // It may be a refusal because of what is not durable yet.
+                transaction.end()?;
+                return Err(refused);
+            }
+        };
         let entry = (!changes.is_empty()).then(|| {
             encode_log_entry(&CommitRecord { info: request.info(transaction.next_commit()), changes })
         });

@@ -1,12 +1,11 @@
 //! [`Options`]: how to open a store, and how one comes into being.
 
-use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use super::files::{Files, LOG_BYTES_MAX, LOG_BYTES_MIN};
 use super::{Inner, Store};
-use crate::engine::redb::{RedbEngine, RedbReader};
+use crate::engine::redb::RedbEngine;
 use crate::engine::{Batch, Engine, Log};
 use crate::error::{Error, Result};
 use crate::format::{Fixed, Space, decode_fixed, encode_fixed};
@@ -37,6 +36,8 @@ pub struct Options {
     retention: Retention,
     history: Option<bool>,
     cache_bytes: usize,
+    redo_log: bool,
+    redo_log_bytes: u64,
     restored: bool,
     run_closures_twice: bool,
 }
@@ -51,6 +52,13 @@ impl Options {
     /// The memory for cached pages if nothing else is said: 64 MiB.
     pub const CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 
+    /// The length of the redo log if nothing else is said: 64 MiB.
+    pub const REDO_LOG_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+    /// The shortest redo log: a little more than 8 MiB, so that each half of it holds the largest commit.
+    pub const REDO_LOG_BYTES_MIN: u64 = LOG_BYTES_MIN;
+    /// The longest redo log: 16 GiB.
+    pub const REDO_LOG_BYTES_MAX: u64 = LOG_BYTES_MAX;
+
     /// Everything as it is by default.
     pub fn new() -> Self {
         Self {
@@ -61,6 +69,8 @@ impl Options {
             retention: Retention::default(),
             history: None,
             cache_bytes: Self::CACHE_BYTES_DEFAULT,
+            redo_log: false,
+            redo_log_bytes: Self::REDO_LOG_BYTES_DEFAULT,
             restored: false,
             run_closures_twice: false,
         }
@@ -115,6 +125,27 @@ impl Options {
         self
     }
 
+    /// Whether commits go to a redo log first, a second file beside the store's, with `.redo` added to its
+    /// name; false if nothing is said. A commit is then one sequential write and one sync, which those
+    /// share that commit at the same time, and the file is brought up to date in the background. While the
+    /// store is open, no other process can read along. Not fixed: each opening may say something else. A
+    /// store that was closed is one file, and the log may be deleted; after a crash both belong together.
+    /// A store in memory has none.
+    pub fn redo_log(mut self, redo_log: bool) -> Self {
+        self.redo_log = redo_log;
+        self
+    }
+
+    /// The length of the redo log in bytes, fixed when its file is made;
+    /// [`REDO_LOG_BYTES_DEFAULT`](Self::REDO_LOG_BYTES_DEFAULT) if nothing is said. A longer one lets longer
+    /// bursts of writes go on before they wait for the file, takes as much memory, and more time to open
+    /// after a crash. Out of the range from [`REDO_LOG_BYTES_MIN`](Self::REDO_LOG_BYTES_MIN) to
+    /// [`REDO_LOG_BYTES_MAX`](Self::REDO_LOG_BYTES_MAX) it is [`Error::OptionsMismatch`] at opening.
+    pub fn redo_log_bytes(mut self, bytes: u64) -> Self {
+        self.redo_log_bytes = bytes;
+        self
+    }
+
     /// Says that the file is a copy that takes the place of the store: opening it begins a new
     /// incarnation, in a commit of its own. Whoever kept a [`Position`](crate::Position) of the store
     /// before gets [`PositionOfAnotherStore`](Error::PositionOfAnotherStore), and can't miss that commits
@@ -139,30 +170,31 @@ impl Options {
     ///
     /// [`AlreadyOpen`](Error::AlreadyOpen), [`NotAStore`](Error::NotAStore),
     /// [`Unsupported`](Error::Unsupported), [`OptionsMismatch`](Error::OptionsMismatch),
-    /// [`Corrupted`](Error::Corrupted), [`Io`](Error::Io).
+    /// [`LogMismatch`](Error::LogMismatch), [`Corrupted`](Error::Corrupted), [`Io`](Error::Io).
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         self.check()?;
-        let engine = match RedbEngine::open(path, self.cache_bytes) {
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                self.create(path)?;
-                RedbEngine::open(path, self.cache_bytes)?
-            }
-            opened => opened?,
+        let files = Files { path, cache_bytes: self.cache_bytes };
+        let begin = |engine: &dyn Engine| self.begin(engine);
+        let engine = match self.redo_log {
+            true => files.open_with_log(self.redo_log_bytes, begin)?,
+            false => files.open_direct(begin)?,
         };
-        self.on(Box::new(engine))
+        self.on(engine)
     }
 
-    /// Opens the store in this file for reading only, also while another process writes it; each read
-    /// sees what was committed before it. Nothing is written to the file.
+    /// Opens the store in this file for reading only, also while another process writes it without a redo
+    /// log; each read sees what was committed before it. What a redo log has that the file has not is read
+    /// into memory. Nothing is written to either.
     ///
     /// # Errors
     ///
-    /// Those of [`open`](Self::open). A file that was not closed cleanly must be opened for writing
-    /// once before: [`RecoveryNeeded`](Error::RecoveryNeeded).
+    /// Those of [`open`](Self::open); [`AlreadyOpen`](Error::AlreadyOpen) also for a store that is open with
+    /// a redo log. A file that was written without one and was not closed cleanly must be opened for
+    /// writing once before: [`RecoveryNeeded`](Error::RecoveryNeeded).
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.check()?;
-        self.on(Box::new(RedbReader::open(path.as_ref(), self.cache_bytes)?))
+        self.on(Files { path: path.as_ref(), cache_bytes: self.cache_bytes }.open_read_only()?)
     }
 
     /// A store that lives in memory and ends with its last handle; for tests.
@@ -186,50 +218,25 @@ impl Options {
             });
         }
         let retention = self.retention;
+        let days = retention.history_days.map(u64::from);
+        let hours = u64::from(retention.outcome_hours);
         let ranges = [
-            (
-                "retention.history_days",
-                retention.history_days.map(u64::from),
-                Retention::HISTORY_DAYS_MAX.into(),
-            ),
-            ("retention.history_commits", retention.history_commits, Retention::HISTORY_COMMITS_MAX),
-            (
-                "retention.outcome_hours",
-                Some(retention.outcome_hours.into()),
-                Retention::OUTCOME_HOURS_MAX.into(),
-            ),
+            ("redo_log_bytes", Some(self.redo_log_bytes), LOG_BYTES_MIN, LOG_BYTES_MAX),
+            ("retention.history_days", days, 1, Retention::HISTORY_DAYS_MAX.into()),
+            ("retention.history_commits", retention.history_commits, 1, Retention::HISTORY_COMMITS_MAX),
+            ("retention.outcome_hours", Some(hours), 1, Retention::OUTCOME_HOURS_MAX.into()),
             (
                 "retention.outcomes_per_scope",
                 Some(retention.outcomes_per_scope),
+                1,
                 Retention::OUTCOMES_PER_SCOPE_MAX,
             ),
         ];
-        for (option, asked, max) in ranges {
-            if let Some(asked) = asked.filter(|asked| !(1..=max).contains(asked)) {
-                let (asked, expected) = (asked.to_string(), format!("from 1 to {max}"));
+        for (option, asked, min, max) in ranges {
+            if let Some(asked) = asked.filter(|asked| !(min..=max).contains(asked)) {
+                let (asked, expected) = (asked.to_string(), format!("from {min} to {max}"));
                 return Err(Error::OptionsMismatch { option, asked, expected });
             }
-        }
-        Ok(())
-    }
-
-    /// Makes a store beside the path and moves it there, unless something is there by then.
-    fn create(&self, path: &Path) -> Result<()> {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let folder = parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
-        let file = tempfile::Builder::new().prefix(".keystead-").tempfile_in(&folder)?;
-        let engine = RedbEngine::create(file.reopen()?, self.cache_bytes)?;
-        self.begin(&engine)?;
-        drop(engine);
-        file.as_file().sync_all()?;
-        match file.persist_noclobber(path) {
-            // Somebody else was faster: theirs is as good.
-            Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            persisted => persisted.map_err(|refused| refused.error)?,
-        };
-        // The name is durable only with its folder; there is nothing to sync where that can't be done.
-        if cfg!(unix) {
-            File::open(&folder)?.sync_all()?;
         }
         Ok(())
     }

@@ -1,148 +1,36 @@
-//! A store on a backend that fails: the n-th call, for every n.
+//! A store on a disk that fails or loses its power: at the n-th call, for every n, also while what that
+//! left is being recovered.
 
-use std::io;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex};
 
-use redb::StorageBackend;
-
+use super::disk::{Disk, Fails, Image, LOG, TABLE};
 use super::{new_key, request, scope};
 use crate::engine::Engine;
-use crate::engine::redb::{RedbEngine, builder};
-use crate::engine::scripted::{Random, Scripted};
+use crate::engine::logged::LoggedEngine;
+use crate::engine::redb::{RedbEngine, TableFile, builder};
+use crate::engine::redo::RedoLog;
+use crate::engine::scripted::Scripted;
 use crate::error::{Error, Result};
 use crate::format::Row;
 use crate::{Alias, Commit, KeyId, Options, Store};
 
-/// Bytes that outlive the store on them, and a countdown to the call that fails.
-#[derive(Debug, Clone, Default)]
-struct Disk(Arc<Mutex<State>>);
-
-#[derive(Debug, Default)]
-struct State {
-    bytes: Vec<u8>,
-    /// What a crash leaves at least: the bytes at the last sync.
-    synced: Vec<u8>,
-    /// What came after it, of which a crash may leave any part.
-    unsynced: Vec<Change>,
-    calls: u64,
-    fails: Option<Fails>,
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    Length(usize),
-    Write(usize, Vec<u8>),
-}
-
-impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Length(length) => bytes.resize(*length, 0),
-            Self::Write(offset, data) => {
-                if bytes.len() < offset + data.len() {
-                    bytes.resize(offset + data.len(), 0);
-                }
-                bytes[*offset..offset + data.len()].copy_from_slice(data);
-            }
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Fails {
-    /// The number of the first call that fails.
-    from: u64,
-    /// Whether all later calls fail too, or only this one.
-    ever_after: bool,
-}
-
-impl Disk {
-    /// A new disk with these bytes.
-    fn of(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Mutex::new(State { synced: bytes.clone(), bytes, ..State::default() })))
-    }
-
-    /// From now on, counts calls from one and fails so.
-    fn fail(&self, fails: Option<Fails>) {
-        let mut state = self.0.lock().unwrap();
-        (state.calls, state.fails) = (0, fails);
-    }
-
-    fn calls(&self) -> u64 {
-        self.0.lock().unwrap().calls
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        self.0.lock().unwrap().bytes.clone()
-    }
-
-    /// What a crash may leave: all, only what was synced, or that and some of what was not.
-    fn survivors(&self, seed: u64) -> [Vec<u8>; 3] {
-        let state = self.0.lock().unwrap();
-        let mut random = Random::new(seed);
-        let mut some = state.synced.clone();
-        for change in &state.unsynced {
-            if matches!(change, Change::Length(_)) || random.below(2) == 0 {
-                change.apply(&mut some);
-            }
-        }
-        [state.bytes.clone(), state.synced.clone(), some]
-    }
-
-    fn call<T>(&self, run: impl FnOnce(&mut State) -> T) -> io::Result<T> {
-        let mut state = self.0.lock().unwrap();
-        state.calls += 1;
-        let (calls, fails) = (state.calls, state.fails);
-        match fails {
-            Some(Fails { from, ever_after }) if calls == from || (ever_after && calls > from) => {
-                Err(io::Error::other("the disk fails, as the test has it"))
-            }
-            _ => Ok(run(&mut state)),
-        }
-    }
-
-    fn change(&self, change: Change) -> io::Result<()> {
-        self.call(|state| {
-            change.apply(&mut state.bytes);
-            state.unsynced.push(change);
-        })
-    }
-}
-
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        self.call(|state| state.bytes.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.call(|state| {
-            let offset = usize::try_from(offset).unwrap();
-            let read = state.bytes.get(offset..offset + out.len());
-            out.copy_from_slice(read.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        })?
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.change(Change::Length(usize::try_from(len).unwrap()))
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.call(|state| {
-            for change in state.unsynced.drain(..) {
-                change.apply(&mut state.synced);
-            }
-        })
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.change(Change::Write(usize::try_from(offset).unwrap(), data.to_vec()))
-    }
-}
-
 /// Every row with its commit: two stores with the same dump are the same.
 type Dump = Vec<(Row, Vec<u8>, Commit)>;
+
+/// How a store is opened.
+#[derive(Debug, Clone, Copy)]
+struct Mode {
+    cache_bytes: usize,
+    redo_log: bool,
+}
+
+const DIRECT: Mode = Mode { cache_bytes: 1 << 20, redo_log: false };
+const LOGGED: Mode = Mode { cache_bytes: 1 << 20, redo_log: true };
+
+/// So short that it is used several times over.
+const LOG_BYTES: u64 = 4096 + 2 * 16 * 1024;
+/// So few that there are several checkpoints.
+const CHECKPOINT_BYTES: usize = 2048;
 
 /// A store on a disk, with a handle on its engine.
 struct Mounted {
@@ -151,8 +39,14 @@ struct Mounted {
 }
 
 impl Mounted {
-    fn on(disk: &Disk, cache_bytes: usize) -> Result<Self> {
-        let engine = Scripted::new(RedbEngine::on(disk.clone(), &builder(cache_bytes))?);
+    fn on(disk: &Disk, mode: Mode) -> Result<Self> {
+        let builder = builder(mode.cache_bytes);
+        let engine = if mode.redo_log {
+            let table = TableFile::on(disk.file(TABLE), &builder)?;
+            Scripted::new(LoggedEngine::on(table, Box::new(disk.file(LOG)), CHECKPOINT_BYTES)?)
+        } else {
+            Scripted::new(RedbEngine::on(disk.file(TABLE), &builder)?)
+        };
         let store = Options::new().on(Box::new(engine.clone()))?;
         Ok(Self { store, engine })
     }
@@ -187,16 +81,17 @@ const STEPS: usize = 6;
 /// A disk with an empty store that was closed.
 fn disk_with_store() -> Disk {
     let disk = Disk::default();
-    let engine = RedbEngine::initialize(disk.clone(), &builder(1 << 20)).unwrap();
+    let engine = RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap();
     Options::new().begin(&engine).unwrap();
     drop(engine);
+    RedoLog::create(&disk.file(LOG), [7; 16], LOG_BYTES).unwrap();
     disk
 }
 
 /// The state before the first step and behind each, and the calls that it took.
-fn reference(base: &[u8], cache_bytes: usize) -> (Vec<Dump>, u64) {
-    let disk = Disk::of(base.to_vec());
-    let mounted = Mounted::on(&disk, cache_bytes).unwrap();
+fn reference(base: &Image, mode: Mode) -> (Vec<Dump>, u64) {
+    let disk = Disk::of(base.clone());
+    let mounted = Mounted::on(&disk, mode).unwrap();
     let mut dumps = vec![mounted.dump().unwrap()];
     for step in 0..STEPS {
         mounted.step(step).unwrap();
@@ -249,59 +144,122 @@ fn run(mounted: &Mounted, dumps: &[Dump], when: &str) -> (usize, usize) {
     (acknowledged, acknowledged + usize::from(unknown))
 }
 
-fn must_survive(disk: &Disk, (acknowledged, most): (usize, usize), dumps: &[Dump], when: &str) {
-    let survivors = disk.survivors(acknowledged as u64);
-    for (kind, bytes) in survivors.iter().enumerate() {
-        if survivors[..kind].contains(bytes) {
-            continue;
-        }
-        let mounted = Mounted::on(&Disk::of(bytes.clone()), 1 << 20);
-        let mounted = mounted.unwrap_or_else(|error| panic!("{when}, survivor {kind}: {error:?}"));
-        let dump = mounted.dump().unwrap();
-        let is_prefix = dumps[acknowledged..=most].contains(&dump);
-        assert!(is_prefix, "{when}, survivor {kind}: {acknowledged} to {most} writes, found {dump:?}");
-        assert_eq!(mounted.store.verify().unwrap().violations, [], "{when}, survivor {kind}");
+fn must_survive(disk: &Disk, (acknowledged, most): (usize, usize), mode: Mode, dumps: &[Dump], when: &str) {
+    for (kind, image) in disk.survivors(acknowledged as u64).into_iter().enumerate() {
+        let when = format!("{when}, survivor {kind}");
+        must_hold(image, (acknowledged, most), mode, dumps, &when);
     }
 }
 
-fn every_call_fails_once(cache_bytes: usize, ever_after: bool) {
+/// What a crash left is the store after one of these writes, and stays it when it is opened again.
+fn must_hold(
+    image: Image,
+    (acknowledged, most): (usize, usize),
+    mode: Mode,
+    dumps: &[Dump],
+    when: &str,
+) -> Disk {
+    let disk = Disk::of(image);
+    let mut found = None;
+    for time in ["first", "second"] {
+        let mounted = Mounted::on(&disk, mode);
+        let mounted = mounted.unwrap_or_else(|error| panic!("{when}, {time} time: {error:?}"));
+        let dump = mounted.dump().unwrap();
+        let is_prefix = dumps[acknowledged..=most].contains(&dump);
+        assert!(is_prefix, "{when}, {time} time: {acknowledged} to {most} writes, found {dump:?}");
+        assert_eq!(mounted.store.verify().unwrap().violations, [], "{when}, {time} time");
+        assert_eq!(*found.get_or_insert_with(|| dump.clone()), dump, "{when}: it changed by itself");
+    }
+    disk
+}
+
+fn every_call_fails_once(mode: Mode, ever_after: bool) {
     let base = disk_with_store().bytes();
-    let (dumps, calls) = reference(&base, cache_bytes);
+    let (dumps, calls) = reference(&base, mode);
     assert!(calls > 50, "{calls}");
     for from in 1..=calls {
-        let when = format!("call {from} of {calls}, cache {cache_bytes}, ever after: {ever_after}");
+        let when = format!("call {from} of {calls}, {mode:?}, ever after: {ever_after}");
         let disk = Disk::of(base.clone());
         disk.fail(Some(Fails { from, ever_after }));
-        let written = match Mounted::on(&disk, cache_bytes) {
+        let written = match Mounted::on(&disk, mode) {
             Ok(mounted) => run(&mounted, &dumps, &when),
             Err(error) => {
                 must_be_of_the_disk(&error, &when);
                 (0, 0)
             }
         };
-        must_survive(&disk, written, &dumps, &when);
+        must_survive(&disk, written, mode, &dumps, &when);
     }
 }
 
 #[test]
 fn one_call_fails() {
-    every_call_fails_once(1 << 20, false);
+    every_call_fails_once(DIRECT, false);
 }
 
 #[test]
 fn one_call_fails_without_a_cache() {
-    every_call_fails_once(0, false);
+    every_call_fails_once(Mode { cache_bytes: 0, ..DIRECT }, false);
 }
 
 #[test]
 fn the_disk_fails_for_ever() {
-    every_call_fails_once(1 << 20, true);
+    every_call_fails_once(DIRECT, true);
+}
+
+#[test]
+fn one_call_fails_with_a_log() {
+    every_call_fails_once(LOGGED, false);
+}
+
+#[test]
+fn the_disk_fails_for_ever_with_a_log() {
+    every_call_fails_once(LOGGED, true);
+}
+
+#[test]
+fn a_recovery_that_fails_can_be_repeated() {
+    let base = disk_with_store().bytes();
+    let (dumps, calls) = reference(&base, LOGGED);
+    let mut recoveries = 0;
+    for from in (1..=calls).step_by(7) {
+        let disk = Disk::of(base.clone());
+        disk.fail(Some(Fails { from, ever_after: true }));
+        let Ok(mounted) = Mounted::on(&disk, LOGGED) else { continue };
+        let when = format!("call {from} of {calls}");
+        let written = run(&mounted, &dumps, &when);
+        drop(mounted);
+        for (kind, image) in disk.survivors(from).into_iter().enumerate() {
+            let whole = must_hold(image.clone(), written, LOGGED, &dumps, &when);
+            let of_recovery = whole.calls();
+            for again in (1..=of_recovery).step_by(5) {
+                let when = format!("{when}, survivor {kind}, call {again} of its recovery");
+                let disk = Disk::of(image.clone());
+                disk.fail(Some(Fails { from: again, ever_after: true }));
+                let seen = match Mounted::on(&disk, LOGGED) {
+                    Ok(mounted) => mounted.dump().ok(),
+                    Err(error) => {
+                        must_be_of_the_disk(&error, &when);
+                        None
+                    }
+                };
+                // What was served must be there for good.
+                let at_least = seen.map(|seen| dumps.iter().position(|dump| *dump == seen).unwrap());
+                let least = at_least.map_or(written.0, |seen| seen.max(written.0));
+                recoveries += 1;
+                for image in disk.survivors(again) {
+                    must_hold(image, (least, written.1), LOGGED, &dumps, &when);
+                }
+            }
+        }
+    }
+    assert!(recoveries > 100, "{recoveries}");
 }
 
 #[test]
 fn making_a_store_fails() {
     let make = |disk: &Disk| {
-        let engine = RedbEngine::initialize(disk.clone(), &builder(1 << 20))?;
+        let engine = RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20))?;
         Options::new().begin(&engine)
     };
     let whole = Disk::default();
@@ -317,7 +275,8 @@ fn making_a_store_fails() {
                 must_survive(
                     &disk,
                     (0, 0),
-                    &[Mounted::on(&Disk::of(disk.bytes()), 0).unwrap().dump().unwrap()],
+                    DIRECT,
+                    &[Mounted::on(&Disk::of(disk.bytes()), DIRECT).unwrap().dump().unwrap()],
                     "made",
                 );
             }
@@ -328,7 +287,7 @@ fn making_a_store_fails() {
 /// The error of a store whose disk failed before.
 pub(super) fn poisoned() -> Error {
     let disk = disk_with_store();
-    let mounted = Mounted::on(&disk, 1 << 20).unwrap();
+    let mounted = Mounted::on(&disk, DIRECT).unwrap();
     disk.fail(Some(Fails { from: 1, ever_after: true }));
     mounted.step(0).unwrap_err();
     // The disk is well again, but who knows what it lost.

@@ -1,0 +1,658 @@
+//! The embedded engine with a redo log in front of its table file.
+//!
+//! A commit is durable when its rows are in the log: one sequential write and one sync, which all commits
+//! share that wait at that time. Its rows are then served from memory, over those of the table file; and
+//! in the background they are written there, many commits at once, in redb's safest mode (two phases,
+//! quick repair), which frees the segment of the log that they were in.
+//!
+//! ```text
+//! rows of a commit -> memtable and queue -> log, synced -> published
+//!                     memtable full: frozen -> table file, by the checkpoint -> dropped
+//! ```
+//!
+//! Writers build on commits that are not durable yet; readers never see those. So whatever a writing
+//! transaction returns, a refusal too, waits until what it read is durable.
+
+use std::collections::VecDeque;
+use std::iter::Peekable;
+use std::ops::Bound;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::bell::Bell;
+use super::memtable::Memtable;
+use super::redb::{LogState, RedbRead, StorageBackend, TableFile, log_row};
+use super::redo::{self, RedoLog};
+use super::{Batch, Engine, Log, LogStats, Range, ReadTransaction, Waited, WriteTransaction};
+use crate::error::{Error, Result};
+use crate::format::{Row, Stored};
+use crate::id::Commit;
+
+/// After how many bytes of commits a group takes no more of them.
+const GROUP_BYTES: usize = 1 << 20;
+
+/// How many rows of the table file are read at once by a scan.
+const ROWS_AT_ONCE: usize = 256;
+
+/// A store with a redo log that this process may write.
+pub(crate) struct LoggedEngine {
+    shared: Arc<Shared>,
+    checkpointer: Option<JoinHandle<()>>,
+}
+
+/// A store that was not closed cleanly, read with what its redo log holds.
+pub(crate) struct LoggedReader {
+    newest: Arc<Snapshot>,
+    bell: Bell,
+}
+
+struct Shared {
+    table: TableFile,
+    log: RedoLog,
+    /// When a memtable has this many bytes and the checkpoint is idle, it gets it.
+    checkpoint_bytes: usize,
+    newest: ArcSwap<Snapshot>,
+    /// Held by the transaction that runs.
+    writer: Mutex<Writer>,
+    state: Mutex<State>,
+    /// A group was written: by its number modulo 2.
+    written: [Condvar; 2],
+    /// There is something to do for the checkpoint.
+    work: Condvar,
+    /// A checkpoint ended.
+    checkpointed: Condvar,
+    bell: Bell,
+}
+
+/// Where the next commit goes.
+struct Writer {
+    /// The newest commit, durable or not.
+    newest: Commit,
+    /// The segment of the log, and how many bytes of it are spoken for.
+    sequence: u64,
+    used: u64,
+    /// Whether the table file says that it needs the log.
+    in_use: bool,
+}
+
+struct State {
+    view: Arc<View>,
+    durable: Commit,
+    /// What waits to be written, in order; the last takes more.
+    groups: VecDeque<Group>,
+    next_group: u64,
+    /// The number and the last commit of the group that is being written.
+    writing: Option<(u64, Commit)>,
+    /// Why nothing can be written any more.
+    failed: Option<Box<str>>,
+    closing: bool,
+    stats: LogStats,
+}
+
+/// Commits that are written and synced together.
+struct Group {
+    number: u64,
+    sequence: u64,
+    last: Commit,
+    count: u64,
+    commits: Vec<u8>,
+}
+
+/// Where rows are looked for, the newest first.
+struct View {
+    active: Arc<Memtable>,
+    frozen: Option<Arc<Frozen>>,
+    base: Arc<RedbRead>,
+}
+
+/// What the checkpoint is to write, or is writing, to the table file.
+struct Frozen {
+    rows: Arc<Memtable>,
+    last: Commit,
+    /// The first segment of the log that it is in.
+    oldest_sequence: u64,
+}
+
+/// The rows as one commit left them.
+struct Snapshot {
+    view: Arc<View>,
+    commit: Commit,
+}
+
+struct LoggedWrite<'a> {
+    shared: &'a Shared,
+    snapshot: Snapshot,
+    writer: MutexGuard<'a, Writer>,
+}
+
+impl LoggedEngine {
+    /// A store on its table file and the redo log on this disk.
+    ///
+    /// # Errors
+    ///
+    /// `LogMismatch` if the two don't belong together.
+    pub(crate) fn on(
+        table: TableFile,
+        disk: Box<dyn StorageBackend>,
+        checkpoint_bytes: usize,
+    ) -> Result<Self> {
+        let base = table.newest()?;
+        let (log, frozen) = recover(&base, disk, false)?;
+        let in_use = matches!(base.log_state(), LogState::InUse { .. });
+        let durable = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
+        let view = View { active: Arc::default(), frozen: frozen.map(Arc::new), base: Arc::new(base) };
+        let view = Arc::new(view);
+        let sequence = log.sequence();
+        let shared = Shared {
+            table,
+            log,
+            checkpoint_bytes,
+            newest: ArcSwap::from_pointee(Snapshot { view: view.clone(), commit: durable }),
+            writer: Mutex::new(Writer { newest: durable, sequence, used: 0, in_use }),
+            state: Mutex::new(State {
+                view,
+                durable,
+                groups: VecDeque::new(),
+                next_group: 0,
+                writing: None,
+                failed: None,
+                closing: false,
+                stats: LogStats::default(),
+            }),
+            written: Default::default(),
+            work: Condvar::new(),
+            checkpointed: Condvar::new(),
+            bell: Bell::default(),
+        };
+        shared.bell.ring(durable);
+        let shared = Arc::new(shared);
+        let of_thread = Arc::clone(&shared);
+        let checkpointer = thread::Builder::new()
+            .name("keystead checkpoint".to_owned())
+            .spawn(move || of_thread.checkpoint_until_closed())?;
+        Ok(Self { shared, checkpointer: Some(checkpointer) })
+    }
+}
+
+/// Opens the log that belongs to a table file, and reads what that file has not.
+fn recover(
+    base: &RedbRead,
+    disk: Box<dyn StorageBackend>,
+    read_only: bool,
+) -> Result<(RedoLog, Option<Frozen>)> {
+    let (log, recovered) = RedoLog::open(disk, base.commit(), read_only)?;
+    let mismatch = |what: &str| Err(Error::LogMismatch(what.into()));
+    match base.log_state() {
+        LogState::None => {}
+        LogState::Closed { id } | LogState::InUse { id, .. } if id != log.id() => {
+            return mismatch("it is the log of another store");
+        }
+        LogState::InUse { floor, .. } if recovered.newest.unwrap_or_default() < floor => {
+            return mismatch("it is an older copy: commits that were in it are missing");
+        }
+        LogState::Closed { .. } if !recovered.frames.is_empty() => {
+            return mismatch("it goes on where the store was closed");
+        }
+        LogState::Closed { .. } | LogState::InUse { .. } => {}
+    }
+    let Some(oldest_sequence) = recovered.oldest_sequence else { return Ok((log, None)) };
+    let rows = Memtable::default();
+    let mut last = base.commit();
+    for frame in &recovered.frames {
+        redo::read_commits(frame, |commit, row| {
+            last = commit;
+            if let Some((row, value)) = row {
+                rows.insert(row, commit, value);
+            }
+        })?;
+    }
+    Ok((log, Some(Frozen { rows: Arc::new(rows), last, oldest_sequence })))
+}
+
+impl Engine for LoggedEngine {
+    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
+        Ok(self.shared.newest.load_full())
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        let shared = &*self.shared;
+        // A closure that panicked left nothing half done: its writes were only staged.
+        let writer = shared.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = shared.lock();
+        if state.failed.is_some() {
+            return Err(Error::Poisoned);
+        }
+        let snapshot = Snapshot { view: state.view.clone(), commit: writer.newest };
+        drop(state);
+        Ok(Box::new(LoggedWrite { shared, snapshot, writer }))
+    }
+
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        Ok(self.shared.bell.wait(after, timeout))
+    }
+
+    fn stop_waiting(&self) {
+        self.shared.bell.end();
+    }
+
+    fn log_stats(&self) -> Option<LogStats> {
+        let state = self.shared.lock();
+        let frozen = state.view.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
+        let memory = state.view.active.bytes() + frozen;
+        let behind = state.durable.number() - state.view.base.commit().number();
+        Some(LogStats { memory_bytes: memory as u64, commits_behind: behind, ..state.stats.clone() })
+    }
+}
+
+impl Drop for LoggedEngine {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
+        if let Some(checkpointer) = self.checkpointer.take() {
+            // It has ended, or it panicked, and the log holds all that the table file has not.
+            let _ = checkpointer.join();
+        }
+    }
+}
+
+impl WriteTransaction for LoggedWrite<'_> {
+    fn commit_read(&self) -> Commit {
+        self.snapshot.commit
+    }
+
+    fn next_commit(&self) -> Commit {
+        Commit::new(self.snapshot.commit.number() + 1)
+    }
+
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        self.snapshot.get(rows)
+    }
+
+    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.snapshot.log_entry(commit)
+    }
+
+    fn end(self: Box<Self>) -> Result<()> {
+        let (shared, read) = (self.shared, self.snapshot.commit);
+        drop(self);
+        // What was read is lost if it can't be made durable, and nothing was written on top of it.
+        shared.make_durable(read).map_err(|_| Error::Poisoned)
+    }
+
+    fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
+        let commit = self.next_commit();
+        let Self { shared, snapshot, mut writer } = *self;
+        let own = log_row(commit);
+        let trimmed = match log.trim {
+            Some(trim) => snapshot.log_rows_up_to(trim)?,
+            None => Vec::new(),
+        };
+        let rows = batch.iter().map(|(row, value)| (row.as_slice(), value.as_deref()));
+        let rows = rows.chain(log.append.map(|entry| (own.as_slice(), Some(entry))));
+        let rows: Vec<_> = rows.chain(trimmed.iter().map(|row| (row.as_slice(), None))).collect();
+        let mut bytes = Vec::new();
+        redo::push_commit(&mut bytes, commit, rows.iter().copied())?;
+        shared.use_log(&mut writer)?;
+        let active = shared.make_room(&mut writer, redo::frame_bytes(bytes.len()))?;
+        for (row, value) in rows {
+            active.insert(row, commit, value);
+        }
+        writer.newest = commit;
+        shared.lock().queue(writer.sequence, commit, &bytes);
+        // From here on the next transaction runs, on top of this one.
+        drop(writer);
+        shared.make_durable(commit)?;
+        Ok(commit)
+    }
+}
+
+impl State {
+    fn queue(&mut self, sequence: u64, commit: Commit, commits: &[u8]) {
+        let open = self.groups.back_mut();
+        let open = open.filter(|group| group.sequence == sequence && group.commits.len() < GROUP_BYTES);
+        if let Some(group) = open {
+            group.commits.extend(commits);
+            group.last = commit;
+            group.count += 1;
+            return;
+        }
+        let number = self.next_group;
+        self.next_group += 1;
+        self.groups.push_back(Group { number, sequence, last: commit, count: 1, commits: commits.to_vec() });
+    }
+
+    /// The number of the group that a commit which is not durable is in.
+    fn group_of(&self, commit: Commit) -> u64 {
+        let writing = self.writing.filter(|(_, last)| commit <= *last).map(|(number, _)| number);
+        let waiting = || self.groups.iter().find(|group| commit <= group.last).map(|group| group.number);
+        writing.or_else(waiting).unwrap_or_default()
+    }
+
+    fn fail(&mut self, why: &Error) {
+        self.failed.get_or_insert_with(|| why.to_string().into());
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that the table file says that it needs the log, before the first commit is in there.
+    fn use_log(&self, writer: &mut Writer) -> Result<()> {
+        if !writer.in_use {
+            let marked = self.table.mark(LogState::InUse { id: self.log.id(), floor: Commit::default() });
+            if let Err(error) = marked {
+                // Nothing of this commit was written.
+                self.lock().fail(&error);
+                return Err(Error::Poisoned);
+            }
+            writer.in_use = true;
+        }
+        Ok(())
+    }
+
+    /// Waits until a frame of this many bytes has a place in the log and its rows one in memory, and
+    /// returns where the rows go.
+    fn make_room(&self, writer: &mut Writer, frame_bytes: u64) -> Result<Arc<Memtable>> {
+        if frame_bytes > self.log.segment_bytes() {
+            let max = usize::try_from(self.log.segment_bytes()).unwrap_or(usize::MAX);
+            return Err(Error::TransactionTooLarge { what: "bytes in the log", max });
+        }
+        let mut state = self.lock();
+        let mut waited = false;
+        loop {
+            if state.failed.is_some() {
+                return Err(Error::Poisoned);
+            }
+            let full = writer.used + frame_bytes > self.log.segment_bytes();
+            let due = full || state.view.active.bytes() >= self.checkpoint_bytes;
+            match &state.view.frozen {
+                None if due && !state.view.active.is_empty() => self.freeze(&mut state, writer),
+                // The segment may be one from which the checkpoint is still to be made.
+                Some(frozen) if full || frozen.oldest_sequence + 2 <= writer.sequence => {
+                    if !waited {
+                        state.stats.waits_for_checkpoint += 1;
+                    }
+                    waited = true;
+                    state = self.checkpointed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                _ => {
+                    writer.used += frame_bytes;
+                    return Ok(state.view.active.clone());
+                }
+            }
+        }
+    }
+
+    /// Gives the active memtable to the checkpoint, and begins another with the next segment.
+    fn freeze(&self, state: &mut State, writer: &mut Writer) {
+        let frozen =
+            Frozen { rows: state.view.active.clone(), last: writer.newest, oldest_sequence: writer.sequence };
+        let base = state.view.base.clone();
+        state.view = Arc::new(View { active: Arc::default(), frozen: Some(Arc::new(frozen)), base });
+        writer.sequence += 1;
+        writer.used = 0;
+        self.work.notify_all();
+    }
+
+    /// Returns when this commit is in the log for good. Whoever comes first writes for all that wait.
+    fn make_durable(&self, commit: Commit) -> Result<()> {
+        let mut state = self.lock();
+        loop {
+            if state.durable >= commit {
+                return Ok(());
+            }
+            if let Some(why) = &state.failed {
+                return Err(Error::CommitUnknown(why.clone()));
+            }
+            let next = if state.writing.is_none() { state.groups.pop_front() } else { None };
+            if let Some(group) = next {
+                state.writing = Some((group.number, group.last));
+                drop(state);
+                state = self.write(&group);
+            } else {
+                let group = state.group_of(commit);
+                let condvar = &self.written[usize::from(!group.is_multiple_of(2))];
+                state = condvar.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// Writes a group, publishes its commits, and wakes those who wait for that.
+    #[expect(clippy::disallowed_methods, reason = "it is measured how long a sync takes")]
+    fn write(&self, group: &Group) -> MutexGuard<'_, State> {
+        let started = Instant::now();
+        let written = self.log.append(group.sequence, &group.commits);
+        let took = started.elapsed();
+        let mut state = self.lock();
+        state.writing = None;
+        let own = usize::from(!group.number.is_multiple_of(2));
+        match written {
+            Ok(()) => {
+                state.durable = group.last;
+                state.stats.note_group(group.count, group.commits.len(), took);
+                self.publish(&state);
+                self.bell.ring(group.last);
+                self.written[own].notify_all();
+                self.written[1 - own].notify_one();
+            }
+            Err(error) => {
+                state.fail(&error.into());
+                self.wake_all();
+            }
+        }
+        state
+    }
+
+    fn wake_all(&self) {
+        self.written.iter().for_each(Condvar::notify_all);
+        self.checkpointed.notify_all();
+        self.work.notify_all();
+    }
+
+    fn publish(&self, state: &State) {
+        self.newest.store(Arc::new(Snapshot { view: state.view.clone(), commit: state.durable }));
+    }
+
+    /// What the thread of the checkpoint does.
+    fn checkpoint_until_closed(&self) {
+        loop {
+            let mut state = self.lock();
+            while state.view.frozen.is_none() && !state.closing && state.failed.is_none() {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.failed.is_some() {
+                return;
+            }
+            let frozen = state.view.frozen.clone();
+            drop(state);
+            let done = match &frozen {
+                Some(frozen) => self.checkpoint(frozen),
+                None => self.close(),
+            };
+            if let Err(error) = done {
+                self.lock().fail(&error);
+                self.wake_all();
+            }
+            if frozen.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Writes what was frozen to the table file.
+    #[expect(clippy::disallowed_methods, reason = "it is measured how long a checkpoint takes")]
+    fn checkpoint(&self, frozen: &Frozen) -> Result<()> {
+        self.make_durable(frozen.last)?;
+        let started = Instant::now();
+        let state = LogState::InUse { id: self.log.id(), floor: frozen.last };
+        let base = Arc::new(self.table.checkpoint(&frozen.rows, frozen.last, state)?);
+        let mut state = self.lock();
+        let active = state.view.active.clone();
+        state.view = Arc::new(View { active, frozen: None, base });
+        state.stats.note_checkpoint(started.elapsed());
+        self.publish(&state);
+        self.checkpointed.notify_all();
+        Ok(())
+    }
+
+    /// Brings the table file up to date, so that it needs the log no more. Nobody uses the engine any
+    /// more.
+    fn close(&self) -> Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !writer.in_use {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        self.freeze(&mut state, &mut writer);
+        let frozen = state.view.frozen.clone();
+        drop(state);
+        if let Some(frozen) = frozen {
+            self.make_durable(frozen.last)?;
+            let closed = LogState::Closed { id: self.log.id() };
+            self.table.checkpoint(&frozen.rows, frozen.last, closed)?;
+        }
+        writer.in_use = false;
+        Ok(())
+    }
+}
+
+impl LoggedReader {
+    /// Reads a store that nobody has open, with what its log holds; nothing is written.
+    pub(crate) fn on(base: RedbRead, disk: Box<dyn StorageBackend>) -> Result<Self> {
+        let (_, frozen) = recover(&base, disk, true)?;
+        let commit = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
+        let view = View { active: Arc::default(), frozen: frozen.map(Arc::new), base: Arc::new(base) };
+        let bell = Bell::default();
+        bell.ring(commit);
+        Ok(Self { newest: Arc::new(Snapshot { view: Arc::new(view), commit }), bell })
+    }
+}
+
+impl Engine for LoggedReader {
+    fn begin_read(&self) -> Result<Arc<dyn ReadTransaction>> {
+        Ok(self.newest.clone())
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        Err(Error::ReadOnly)
+    }
+
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        Ok(self.bell.wait(after, timeout))
+    }
+
+    fn stop_waiting(&self) {
+        self.bell.end();
+    }
+}
+
+impl Snapshot {
+    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        let View { active, frozen, base } = &*self.view;
+        let newer = active.get(row, self.commit);
+        let newer = newer.or_else(|| frozen.as_ref()?.rows.get(row, self.commit));
+        newer.map_or_else(|| Ok(base.get(&[row])?.pop().flatten()), Ok)
+    }
+
+    /// The places of the log's entries up to and with this commit.
+    fn log_rows_up_to(&self, trim: Commit) -> Result<Vec<Row>> {
+        let (first, last) = (log_row(Commit::default()), log_row(trim));
+        let found = self.scan((Bound::Included(&first), Bound::Included(&last)), usize::MAX)?;
+        Ok(found.into_iter().map(|(row, _)| row).collect())
+    }
+}
+
+impl ReadTransaction for Snapshot {
+    fn commit(&self) -> Commit {
+        self.commit
+    }
+
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        rows.iter().map(|row| self.row(row)).collect()
+    }
+
+    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+        let range = RedbRead::range_of_rows(range);
+        let View { active, frozen, base } = &*self.view;
+        let mut active = active.scan(range, self.commit).peekable();
+        let mut frozen = frozen
+            .as_ref()
+            .map(|frozen| frozen.rows.scan(range, self.commit))
+            .into_iter()
+            .flatten()
+            .peekable();
+        if active.peek().is_none() && frozen.peek().is_none() {
+            return base.scan(range, limit);
+        }
+        let mut base = BaseRows::new(base, range, limit);
+        let mut scanned = Vec::new();
+        while scanned.len() < limit {
+            let of_base = base.peek()?;
+            let next = [active.peek().map(|(row, _)| row), frozen.peek().map(|(row, _)| row), of_base];
+            let Some(row) = next.into_iter().flatten().min().cloned() else { break };
+            // Each that has the row goes on; the newest has its say.
+            let newest = [next_if_at(&mut active, &row), next_if_at(&mut frozen, &row)];
+            let of_base = base.next_if_at(&row);
+            match newest.into_iter().flatten().next() {
+                Some(stored) => scanned.extend(stored.map(|stored| (row, Ok(stored)))),
+                None => scanned.extend(of_base.map(|stored| (row, stored))),
+            }
+        }
+        Ok(scanned)
+    }
+
+    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        Ok(self.row(&log_row(commit))?.map(|stored| stored.bytes))
+    }
+
+    fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
+        let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
+        RedbRead::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
+    }
+}
+
+fn next_if_at<T>(rows: &mut Peekable<impl Iterator<Item = (Row, T)>>, row: &Row) -> Option<T> {
+    rows.next_if(|(next, _)| next == row).map(|(_, value)| value)
+}
+
+/// The rows of the table file in a range, read some at a time.
+struct BaseRows<'a> {
+    base: &'a RedbRead,
+    from: Bound<Row>,
+    to: Bound<&'a [u8]>,
+    at_once: usize,
+    read: VecDeque<(Row, Result<Stored>)>,
+    ended: bool,
+}
+
+impl<'a> BaseRows<'a> {
+    fn new(base: &'a RedbRead, (from, to): Range<'a>, limit: usize) -> Self {
+        let from = from.map(<[u8]>::to_vec);
+        Self { base, from, to, at_once: limit.min(ROWS_AT_ONCE), read: VecDeque::new(), ended: false }
+    }
+
+    fn peek(&mut self) -> Result<Option<&Row>> {
+        if self.read.is_empty() && !self.ended {
+            let from = self.from.as_ref().map(Vec::as_slice);
+            self.read = self.base.scan((from, self.to), self.at_once)?.into();
+            self.ended = self.read.len() < self.at_once;
+            if let Some((last, _)) = self.read.back() {
+                self.from = Bound::Excluded(last.clone());
+            }
+        }
+        Ok(self.read.front().map(|(row, _)| row))
+    }
+
+    fn next_if_at(&mut self, row: &Row) -> Option<Result<Stored>> {
+        if self.read.front().is_some_and(|(next, _)| next == row) {
+            return self.read.pop_front().map(|(_, stored)| stored);
+        }
+        None
+    }
+}

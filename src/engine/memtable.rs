@@ -1,0 +1,180 @@
+//! The rows of commits that are in the log and not yet in the table file, in memory, in order.
+//!
+//! Each version of a row stays beside the older ones until the whole is dropped, so a reader of any
+//! commit finds what it must see while later commits are added, and neither waits for the other.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crossbeam_skiplist::SkipMap;
+use crossbeam_skiplist::map::Entry;
+
+use super::Range;
+use crate::format::{Row, Stored};
+use crate::id::Commit;
+
+/// What a row takes in memory besides its bytes, about.
+const ROW_OVERHEAD: usize = 96;
+
+#[derive(Default)]
+pub(super) struct Memtable {
+    versions: SkipMap<Version, Option<Box<[u8]>>>,
+    bytes: AtomicUsize,
+}
+
+/// A row as one commit left it. Ordered by the row, of one row the newest first.
+struct Version {
+    row: Box<[u8]>,
+    commit: Commit,
+}
+
+/// Where a version lies, owned or borrowed.
+trait Place {
+    fn row(&self) -> &[u8];
+    fn commit(&self) -> Commit;
+}
+
+impl Memtable {
+    /// Adds what a commit wrote: a value, or `None` for a row that it deleted.
+    pub(super) fn insert(&self, row: &[u8], commit: Commit, value: Option<&[u8]>) {
+        self.bytes.fetch_add(ROW_OVERHEAD + row.len() + value.map_or(0, <[u8]>::len), Relaxed);
+        self.versions.insert(Version { row: row.into(), commit }, value.map(Into::into));
+    }
+
+    /// How much memory it takes, about, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.versions.is_empty()
+    }
+
+    /// The row as a reader of `commit` sees it: `None` if no commit up to that one wrote it here, and
+    /// `Some(None)` if the last that did deleted it.
+    pub(super) fn get(&self, row: &[u8], commit: Commit) -> Option<Option<Stored>> {
+        let place: &dyn Place = &(row, commit);
+        let found = self.versions.lower_bound(Bound::Included(place))?;
+        (*found.key().row == *row).then(|| stored(&found))
+    }
+
+    /// The rows of a range as a reader of `commit` sees them, in order, deleted ones as `None`.
+    pub(super) fn scan(
+        &self,
+        (from, to): Range<'_>,
+        commit: Commit,
+    ) -> impl Iterator<Item = (Row, Option<Stored>)> {
+        let first = match from {
+            // The newest version of a row is its first, the oldest its last.
+            Bound::Included(row) => {
+                self.versions.lower_bound(Bound::Included(&(row, Commit::new(u64::MAX)) as &dyn Place))
+            }
+            Bound::Excluded(row) => {
+                self.versions.lower_bound(Bound::Excluded(&(row, Commit::default()) as &dyn Place))
+            }
+            Bound::Unbounded => self.versions.front(),
+        };
+        let to = to.map(<[u8]>::to_vec);
+        let mut next = first;
+        std::iter::from_fn(move || {
+            loop {
+                let entry = next.take()?;
+                let version = entry.key();
+                let inside = match &to {
+                    Bound::Included(to) => *version.row <= **to,
+                    Bound::Excluded(to) => *version.row < **to,
+                    Bound::Unbounded => true,
+                };
+                if !inside {
+                    return None;
+                }
+                let row = &*version.row;
+                if version.commit > commit {
+                    let seen: &dyn Place = &(row, commit);
+                    next = self.versions.lower_bound(Bound::Included(seen));
+                    continue;
+                }
+                // Most rows have one version; of others, the older ones are passed over at once.
+                next = entry.next();
+                if next.as_ref().is_some_and(|next| *next.key().row == *row) {
+                    let oldest: &dyn Place = &(row, Commit::default());
+                    next = self.versions.lower_bound(Bound::Excluded(oldest));
+                }
+                return Some((row.to_vec(), stored(&entry)));
+            }
+        })
+    }
+}
+
+fn stored(entry: &Entry<'_, Version, Option<Box<[u8]>>>) -> Option<Stored> {
+    let bytes = entry.value().as_ref()?;
+    Some(Stored { bytes: bytes.to_vec(), commit: entry.key().commit })
+}
+
+impl Place for Version {
+    fn row(&self) -> &[u8] {
+        &self.row
+    }
+
+    fn commit(&self) -> Commit {
+        self.commit
+    }
+}
+
+impl Place for (&[u8], Commit) {
+    fn row(&self) -> &[u8] {
+        self.0
+    }
+
+    fn commit(&self) -> Commit {
+        self.1
+    }
+}
+
+impl<'a> Borrow<dyn Place + 'a> for Version {
+    fn borrow(&self) -> &(dyn Place + 'a) {
+        self
+    }
+}
+
+impl Ord for dyn Place + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.row().cmp(other.row()).then_with(|| other.commit().cmp(&self.commit()))
+    }
+}
+
+impl PartialOrd for dyn Place + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn Place + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for dyn Place + '_ {}
+
+impl Ord for Version {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self as &dyn Place).cmp(other as &dyn Place)
+    }
+}
+
+impl PartialOrd for Version {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Version {}

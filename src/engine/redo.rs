@@ -1,0 +1,388 @@
+//! The redo log: a file of fixed length, overwritten in place, to which groups of commits are appended.
+//!
+//! ```text
+//! file     = header, segment 0, segment 1          the header in the first 4,096 bytes
+//! header   = "keystead log"  format (4)  id (16)  length of the file (8)  checksum (8)
+//! segment  = frame frame ...                       each begins at a multiple of 512 bytes
+//! frame    = "ksf1"  length of the commits (4)  sequence (8)  previous checksum (8)  checksum (8)  commits
+//! commits  = { commit (8)  number of rows (4)  { length of address (2)  1 + length of value, or 0 for
+//!              a row that is deleted (4)  address  value } }
+//! ```
+//!
+//! Numbers have their lowest byte first. Segments are used in turn; the sequence counts them, and the
+//! one with sequence n lies at n modulo 2. The checksum of a frame covers all the rest of it, is seeded
+//! with the log's id, and the frame holds that of the one before it (0 in the first of a segment): so what
+//! is left of an older use of the place, or of another log, is no part of the chain. A frame begins on a
+//! sector of its own, so a write that is torn never damages an older frame; and it is written only when
+//! the one before it is on the disk, so a valid frame behind an invalid one means damage, not a crash.
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use twox_hash::XxHash3_64;
+
+use super::redb::StorageBackend;
+use crate::error::{Error, Result};
+use crate::id::Commit;
+
+/// Which log a file is; the table file names the log that it needs.
+pub(crate) type LogId = [u8; 16];
+
+const MAGIC: &[u8; 12] = b"keystead log";
+const FORMAT: u32 = 1;
+const HEADER_BYTES: u64 = 4096;
+const HEADER_USED: usize = 48;
+const SECTOR: u64 = 512;
+
+const FRAME_MAGIC: &[u8; 4] = b"ksf1";
+const FRAME_HEADER: usize = 32;
+
+/// The most bytes of commits that a frame may have: more than the largest transaction makes.
+const COMMITS_MAX: usize = 4 * 1024 * 1024;
+/// How far behind the last frame of a segment is looked for frames that must not be there: two of the
+/// largest frames.
+const LOOK_AHEAD: u64 = 8 * 1024 * 1024 + 4 * SECTOR;
+
+/// The smallest log: each segment must hold a frame of the largest size.
+pub(crate) const LOG_BYTES_MIN: u64 = HEADER_BYTES + 2 * (COMMITS_MAX as u64 + SECTOR);
+/// The largest log.
+pub(crate) const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+
+pub(crate) struct RedoLog {
+    disk: Box<dyn StorageBackend>,
+    id: LogId,
+    segment_bytes: u64,
+    /// Where the next frame goes. Locked for the time of an append.
+    end: Mutex<End>,
+}
+
+/// The end of a chain of frames.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    sequence: u64,
+    offset: u64,
+    checksum: u64,
+}
+
+/// What a log holds that the table file has not.
+#[derive(Default)]
+pub(super) struct Recovered {
+    /// The commits of each frame, as they were appended, in their order.
+    pub(super) frames: Vec<Vec<u8>>,
+    /// The sequence of the first segment that one of them is in.
+    pub(super) oldest_sequence: Option<u64>,
+    /// The newest commit in the log, also if the table file has it too.
+    pub(super) newest: Option<Commit>,
+}
+
+/// A frame that is whole.
+struct Frame {
+    sequence: u64,
+    previous: u64,
+    checksum: u64,
+    commits: Vec<u8>,
+    first: Commit,
+    last: Commit,
+}
+
+/// What is in one segment.
+struct Segment {
+    frames: Vec<(u64, Frame)>,
+    end: u64,
+    /// The newest commit in whole frames behind the end.
+    stray: Option<Commit>,
+}
+
+/// How many bytes a frame with this many bytes of commits takes.
+pub(super) fn frame_bytes(commits: usize) -> u64 {
+    (FRAME_HEADER as u64 + commits as u64).next_multiple_of(SECTOR)
+}
+
+/// The length of each segment of a log of this length.
+pub(super) fn segment_bytes(log_bytes: u64) -> u64 {
+    (log_bytes.saturating_sub(HEADER_BYTES) / 2) & !(SECTOR - 1)
+}
+
+/// Begins the commits of a frame, or goes on with them: what one commit wrote.
+pub(super) fn push_commit<'a>(
+    commits: &mut Vec<u8>,
+    commit: Commit,
+    rows: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+) -> Result<()> {
+    let too_large = |_| Error::TransactionTooLarge { what: "bytes in the log", max: COMMITS_MAX };
+    commits.extend(commit.number().to_le_bytes());
+    commits.extend(u32::try_from(rows.len()).map_err(too_large)?.to_le_bytes());
+    for (row, value) in rows {
+        commits.extend(u16::try_from(row.len()).map_err(too_large)?.to_le_bytes());
+        let length = value.map_or(Ok(0), |value| u32::try_from(value.len() + 1)).map_err(too_large)?;
+        commits.extend(length.to_le_bytes());
+        commits.extend(row);
+        commits.extend(value.unwrap_or_default());
+    }
+    if commits.len() > COMMITS_MAX {
+        return Err(Error::TransactionTooLarge { what: "bytes in the log", max: COMMITS_MAX });
+    }
+    Ok(())
+}
+
+/// Reads the commits of a frame: each row of each commit is given to `each`.
+pub(super) fn read_commits<'a>(
+    mut bytes: &'a [u8],
+    mut each: impl FnMut(Commit, Option<(&'a [u8], Option<&'a [u8]>)>),
+) -> Result<()> {
+    while !bytes.is_empty() {
+        let commit = Commit::new(u64::from_le_bytes(take(&mut bytes)?));
+        each(commit, None);
+        for _ in 0..u32::from_le_bytes(take(&mut bytes)?) {
+            let row_length = u16::from_le_bytes(take(&mut bytes)?);
+            let value_length = u32::from_le_bytes(take(&mut bytes)?);
+            let row = take_slice(&mut bytes, usize::from(row_length))?;
+            let value = match value_length.checked_sub(1) {
+                Some(length) => Some(take_slice(&mut bytes, length as usize)?),
+                None => None,
+            };
+            each(commit, Some((row, value)));
+        }
+    }
+    Ok(())
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk().ok_or_else(malformed)?;
+    *bytes = rest;
+    Ok(*taken)
+}
+
+fn take_slice<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
+    let (taken, rest) = bytes.split_at_checked(length).ok_or_else(malformed)?;
+    *bytes = rest;
+    Ok(taken)
+}
+
+fn malformed() -> Error {
+    damaged("a frame is whole, but not its commits")
+}
+
+fn damaged(what: &str) -> Error {
+    Error::Corrupted(format!("the redo log: {what}").into())
+}
+
+impl RedoLog {
+    /// Makes an empty log on an empty disk; `length` is that of the file.
+    pub(crate) fn create(disk: &dyn StorageBackend, id: LogId, length: u64) -> io::Result<()> {
+        let mut header = Vec::with_capacity(HEADER_USED);
+        header.extend(MAGIC);
+        header.extend(FORMAT.to_le_bytes());
+        header.extend(id);
+        header.extend(length.to_le_bytes());
+        header.extend(XxHash3_64::oneshot(&header).to_le_bytes());
+        // Every block is written once now, so that later a sync has no more to do than its data.
+        let zeros = vec![0; 1 << 20];
+        let mut offset = 0;
+        disk.set_len(length)?;
+        while offset < length {
+            let bytes = zeros.len().min(usize::try_from(length - offset).unwrap_or(usize::MAX));
+            disk.write(offset, &zeros[..bytes])?;
+            offset += bytes as u64;
+        }
+        disk.write(0, &header)?;
+        disk.sync_data()
+    }
+
+    /// Which log is on this disk, and how long it is.
+    pub(crate) fn id_and_length(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
+        read_header(disk)
+    }
+
+    /// Opens a log, and reads what it holds behind `durable`, the newest commit in the table file.
+    ///
+    /// The last frame may be on its way to the disk still, from a process that was killed: unless
+    /// `read_only`, it is written once more, and synced, before anybody sees it.
+    pub(super) fn open(
+        disk: Box<dyn StorageBackend>,
+        durable: Commit,
+        read_only: bool,
+    ) -> Result<(Self, Recovered)> {
+        let (id, length) = read_header(&*disk)?;
+        let segment_bytes = segment_bytes(length);
+        let mut log =
+            Self { disk, id, segment_bytes, end: Mutex::new(End { sequence: 0, offset: 0, checksum: 0 }) };
+        let mut segments = [log.read_segment(0)?, log.read_segment(1)?];
+        segments.sort_by_key(|segment| segment.frames.first().map(|(_, frame)| frame.sequence));
+        let mut recovered = Recovered::default();
+        let mut last = durable;
+        for (_, frame) in segments.iter().flat_map(|segment| &segment.frames) {
+            recovered.newest = recovered.newest.max(Some(frame.last));
+            if frame.last <= durable {
+                continue;
+            }
+            if frame.first.number() != last.number() + 1 {
+                return Err(damaged("commits between two of its frames, or before the first, are missing"));
+            }
+            last = frame.last;
+            recovered.oldest_sequence.get_or_insert(frame.sequence);
+            recovered.frames.push(frame.commits.clone());
+        }
+        if segments.iter().any(|segment| segment.stray.is_some_and(|stray| stray > last)) {
+            return Err(damaged("a frame is damaged, and there are whole ones behind it"));
+        }
+        if let Some((offset, frame)) = segments[1].frames.last() {
+            if !read_only {
+                log.write_frame(*offset, frame)?;
+                log.disk.sync_data()?;
+            }
+            // The next frame begins the next segment.
+            let sequence = frame.sequence.checked_add(1).ok_or_else(|| damaged("its sequence is over"))?;
+            log.end = Mutex::new(End { sequence, offset: 0, checksum: 0 });
+        }
+        Ok((log, recovered))
+    }
+
+    pub(super) fn id(&self) -> LogId {
+        self.id
+    }
+
+    /// How many bytes of frames fit into a segment.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    /// The sequence of the segment to which frames are appended.
+    pub(super) fn sequence(&self) -> u64 {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).sequence
+    }
+
+    /// Appends a frame with these commits to the segment with this sequence: the one that was appended
+    /// to before, or the next. When it returns, they are on the disk.
+    pub(super) fn append(&self, sequence: u64, commits: &[u8]) -> io::Result<()> {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        if sequence != end.sequence {
+            *end = End { sequence, offset: 0, checksum: 0 };
+        }
+        let frame = encode_frame(&self.id, sequence, end.checksum, commits);
+        if end.offset + frame.len() as u64 > self.segment_bytes {
+            return Err(io::Error::other("the segment of the redo log is full"));
+        }
+        self.disk.write(self.start(sequence) + end.offset, &frame)?;
+        self.disk.sync_data()?;
+        end.offset += frame.len() as u64;
+        end.checksum = checksum_in(&frame);
+        Ok(())
+    }
+
+    fn start(&self, sequence: u64) -> u64 {
+        HEADER_BYTES + (sequence % 2) * self.segment_bytes
+    }
+
+    fn write_frame(&self, offset: u64, frame: &Frame) -> io::Result<()> {
+        let bytes = encode_frame(&self.id, frame.sequence, frame.previous, &frame.commits);
+        self.disk.write(offset, &bytes)
+    }
+
+    fn read_segment(&self, number: u64) -> Result<Segment> {
+        let start = self.start(number);
+        let place = start..start + self.segment_bytes;
+        let mut segment = Segment { frames: Vec::new(), end: start, stray: None };
+        let mut previous = 0;
+        while let Some(frame) = self.read_frame(segment.end, &place)? {
+            let first = segment.frames.first().map_or(frame.sequence, |(_, first)| first.sequence);
+            if frame.sequence != first || frame.sequence % 2 != number || frame.previous != previous {
+                break;
+            }
+            previous = frame.checksum;
+            let offset = segment.end;
+            segment.end += frame_bytes(frame.commits.len());
+            segment.frames.push((offset, frame));
+        }
+        let mut offset = segment.end;
+        while offset < place.end.min(segment.end + LOOK_AHEAD) {
+            let frame = self.read_frame(offset, &place)?;
+            segment.stray = segment.stray.max(frame.map(|frame| frame.last));
+            offset += SECTOR;
+        }
+        Ok(segment)
+    }
+
+    /// The frame at this offset of the file, if there is a whole one.
+    fn read_frame(&self, offset: u64, place: &Range<u64>) -> Result<Option<Frame>> {
+        let left = place.end.saturating_sub(offset);
+        let mut header = [0; FRAME_HEADER];
+        if left < header.len() as u64 {
+            return Ok(None);
+        }
+        self.disk.read(offset, &mut header)?;
+        let mut rest = &header[..];
+        let (magic, length): ([u8; 4], [u8; 4]) = (take(&mut rest)?, take(&mut rest)?);
+        let length = u32::from_le_bytes(length) as usize;
+        if magic != *FRAME_MAGIC || length == 0 || length > COMMITS_MAX || frame_bytes(length) > left {
+            return Ok(None);
+        }
+        let sequence = u64::from_le_bytes(take(&mut rest)?);
+        let previous = u64::from_le_bytes(take(&mut rest)?);
+        let mut commits = vec![0; length];
+        self.disk.read(offset + FRAME_HEADER as u64, &mut commits)?;
+        let frame = encode_frame(&self.id, sequence, previous, &commits);
+        if frame[..FRAME_HEADER] != header {
+            return Ok(None);
+        }
+        let (mut first, mut last) = (None, Commit::default());
+        let mut in_order = true;
+        read_commits(&commits, |commit, row| {
+            if row.is_none() {
+                in_order &= first.is_none() || commit.number() == last.number().wrapping_add(1);
+                first.get_or_insert(commit);
+                last = commit;
+            }
+        })?;
+        let first = first.filter(|_| in_order).ok_or_else(malformed)?;
+        Ok(Some(Frame { sequence, previous, checksum: checksum_in(&header), commits, first, last }))
+    }
+}
+
+fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
+    let length = disk.len()?;
+    let mut header = [0; HEADER_USED];
+    if length < HEADER_BYTES {
+        return Err(damaged("the file is too short"));
+    }
+    disk.read(0, &mut header)?;
+    let mut rest = &header[..];
+    let magic: [u8; 12] = take(&mut rest)?;
+    let format = u32::from_le_bytes(take(&mut rest)?);
+    if magic != *MAGIC {
+        return Err(damaged("the file is none"));
+    }
+    if format > FORMAT {
+        return Err(Error::Unsupported { found: format, supported: FORMAT });
+    }
+    let id: LogId = take(&mut rest)?;
+    let expected = u64::from_le_bytes(take(&mut rest)?);
+    if XxHash3_64::oneshot(&header[..HEADER_USED - 8]).to_le_bytes() != *rest {
+        return Err(damaged("the header is damaged"));
+    }
+    if length != expected {
+        return Err(damaged(&format!("the file has {length} bytes, not {expected}")));
+    }
+    Ok((id, length))
+}
+
+fn encode_frame(id: &LogId, sequence: u64, previous: u64, commits: &[u8]) -> Vec<u8> {
+    let bytes = usize::try_from(frame_bytes(commits.len())).expect("it is little more than what is there");
+    let mut frame = Vec::with_capacity(bytes);
+    frame.extend(FRAME_MAGIC);
+    frame.extend(u32::try_from(commits.len()).expect("commits have at most 4 MiB").to_le_bytes());
+    frame.extend(sequence.to_le_bytes());
+    frame.extend(previous.to_le_bytes());
+    let seed = XxHash3_64::oneshot(id);
+    let head = XxHash3_64::oneshot_with_seed(seed, &frame);
+    frame.extend(XxHash3_64::oneshot_with_seed(head, commits).to_le_bytes());
+    frame.extend(commits);
+    frame.resize(bytes, 0);
+    frame
+}
+
+fn checksum_in(frame: &[u8]) -> u64 {
+    let bytes = frame[24..FRAME_HEADER].try_into().expect("a frame begins with its header");
+    u64::from_le_bytes(bytes)
+}

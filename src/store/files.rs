@@ -1,0 +1,155 @@
+//! The files of a store: how they come into being and are opened.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::engine::Engine;
+use crate::engine::logged::{LoggedEngine, LoggedReader};
+use crate::engine::redb::{LogState, RedbEngine, RedbRead, RedbReader, StorageBackend, TableFile, backend};
+use crate::engine::redo::{LogId, RedoLog};
+use crate::error::{Error, Result};
+use crate::id::random_bytes;
+
+pub(super) use crate::engine::redo::{LOG_BYTES_MAX, LOG_BYTES_MIN};
+
+/// What is added to the name of the store's file.
+const LOG_SUFFIX: &str = ".redo";
+
+/// The checkpoint begins when this part of the redo log is used, if it is idle.
+const CHECKPOINT_PART: u64 = 8;
+
+/// The table file, and the redo log beside it.
+pub(super) struct Files<'a> {
+    pub(super) path: &'a Path,
+    pub(super) cache_bytes: usize,
+}
+
+impl Files<'_> {
+    /// Opens the store, or makes it, without a redo log.
+    pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
+        let open = || RedbEngine::open(self.path, self.cache_bytes);
+        let engine = match open() {
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                self.create(&begin)?;
+                open()?
+            }
+            opened => opened?,
+        };
+        if matches!(engine.log_state(), LogState::InUse { .. }) {
+            drop(engine);
+            // Opened with its log and closed again, the file has all.
+            drop(self.open_with_log(LOG_BYTES_MIN, &begin)?);
+            return Ok(Box::new(open()?));
+        }
+        Ok(Box::new(engine))
+    }
+
+    /// Opens the store, or makes it, with a redo log.
+    pub(super) fn open_with_log(
+        &self,
+        log_bytes: u64,
+        begin: impl Fn(&dyn Engine) -> Result<()>,
+    ) -> Result<Box<dyn Engine>> {
+        let open = || TableFile::open(self.path, self.cache_bytes);
+        let table = match open() {
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                self.create(&begin)?;
+                open()?
+            }
+            opened => opened?,
+        };
+        let disk = match (table.log_state()?, self.open_log(true)?) {
+            (LogState::InUse { .. }, None) => return Err(self.mismatch("it is missing")),
+            (LogState::InUse { .. }, Some(disk)) => disk,
+            (LogState::Closed { id }, None) => self.create_log(id, log_bytes)?,
+            (LogState::Closed { id }, Some(disk)) => match RedoLog::id_and_length(&*disk)? {
+                (other, _) if other != id => return Err(self.mismatch("it is that of another store")),
+                (_, length) if length != log_bytes => self.create_log(id, log_bytes)?,
+                _ => disk,
+            },
+            (LogState::None, None) => self.create_log(random_bytes(), log_bytes)?,
+            (LogState::None, Some(_)) => {
+                return Err(self.mismatch("the store has none, but there is the one of another"));
+            }
+        };
+        let checkpoint_bytes = usize::try_from(log_bytes / CHECKPOINT_PART).unwrap_or(usize::MAX);
+        Ok(Box::new(LoggedEngine::on(table, disk, checkpoint_bytes)?))
+    }
+
+    /// Opens the store for reading only.
+    pub(super) fn open_read_only(&self) -> Result<Box<dyn Engine>> {
+        let reader = RedbReader::open(self.path, self.cache_bytes)?;
+        if !matches!(reader.log_state()?, LogState::InUse { .. }) {
+            return Ok(Box::new(reader));
+        }
+        drop(reader);
+        let base = RedbRead::offline(self.path, self.cache_bytes)?;
+        let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
+        Ok(Box::new(LoggedReader::on(base, log)?))
+    }
+
+    fn mismatch(&self, what: &str) -> Error {
+        Error::LogMismatch(format!("{what}: {}", self.log_path().display()).into())
+    }
+
+    fn log_path(&self) -> PathBuf {
+        let mut name = OsString::from(self.path);
+        name.push(LOG_SUFFIX);
+        name.into()
+    }
+
+    fn open_log(&self, write: bool) -> Result<Option<Box<dyn StorageBackend>>> {
+        match OpenOptions::new().read(true).write(write).open(self.log_path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => Ok(Some(Box::new(backend(opened?)?))),
+        }
+    }
+
+    fn folder(&self) -> PathBuf {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    }
+
+    /// A file beside the store, for its owner only, that goes unless it gets a name.
+    fn unnamed(&self) -> Result<NamedTempFile> {
+        Ok(tempfile::Builder::new().prefix(".keystead-").tempfile_in(self.folder())?)
+    }
+
+    /// A name is durable only with its folder; there is nothing to sync where that can't be done.
+    fn sync_folder(&self) -> Result<()> {
+        if cfg!(unix) {
+            File::open(self.folder())?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a store beside the path and moves it there, unless something is there by then.
+    fn create(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<()> {
+        let file = self.unnamed()?;
+        let engine = RedbEngine::create(file.reopen()?, self.cache_bytes)?;
+        begin(&engine)?;
+        drop(engine);
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(self.path) {
+            // Somebody else was faster: theirs is as good.
+            Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            persisted => persisted.map_err(|refused| refused.error)?,
+        };
+        self.sync_folder()
+    }
+
+    /// Makes an empty log in the place of what is left of an older one.
+    fn create_log(&self, id: LogId, log_bytes: u64) -> Result<Box<dyn StorageBackend>> {
+        let file = self.unnamed()?;
+        let disk = Box::new(backend(file.reopen()?)?);
+        RedoLog::create(&*disk, id, log_bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(self.log_path()).map_err(|refused| refused.error)?;
+        self.sync_folder()?;
+        Ok(disk)
+    }
+}
