@@ -9,7 +9,14 @@ use crate::run::Plan;
 
 const LOCK: &str = include_str!("../Cargo.lock");
 const CRATES: [&str; 9] = [
-    "keystead", "redb", "rusqlite", "libsqlite3-sys", "heed", "lmdb-master-sys", "fjall", "rocksdb",
+    "keystead",
+    "redb",
+    "rusqlite",
+    "libsqlite3-sys",
+    "heed",
+    "lmdb-master-sys",
+    "fjall",
+    "rocksdb",
     "librocksdb-sys",
 ];
 
@@ -46,7 +53,11 @@ fn version(name: &str) -> Option<String> {
 
 fn cold(quick: bool) -> String {
     let permitted = !quick && fs::OpenOptions::new().write(true).open("/proc/sys/vm/drop_caches").is_ok();
-    let text = if permitted { "all caches were dropped" } else { "only the pages of the stores' files were dropped" };
+    let text = if permitted {
+        "all caches were dropped"
+    } else {
+        "only the pages of the stores' files were dropped"
+    };
     format!("{text} before open_after_kill")
 }
 

@@ -238,7 +238,8 @@ impl<E: Ordered> OrderedPeer<E> {
             ..before
         };
         staging.staged.insert(alias_row.tagged().to_vec(), Some(after.encode()?));
-        let entry = if self.history { record::entry_of_move(place, name, &before, &after)? } else { Vec::new() };
+        let entry =
+            if self.history { record::entry_of_move(place, name, &before, &after)? } else { Vec::new() };
         self.close(staging.staged, commit, entry);
         Ok(Ok(Moved { former, changed: true }))
     }

@@ -96,13 +96,7 @@ impl Record {
     /// The record of the key when it waits for its deletion.
     pub fn pending_deletion(&self, now: u64, version: u64) -> Self {
         let due = Some(now + 7 * DAY);
-        Self {
-            state: PENDING_DELETION,
-            scheduled_deletion_at: due,
-            updated_at: now,
-            version,
-            ..self.clone()
-        }
+        Self { state: PENDING_DELETION, scheduled_deletion_at: due, updated_at: now, version, ..self.clone() }
     }
 }
 
@@ -204,21 +198,35 @@ pub fn entry_of_deletion(place: Place, before: &Record, after: &Record) -> Answe
 /// The entry of keys that were created, each with its aliases.
 pub fn entry_of_import(place: Place, keys: &[NewKey], now: u64, version: u64) -> Answer<Vec<u8>> {
     let created = keys.iter().map(|new| {
-        let alias =
-            AliasValue { key_id: *new.key_id.as_bytes(), created_at: now, updated_at: now, version };
+        let alias = AliasValue { key_id: *new.key_id.as_bytes(), created_at: now, updated_at: now, version };
         Ok((new, Record::new(new, place, now, version).encode()?, alias.encode()?))
     });
     let created = created.collect::<Answer<Vec<_>>>()?;
     let mut changes = Vec::new();
     for (new, record, alias) in &created {
         let (key_id, operation) = (Some(new.key_id.as_bytes()), CREATE_KEY);
-        let change =
-            Change { operation, key_id, name: None, later: 0, previous: None, before: None, after: Some(record) };
+        let change = Change {
+            operation,
+            key_id,
+            name: None,
+            later: 0,
+            previous: None,
+            before: None,
+            after: Some(record),
+        };
         changes.push(change);
         for name in &new.aliases {
             let name = Some(name.as_str());
             let after = Some(alias.as_slice());
-            changes.push(Change { operation, key_id: None, name, later: 0, previous: None, before: None, after });
+            changes.push(Change {
+                operation,
+                key_id: None,
+                name,
+                later: 0,
+                previous: None,
+                before: None,
+                after,
+            });
         }
     }
     encode_entry(place, now, &changes)

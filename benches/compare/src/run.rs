@@ -214,12 +214,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn lists(
-        &mut self,
-        subjects: &mut [Subject],
-        (keys, small): (&Keys, &Keys),
-        round: usize,
-    ) -> Answer<()> {
+    fn lists(&mut self, subjects: &mut [Subject], (keys, small): (&Keys, &Keys), round: usize) -> Answer<()> {
         if !self.plan.wants("list_100") {
             return Ok(());
         }
@@ -277,4 +272,3 @@ impl Run<'_> {
         Ok(())
     }
 }
-

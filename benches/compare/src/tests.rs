@@ -25,9 +25,7 @@ fn everything(session: &mut dyn Session, keys: &Keys, answers: &mut Answers) -> 
     for place in Place::ALL {
         for alias in keys.aliases.iter().chain([&unknown]) {
             let key = session.resolve(place, alias)?;
-            answers
-                .resolved
-                .push(key.map(|key| (key.key_id(), key.state(), key.key_alias().to_owned())));
+            answers.resolved.push(key.map(|key| (key.key_id(), key.state(), key.key_alias().to_owned())));
         }
         let (mut after, mut all) = (Alias::new("alias-")?, Vec::new());
         loop {
@@ -95,12 +93,8 @@ fn answers_of(engine: engines::Engine, history: bool) -> Answer<Answers> {
     let peer = (engine.open)(folder.path(), settings)?;
     peer.session(&mut |session| everything(session, &keys, &mut answers))?;
     peer.session(&mut |session| {
-        let wanted = Move {
-            place: Place::Small,
-            alias: keys.aliases[0].clone(),
-            target: keys.ids[5],
-            expected: None,
-        };
+        let wanted =
+            Move { place: Place::Small, alias: keys.aliases[0].clone(), target: keys.ids[5], expected: None };
         answers.outcomes.push(session.associate(&wanted)?);
         everything(session, &keys, &mut answers)
     })?;

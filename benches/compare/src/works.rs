@@ -203,7 +203,8 @@ pub fn resolve(
     let (peer, targets, start, stop) =
         (subject.peer()?, &subject.targets, Start::new(), AtomicBool::new(false));
     thread::scope(|scope| {
-        let writer = scope.spawn(|| peer.session(&mut |session| disturb(session, keys, targets, seed, &stop)));
+        let writer =
+            scope.spawn(|| peer.session(&mut |session| disturb(session, keys, targets, seed, &stop)));
         let readers = (0..threads).map(|reader| {
             let start = &start;
             scope.spawn(move || {
@@ -302,13 +303,7 @@ fn must_agree(session: &mut dyn Session, keys: &Keys, targets: &Targets, alias: 
 }
 
 /// A page of 100 aliases from a random place on.
-pub fn list(
-    subject: &Subject,
-    place: Place,
-    keys: &Keys,
-    seed: u64,
-    slice: Duration,
-) -> Answer<Vec<f64>> {
+pub fn list(subject: &Subject, place: Place, keys: &Keys, seed: u64, slice: Duration) -> Answer<Vec<f64>> {
     let mut samples = Vec::new();
     let mut random = Random::new(seed);
     subject.peer()?.session(&mut |session| {

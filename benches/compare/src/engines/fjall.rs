@@ -59,11 +59,7 @@ impl Rows for &[Keyspace] {
         Ok(value.map(|value| read(&value)))
     }
 
-    fn behind(
-        &self,
-        address: &Address,
-        mut each: impl FnMut(&[u8], &[u8]) -> Answer<bool>,
-    ) -> Answer<()> {
+    fn behind(&self, address: &Address, mut each: impl FnMut(&[u8], &[u8]) -> Answer<bool>) -> Answer<()> {
         let range: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Excluded(address.bare()), Bound::Unbounded);
         for row in self[address.table() as usize].range::<&[u8], _>(range) {
             let (address, value) = row.into_inner()?;

@@ -18,6 +18,11 @@ struct Keystead {
     scopes: [Scope; 2],
 }
 
+/// Opens or makes a store whose commits go to its redo log first.
+pub fn open_logged(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
+    open(folder, settings, true)
+}
+
 /// Opens or makes a store whose commits go straight to its tree.
 pub fn open_direct(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
     open(folder, settings, false)
@@ -25,11 +30,9 @@ pub fn open_direct(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
 
 /// The only place that knows how the redo log is asked for.
 fn open(folder: &Path, settings: Settings, redo_log: bool) -> Answer<Box<dyn Peer>> {
-    if redo_log {
-        return Err("this keystead has no redo log".into());
-    }
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
     let options = Options::new().quotas(quotas).history(settings.history).cache_bytes(settings.cache_bytes);
+    let options = options.redo_log(redo_log);
     let store = options.open(folder.join("kms.redb"))?;
     let scope = |place: Place| Scope::new(Place::DOMAIN, place.project());
     Ok(Box::new(Keystead { store, scopes: [scope(Place::Large)?, scope(Place::Small)?] }))
@@ -108,8 +111,7 @@ impl Session for KeysteadSession<'_> {
         each: &mut dyn FnMut(&str, KeyId),
     ) -> Answer<()> {
         let limit = Limit::new(limit)?;
-        let page =
-            self.0.store.read(self.0.scope(place), |snap| snap.aliases(After::Item(after), limit))?;
+        let page = self.0.store.read(self.0.scope(place), |snap| snap.aliases(After::Item(after), limit))?;
         page.items.iter().for_each(|alias| each(alias.alias.as_str(), alias.key_id));
         Ok(())
     }

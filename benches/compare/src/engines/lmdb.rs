@@ -75,11 +75,7 @@ impl Rows for Snapshot<'_> {
         Ok(table.get(&self.transaction, address.bare())?.map(read))
     }
 
-    fn behind(
-        &self,
-        address: &Address,
-        mut each: impl FnMut(&[u8], &[u8]) -> Answer<bool>,
-    ) -> Answer<()> {
+    fn behind(&self, address: &Address, mut each: impl FnMut(&[u8], &[u8]) -> Answer<bool>) -> Answer<()> {
         let table = &self.tables[address.table() as usize];
         let range: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Excluded(address.bare()), Bound::Unbounded);
         for row in table.range(&self.transaction, &range)? {

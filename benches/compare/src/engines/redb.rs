@@ -88,11 +88,7 @@ impl Rows for Snapshot {
         Ok(value.map(|value| read(value.value())))
     }
 
-    fn behind(
-        &self,
-        address: &Address,
-        mut each: impl FnMut(&[u8], &[u8]) -> Answer<bool>,
-    ) -> Answer<()> {
+    fn behind(&self, address: &Address, mut each: impl FnMut(&[u8], &[u8]) -> Answer<bool>) -> Answer<()> {
         let after = [address.table() as u8 + 1];
         let range = (Bound::Excluded(address.tagged()), Bound::Excluded(&after[..]));
         for row in ReadableTable::range::<&[u8]>(&**self.0, range)? {

@@ -92,11 +92,7 @@ impl Rows for &Rocks {
         Ok(value.map(|value| read(&value)))
     }
 
-    fn behind(
-        &self,
-        address: &Address,
-        mut each: impl FnMut(&[u8], &[u8]) -> Answer<bool>,
-    ) -> Answer<()> {
+    fn behind(&self, address: &Address, mut each: impl FnMut(&[u8], &[u8]) -> Answer<bool>) -> Answer<()> {
         let mode = IteratorMode::From(address.bare(), Direction::Forward);
         for row in self.database.iterator_cf(self.family(address.table())?, mode) {
             let (found, value) = row?;

@@ -273,11 +273,8 @@ impl Session for SqliteSession<'_> {
             let before = writer.key(place, *key_id.as_bytes())?.ok_or("there is no such key")?;
             let after = before.pending_deletion(record::now(), u64::try_from(writer.next_commit)?);
             let update = "UPDATE key SET record = ?3 WHERE scope = ?1 AND id = ?2";
-            let update = writer.prepared(update)?.execute(params![
-                place.number(),
-                before.key_id,
-                after.encode()?
-            ])?;
+            let update =
+                writer.prepared(update)?.execute(params![place.number(), before.key_id, after.encode()?])?;
             debug_assert_eq!(update, 1, "the key was there");
             writer.close(|| record::entry_of_deletion(place, &before, &after))
         })
