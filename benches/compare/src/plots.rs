@@ -157,7 +157,9 @@ fn bars(rows: &[Row]) -> String {
     let engines = engines_of(rows);
     let base = baseline(&engines);
     let height = 26.0 + 19.0 * engines.len() as f64;
-    let note = format!("Bars: the cost of one operation, of {base} = 1; a shorter bar is cheaper. Medians.");
+    let note = format!(
+        "Bars: the cost of one operation, of {base} = 1; a shorter bar is cheaper, one with a gap is cut off. Medians."
+    );
     let mut drawing = Drawing::new("What the same work costs", &note, height, &engines);
     for (work, title) in PANELS {
         let of_work = rows_of(rows, work);
@@ -178,14 +180,25 @@ fn bars(rows: &[Row]) -> String {
 fn bars_of(costs: &[Option<(&Row, f64)>], (x, y): (f64, f64)) -> String {
     // The label stands behind the bar.
     let room = WIDTH - 125.0;
-    let most = costs.iter().flatten().map(|(_, cost)| *cost).fold(1.0, f64::max);
+    let most = costs.iter().flatten().map(|(_, cost)| *cost).fold(1.0, f64::max).min(BAR_MAX);
     let mut body = String::new();
     for (index, cost) in costs.iter().enumerate() {
         let Some((row, cost)) = cost else { continue };
-        let (top, width) = (y + 19.0 * index as f64, room * cost / most);
+        let (top, width) = (y + 19.0 * index as f64, room * cost.min(most) / most);
         let colour = index % COLOURS.len();
         body +=
             &format!(r#"<rect x="{x:.1}" y="{top:.1}" width="{width:.1}" height="14" class="e{colour}"/>"#);
+        if *cost > most {
+            let gap = x + width - 14.0;
+            let shape = format!(
+                "{gap:.1},{top:.1} {:.1},{top:.1} {gap:.1},{:.1} {:.1},{:.1}",
+                gap + 4.0,
+                top + 14.0,
+                gap - 4.0,
+                top + 14.0
+            );
+            body += &format!(r#"<polygon class="paper" points="{shape}"/>"#);
+        }
         let label = format!("{}x  {}", short_cost(*cost), median(row));
         body += &text((x + width + 5.0, top + 11.0), "label", &label);
     }
@@ -196,6 +209,9 @@ fn bars_of(costs: &[Option<(&Row, f64)>], (x, y): (f64, f64)) -> String {
 fn short_cost(cost: f64) -> String {
     if cost < 10.0 { format!("{cost:.2}") } else { format!("{cost:.0}") }
 }
+
+/// A longer bar is cut, so that the others can be compared.
+const BAR_MAX: f64 = 5.0;
 
 const PLOT_HEIGHT: f64 = 200.0;
 const LEFT: f64 = 52.0;

@@ -45,8 +45,8 @@ fn moves(keys: &Keys) -> Vec<Move> {
     let mut random = Random::new(7);
     let moves = (0..MOVES).map(|_| {
         let place = Place::ALL[random.below(2)];
-        // Few targets, so that a key gets all that it may have.
-        let few = if random.below(4) == 0 { 3 } else { KEYS };
+        // Often the same target, so that it gets all that it may have.
+        let few = if random.below(4) == 0 { 1 } else { KEYS };
         let target = match random.below(20) {
             0 => KeyId::from_bytes([7; 16]),
             _ => keys.ids[random.below(few)],

@@ -37,7 +37,7 @@ const LIST: &str = "SELECT name, key_id, created_at, updated_at, version FROM al
 const ALIAS: &str =
     "SELECT key_id, created_at, updated_at, version FROM alias WHERE scope = ?1 AND name = ?2";
 const KEY: &str = "SELECT record FROM key WHERE scope = ?1 AND id = ?2";
-const COUNT: &str = "SELECT count(*) FROM alias WHERE key_id = ?1";
+const COUNT: &str = "SELECT count(*) FROM alias WHERE key_id = ?1 AND scope = ?2";
 const MOVE: &str =
     "UPDATE alias SET key_id = ?3, updated_at = ?4, version = ?5 WHERE scope = ?1 AND name = ?2";
 const HISTORY: &str = "INSERT INTO history VALUES (?1, ?2)";
@@ -155,7 +155,8 @@ impl Writer {
         if former == wanted.target {
             return Ok(Ok(Moved { former, changed: false }));
         }
-        let held: i64 = self.prepared(COUNT)?.query_row([target.key_id], |row| row.get(0))?;
+        let held: i64 =
+            self.prepared(COUNT)?.query_row(params![target.key_id, place.number()], |row| row.get(0))?;
         if held >= i64::try_from(ALIASES_PER_KEY)? {
             return Ok(Err(Refusal::Quota));
         }
