@@ -87,6 +87,7 @@ pub type Outcome = Result<Moved, Refusal>;
 
 /// A key record, as the engine gives it.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation that the peers need not make")]
 pub enum Resolved {
     /// Shared, from keystead.
     Shared(Arc<KeyRecord>),

@@ -181,7 +181,8 @@ fn bars_of(costs: &[Option<(&Row, f64)>], (x, y): (f64, f64)) -> String {
     // The label stands behind the bar.
     let room = WIDTH - 125.0;
     let most = costs.iter().flatten().map(|(_, cost)| *cost).fold(1.0, f64::max).min(BAR_MAX);
-    let mut body = String::new();
+    let one = x + room / most;
+    let mut body = rule((one, y - 2.0), (one, y + 19.0 * costs.len() as f64 - 3.0));
     for (index, cost) in costs.iter().enumerate() {
         let Some((row, cost)) = cost else { continue };
         let (top, width) = (y + 19.0 * index as f64, room * cost.min(most) / most);
@@ -202,8 +203,7 @@ fn bars_of(costs: &[Option<(&Row, f64)>], (x, y): (f64, f64)) -> String {
         let label = format!("{}x  {}", short_cost(*cost), median(row));
         body += &text((x + width + 5.0, top + 11.0), "label", &label);
     }
-    let one = x + room / most;
-    body + &rule((one, y - 2.0), (one, y + 19.0 * costs.len() as f64 - 3.0))
+    body
 }
 
 fn short_cost(cost: f64) -> String {

@@ -69,7 +69,10 @@ impl Ordered for Redb {
             let mut table = transaction.open_table(ROWS)?;
             for stretch in stretches {
                 if stretch.first.table() == Table::Newest {
-                    (stretch.fill)(&mut |address, value| Ok(drop(table.insert(address.tagged(), value)?)))?;
+                    (stretch.fill)(&mut |address, value| {
+                        table.insert(address.tagged(), value)?;
+                        Ok(())
+                    })?;
                     continue;
                 }
                 let mut cursor = table.lower_bound_mut(Bound::Included(stretch.first.tagged()))?;
