@@ -51,7 +51,15 @@ proptest! {
         policy in steps::policy(),
         steps in steps::steps(true),
     ) {
-        Pair::in_file(policy).run(steps)?;
+        Pair::in_file(policy, false).run(steps)?;
+    }
+
+    #[test]
+    fn a_store_with_a_redo_log_does_too(
+        policy in steps::policy(),
+        steps in steps::steps(true),
+    ) {
+        Pair::in_file(policy, true).run(steps)?;
     }
 }
 

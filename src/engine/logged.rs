@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::format::{Row, Stored};
 use crate::id::Commit;
 
-/// After how many bytes of commits a group takes no more of them.
+/// The most bytes of commits in a group, unless it is one commit that has more.
 const GROUP_BYTES: usize = 1 << 20;
 
 /// How many rows of the table file are read at once by a scan.
@@ -45,6 +45,8 @@ pub(crate) struct LoggedEngine {
 
 /// A store that was not closed cleanly, read with what its redo log holds.
 pub(crate) struct LoggedReader {
+    /// What is read lives as long as this.
+    _table: TableFile,
     newest: Arc<Snapshot>,
     bell: Bell,
 }
@@ -200,15 +202,10 @@ fn recover(
     }
     let Some(oldest_sequence) = recovered.oldest_sequence else { return Ok((log, None)) };
     let rows = Memtable::default();
-    let mut last = base.commit();
     for frame in &recovered.frames {
-        redo::read_commits(frame, |commit, row| {
-            last = commit;
-            if let Some((row, value)) = row {
-                rows.insert(row, commit, value);
-            }
-        })?;
+        rows.insert(frame)?;
     }
+    let last = recovered.newest.unwrap_or_default();
     Ok((log, Some(Frozen { rows: Arc::new(rows), last, oldest_sequence })))
 }
 
@@ -292,14 +289,10 @@ impl WriteTransaction for LoggedWrite<'_> {
         };
         let rows = batch.iter().map(|(row, value)| (row.as_slice(), value.as_deref()));
         let rows = rows.chain(log.append.map(|entry| (own.as_slice(), Some(entry))));
-        let rows: Vec<_> = rows.chain(trimmed.iter().map(|row| (row.as_slice(), None))).collect();
-        let mut bytes = Vec::new();
-        redo::push_commit(&mut bytes, commit, rows.iter().copied())?;
+        let rows = rows.chain(trimmed.iter().map(|row| (row.as_slice(), None)));
+        let bytes: Arc<[u8]> = redo::encode_commit(commit, rows)?.into();
         shared.use_log(&mut writer)?;
-        let active = shared.make_room(&mut writer, redo::frame_bytes(bytes.len()))?;
-        for (row, value) in rows {
-            active.insert(row, commit, value);
-        }
+        shared.make_room(&mut writer, redo::frame_bytes(bytes.len()))?.insert(&bytes)?;
         writer.newest = commit;
         shared.lock().queue(writer.sequence, commit, &bytes);
         // From here on the next transaction runs, on top of this one.
@@ -312,7 +305,8 @@ impl WriteTransaction for LoggedWrite<'_> {
 impl State {
     fn queue(&mut self, sequence: u64, commit: Commit, commits: &[u8]) {
         let open = self.groups.back_mut();
-        let open = open.filter(|group| group.sequence == sequence && group.commits.len() < GROUP_BYTES);
+        let open = open
+            .filter(|group| group.sequence == sequence && group.commits.len() + commits.len() <= GROUP_BYTES);
         if let Some(group) = open {
             group.commits.extend(commits);
             group.last = commit;
@@ -524,13 +518,16 @@ impl Shared {
 
 impl LoggedReader {
     /// Reads a store that nobody has open, with what its log holds; nothing is written.
-    pub(crate) fn on(base: RedbRead, disk: Box<dyn StorageBackend>) -> Result<Self> {
-        let (_, frozen) = recover(&base, disk, true)?;
+    pub(crate) fn on(table: TableFile, disk: Option<Box<dyn StorageBackend>>) -> Result<Self> {
+        let base = table.newest()?;
+        let recovered = disk.map(|disk| recover(&base, disk, true)).transpose()?;
+        let frozen = recovered.and_then(|(_, frozen)| frozen);
         let commit = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
         let view = View { active: Arc::default(), frozen: frozen.map(Arc::new), base: Arc::new(base) };
         let bell = Bell::default();
         bell.ring(commit);
-        Ok(Self { newest: Arc::new(Snapshot { view: Arc::new(view), commit }), bell })
+        let newest = Arc::new(Snapshot { view: Arc::new(view), commit });
+        Ok(Self { _table: table, newest, bell })
     }
 }
 

@@ -5,28 +5,32 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_skiplist::SkipMap;
-use crossbeam_skiplist::map::Entry;
 
-use super::Range;
+use super::redo;
+use crate::error::Result;
 use crate::format::{Row, Stored};
 use crate::id::Commit;
 
-/// What a row takes in memory besides its bytes, about.
-const ROW_OVERHEAD: usize = 96;
+/// What a version takes in memory besides its bytes, about: a node of the list.
+const ROW_OVERHEAD: usize = 128;
 
 #[derive(Default)]
 pub(super) struct Memtable {
-    versions: SkipMap<Version, Option<Box<[u8]>>>,
+    versions: SkipMap<Version, ()>,
     bytes: AtomicUsize,
 }
 
 /// A row as one commit left it. Ordered by the row, of one row the newest first.
 struct Version {
-    row: Box<[u8]>,
+    /// What all rows of the commit share.
+    bytes: Arc<[u8]>,
+    row: Range<usize>,
+    value: Option<Range<usize>>,
     commit: Commit,
 }
 
@@ -37,10 +41,17 @@ trait Place {
 }
 
 impl Memtable {
-    /// Adds what a commit wrote: a value, or `None` for a row that it deleted.
-    pub(super) fn insert(&self, row: &[u8], commit: Commit, value: Option<&[u8]>) {
-        self.bytes.fetch_add(ROW_OVERHEAD + row.len() + value.map_or(0, <[u8]>::len), Relaxed);
-        self.versions.insert(Version { row: row.into(), commit }, value.map(Into::into));
+    /// Adds what commits wrote, as it is in the log.
+    pub(super) fn insert(&self, commits: &Arc<[u8]>) -> Result<()> {
+        let mut rows = 0;
+        redo::read_commits(commits, |commit, row| {
+            if let Some((row, value)) = row {
+                rows += 1;
+                self.versions.insert(Version { bytes: commits.clone(), row, value, commit }, ());
+            }
+        })?;
+        self.bytes.fetch_add(commits.len() + rows * ROW_OVERHEAD, Relaxed);
+        Ok(())
     }
 
     /// How much memory it takes, about, in bytes.
@@ -57,13 +68,13 @@ impl Memtable {
     pub(super) fn get(&self, row: &[u8], commit: Commit) -> Option<Option<Stored>> {
         let place: &dyn Place = &(row, commit);
         let found = self.versions.lower_bound(Bound::Included(place))?;
-        (*found.key().row == *row).then(|| stored(&found))
+        (found.key().row() == row).then(|| found.key().stored())
     }
 
     /// The rows of a range as a reader of `commit` sees them, in order, deleted ones as `None`.
     pub(super) fn scan(
         &self,
-        (from, to): Range<'_>,
+        (from, to): super::Range<'_>,
         commit: Commit,
     ) -> impl Iterator<Item = (Row, Option<Stored>)> {
         let first = match from {
@@ -83,14 +94,14 @@ impl Memtable {
                 let entry = next.take()?;
                 let version = entry.key();
                 let inside = match &to {
-                    Bound::Included(to) => *version.row <= **to,
-                    Bound::Excluded(to) => *version.row < **to,
+                    Bound::Included(to) => version.row() <= to.as_slice(),
+                    Bound::Excluded(to) => version.row() < to.as_slice(),
                     Bound::Unbounded => true,
                 };
                 if !inside {
                     return None;
                 }
-                let row = &*version.row;
+                let row = version.row();
                 if version.commit > commit {
                     let seen: &dyn Place = &(row, commit);
                     next = self.versions.lower_bound(Bound::Included(seen));
@@ -98,24 +109,27 @@ impl Memtable {
                 }
                 // Most rows have one version; of others, the older ones are passed over at once.
                 next = entry.next();
-                if next.as_ref().is_some_and(|next| *next.key().row == *row) {
+                if next.as_ref().is_some_and(|next| next.key().row() == row) {
                     let oldest: &dyn Place = &(row, Commit::default());
                     next = self.versions.lower_bound(Bound::Excluded(oldest));
                 }
-                return Some((row.to_vec(), stored(&entry)));
+                return Some((row.to_vec(), version.stored()));
             }
         })
     }
 }
 
-fn stored(entry: &Entry<'_, Version, Option<Box<[u8]>>>) -> Option<Stored> {
-    let bytes = entry.value().as_ref()?;
-    Some(Stored { bytes: bytes.to_vec(), commit: entry.key().commit })
+impl Version {
+    /// What the row holds; `None` if it was deleted.
+    fn stored(&self) -> Option<Stored> {
+        let value = self.value.clone()?;
+        Some(Stored { bytes: self.bytes[value].to_vec(), commit: self.commit })
+    }
 }
 
 impl Place for Version {
     fn row(&self) -> &[u8] {
-        &self.row
+        &self.bytes[self.row.clone()]
     }
 
     fn commit(&self) -> Commit {

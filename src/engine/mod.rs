@@ -11,6 +11,7 @@ pub(crate) mod logged;
 mod memtable;
 pub(crate) mod redb;
 pub(crate) mod redo;
+mod scratch;
 #[cfg(test)]
 pub(crate) mod scripted;
 

@@ -21,14 +21,17 @@ use arc_swap::ArcSwap;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     Builder, CommitError, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable,
-    ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, TableError, TransactionError,
+    ReadableDatabase, ReadableTable, RepairSession, StorageError, Table, TableDefinition, TableError,
+    TransactionError,
 };
 
+pub(super) use redb::BackendError;
 pub(crate) use redb::StorageBackend;
 
 use super::bell::Bell;
 use super::memtable::Memtable;
 use super::redo::LogId;
+use super::scratch::Scratch;
 use super::{Batch, Engine, Log, Range, ReadTransaction, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, corrupted};
@@ -271,6 +274,16 @@ impl TableFile {
         })
     }
 
+    /// Opens the table file of a store that nobody has open to write, also if it was not closed; nothing
+    /// is written to it.
+    pub(crate) fn offline(path: &Path, cache_bytes: usize) -> Result<Self> {
+        let file = backend(OpenOptions::new().read(true).open(path)?)?;
+        let mut builder = builder(cache_bytes);
+        // A file with a redo log needs none; of any other it would be long.
+        builder.set_repair_callback(RepairSession::abort);
+        Self::on(Scratch::new(file)?, &builder)
+    }
+
     pub(super) fn newest(&self) -> Result<RedbRead> {
         guarded(|| RedbRead::newest(&*self.database))
     }
@@ -281,7 +294,7 @@ impl TableFile {
     }
 
     /// Changes what the file says of its log, and nothing else.
-    pub(super) fn mark(&self, state: LogState) -> Result<()> {
+    pub(crate) fn mark(&self, state: LogState) -> Result<()> {
         let newest = self.newest()?.commit;
         self.write(newest, state, |_| Ok(()))
     }
@@ -355,11 +368,6 @@ impl RedbReader {
             Ok(reader)
         })
     }
-
-    /// What the file says of a redo log.
-    pub(crate) fn log_state(&self) -> Result<LogState> {
-        Ok(guarded(|| RedbRead::newest(&*self.database))?.log_state)
-    }
 }
 
 impl Engine for RedbReader {
@@ -423,14 +431,6 @@ impl RedbRead {
         read.commit = newest.commit;
         read.log_state = LogState::decode(&newest.bytes)?;
         Ok(read)
-    }
-
-    /// The newest of a file that nobody has open to write, also if it was not closed.
-    pub(crate) fn offline(path: &Path, cache_bytes: usize) -> Result<Self> {
-        guarded(|| {
-            let database = builder(cache_bytes).open_read_only(path).map_err(of_database)?;
-            Self::newest(&database)
-        })
     }
 
     pub(crate) fn log_state(&self) -> LogState {

@@ -18,7 +18,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use twox_hash::XxHash3_64;
 
@@ -69,7 +69,7 @@ struct End {
 #[derive(Default)]
 pub(super) struct Recovered {
     /// The commits of each frame, as they were appended, in their order.
-    pub(super) frames: Vec<Vec<u8>>,
+    pub(super) frames: Vec<Arc<[u8]>>,
     /// The sequence of the first segment that one of them is in.
     pub(super) oldest_sequence: Option<u64>,
     /// The newest commit in the log, also if the table file has it too.
@@ -81,7 +81,7 @@ struct Frame {
     sequence: u64,
     previous: u64,
     checksum: u64,
-    commits: Vec<u8>,
+    commits: Arc<[u8]>,
     first: Commit,
     last: Commit,
 }
@@ -104,42 +104,46 @@ pub(super) fn segment_bytes(log_bytes: u64) -> u64 {
     (log_bytes.saturating_sub(HEADER_BYTES) / 2) & !(SECTOR - 1)
 }
 
-/// Begins the commits of a frame, or goes on with them: what one commit wrote.
-pub(super) fn push_commit<'a>(
-    commits: &mut Vec<u8>,
+/// What one commit wrote, as it is in a frame.
+pub(super) fn encode_commit<'a>(
     commit: Commit,
-    rows: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-) -> Result<()> {
+    rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+) -> Result<Vec<u8>> {
     let too_large = |_| Error::TransactionTooLarge { what: "bytes in the log", max: COMMITS_MAX };
-    commits.extend(commit.number().to_le_bytes());
-    commits.extend(u32::try_from(rows.len()).map_err(too_large)?.to_le_bytes());
+    let mut bytes = Vec::with_capacity(1024);
+    bytes.extend(commit.number().to_le_bytes());
+    bytes.extend([0; 4]);
+    let mut count = 0_u32;
     for (row, value) in rows {
-        commits.extend(u16::try_from(row.len()).map_err(too_large)?.to_le_bytes());
+        count += 1;
+        bytes.extend(u16::try_from(row.len()).map_err(too_large)?.to_le_bytes());
         let length = value.map_or(Ok(0), |value| u32::try_from(value.len() + 1)).map_err(too_large)?;
-        commits.extend(length.to_le_bytes());
-        commits.extend(row);
-        commits.extend(value.unwrap_or_default());
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(row);
+        bytes.extend(value.unwrap_or_default());
     }
-    if commits.len() > COMMITS_MAX {
+    bytes[8..12].copy_from_slice(&count.to_le_bytes());
+    if bytes.len() > COMMITS_MAX {
         return Err(Error::TransactionTooLarge { what: "bytes in the log", max: COMMITS_MAX });
     }
-    Ok(())
+    Ok(bytes)
 }
 
-/// Reads the commits of a frame: each row of each commit is given to `each`.
-pub(super) fn read_commits<'a>(
-    mut bytes: &'a [u8],
-    mut each: impl FnMut(Commit, Option<(&'a [u8], Option<&'a [u8]>)>),
-) -> Result<()> {
-    while !bytes.is_empty() {
-        let commit = Commit::new(u64::from_le_bytes(take(&mut bytes)?));
+/// Where a row of a commit and its value are among the bytes of a frame; a row that is deleted has none.
+pub(super) type RowPlace = (Range<usize>, Option<Range<usize>>);
+
+/// Reads the commits of a frame: each is given to `each`, and then each of its rows.
+pub(super) fn read_commits(bytes: &[u8], mut each: impl FnMut(Commit, Option<RowPlace>)) -> Result<()> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let commit = Commit::new(u64::from_le_bytes(take(bytes, &mut at)?));
         each(commit, None);
-        for _ in 0..u32::from_le_bytes(take(&mut bytes)?) {
-            let row_length = u16::from_le_bytes(take(&mut bytes)?);
-            let value_length = u32::from_le_bytes(take(&mut bytes)?);
-            let row = take_slice(&mut bytes, usize::from(row_length))?;
+        for _ in 0..u32::from_le_bytes(take(bytes, &mut at)?) {
+            let row_length = u16::from_le_bytes(take(bytes, &mut at)?);
+            let value_length = u32::from_le_bytes(take(bytes, &mut at)?);
+            let row = take_place(bytes, &mut at, usize::from(row_length))?;
             let value = match value_length.checked_sub(1) {
-                Some(length) => Some(take_slice(&mut bytes, length as usize)?),
+                Some(length) => Some(take_place(bytes, &mut at, length as usize)?),
                 None => None,
             };
             each(commit, Some((row, value)));
@@ -148,16 +152,15 @@ pub(super) fn read_commits<'a>(
     Ok(())
 }
 
-fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N]> {
-    let (taken, rest) = bytes.split_first_chunk().ok_or_else(malformed)?;
-    *bytes = rest;
-    Ok(*taken)
+fn take<const N: usize>(bytes: &[u8], at: &mut usize) -> Result<[u8; N]> {
+    let place = take_place(bytes, at, N)?;
+    bytes[place].try_into().map_err(|_| malformed())
 }
 
-fn take_slice<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
-    let (taken, rest) = bytes.split_at_checked(length).ok_or_else(malformed)?;
-    *bytes = rest;
-    Ok(taken)
+fn take_place(bytes: &[u8], at: &mut usize, length: usize) -> Result<Range<usize>> {
+    let place = *at..at.checked_add(length).filter(|end| *end <= bytes.len()).ok_or_else(malformed)?;
+    *at = place.end;
+    Ok(place)
 }
 
 fn malformed() -> Error {
@@ -312,14 +315,14 @@ impl RedoLog {
             return Ok(None);
         }
         self.disk.read(offset, &mut header)?;
-        let mut rest = &header[..];
-        let (magic, length): ([u8; 4], [u8; 4]) = (take(&mut rest)?, take(&mut rest)?);
+        let at = &mut 0;
+        let (magic, length): ([u8; 4], [u8; 4]) = (take(&header, at)?, take(&header, at)?);
         let length = u32::from_le_bytes(length) as usize;
         if magic != *FRAME_MAGIC || length == 0 || length > COMMITS_MAX || frame_bytes(length) > left {
             return Ok(None);
         }
-        let sequence = u64::from_le_bytes(take(&mut rest)?);
-        let previous = u64::from_le_bytes(take(&mut rest)?);
+        let sequence = u64::from_le_bytes(take(&header, at)?);
+        let previous = u64::from_le_bytes(take(&header, at)?);
         let mut commits = vec![0; length];
         self.disk.read(offset + FRAME_HEADER as u64, &mut commits)?;
         let frame = encode_frame(&self.id, sequence, previous, &commits);
@@ -336,7 +339,8 @@ impl RedoLog {
             }
         })?;
         let first = first.filter(|_| in_order).ok_or_else(malformed)?;
-        Ok(Some(Frame { sequence, previous, checksum: checksum_in(&header), commits, first, last }))
+        let (checksum, commits) = (checksum_in(&header), commits.into());
+        Ok(Some(Frame { sequence, previous, checksum, commits, first, last }))
     }
 }
 
@@ -347,18 +351,18 @@ fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
         return Err(damaged("the file is too short"));
     }
     disk.read(0, &mut header)?;
-    let mut rest = &header[..];
-    let magic: [u8; 12] = take(&mut rest)?;
-    let format = u32::from_le_bytes(take(&mut rest)?);
+    let at = &mut 0;
+    let magic: [u8; 12] = take(&header, at)?;
+    let format = u32::from_le_bytes(take(&header, at)?);
     if magic != *MAGIC {
         return Err(damaged("the file is none"));
     }
     if format > FORMAT {
         return Err(Error::Unsupported { found: format, supported: FORMAT });
     }
-    let id: LogId = take(&mut rest)?;
-    let expected = u64::from_le_bytes(take(&mut rest)?);
-    if XxHash3_64::oneshot(&header[..HEADER_USED - 8]).to_le_bytes() != *rest {
+    let id: LogId = take(&header, at)?;
+    let expected = u64::from_le_bytes(take(&header, at)?);
+    if XxHash3_64::oneshot(&header[..*at]) != u64::from_le_bytes(take(&header, at)?) {
         return Err(damaged("the header is damaged"));
     }
     if length != expected {

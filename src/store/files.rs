@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 
 use crate::engine::Engine;
 use crate::engine::logged::{LoggedEngine, LoggedReader};
-use crate::engine::redb::{LogState, RedbEngine, RedbRead, RedbReader, StorageBackend, TableFile, backend};
+use crate::engine::redb::{LogState, RedbEngine, RedbReader, StorageBackend, TableFile, backend};
 use crate::engine::redo::{LogId, RedoLog};
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
@@ -19,13 +19,13 @@ pub(super) use crate::engine::redo::{LOG_BYTES_MAX, LOG_BYTES_MIN};
 /// What is added to the name of the store's file.
 const LOG_SUFFIX: &str = ".redo";
 
-/// The checkpoint begins when this part of the redo log is used, if it is idle.
-const CHECKPOINT_PART: u64 = 8;
-
 /// The table file, and the redo log beside it.
 pub(super) struct Files<'a> {
     pub(super) path: &'a Path,
     pub(super) cache_bytes: usize,
+    /// The length of a redo log that is made.
+    pub(super) log_bytes: u64,
+    pub(super) checkpoint_bytes: usize,
 }
 
 impl Files<'_> {
@@ -42,18 +42,14 @@ impl Files<'_> {
         if matches!(engine.log_state(), LogState::InUse { .. }) {
             drop(engine);
             // Opened with its log and closed again, the file has all.
-            drop(self.open_with_log(LOG_BYTES_MIN, &begin)?);
+            drop(self.open_with_log(&begin)?);
             return Ok(Box::new(open()?));
         }
         Ok(Box::new(engine))
     }
 
     /// Opens the store, or makes it, with a redo log.
-    pub(super) fn open_with_log(
-        &self,
-        log_bytes: u64,
-        begin: impl Fn(&dyn Engine) -> Result<()>,
-    ) -> Result<Box<dyn Engine>> {
+    pub(super) fn open_with_log(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
         let open = || TableFile::open(self.path, self.cache_bytes);
         let table = match open() {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -65,31 +61,42 @@ impl Files<'_> {
         let disk = match (table.log_state()?, self.open_log(true)?) {
             (LogState::InUse { .. }, None) => return Err(self.mismatch("it is missing")),
             (LogState::InUse { .. }, Some(disk)) => disk,
-            (LogState::Closed { id }, None) => self.create_log(id, log_bytes)?,
+            (LogState::Closed { id }, None) => self.create_log(id)?,
             (LogState::Closed { id }, Some(disk)) => match RedoLog::id_and_length(&*disk)? {
                 (other, _) if other != id => return Err(self.mismatch("it is that of another store")),
-                (_, length) if length != log_bytes => self.create_log(id, log_bytes)?,
+                (_, length) if length != self.log_bytes => self.create_log(id)?,
                 _ => disk,
             },
-            (LogState::None, None) => self.create_log(random_bytes(), log_bytes)?,
+            (LogState::None, None) => {
+                let id = random_bytes();
+                // First, so that after a crash in between nobody takes the log for another's.
+                table.mark(LogState::Closed { id })?;
+                self.create_log(id)?
+            }
             (LogState::None, Some(_)) => {
                 return Err(self.mismatch("the store has none, but there is the one of another"));
             }
         };
-        let checkpoint_bytes = usize::try_from(log_bytes / CHECKPOINT_PART).unwrap_or(usize::MAX);
-        Ok(Box::new(LoggedEngine::on(table, disk, checkpoint_bytes)?))
+        Ok(Box::new(LoggedEngine::on(table, disk, self.checkpoint_bytes)?))
     }
 
     /// Opens the store for reading only.
     pub(super) fn open_read_only(&self) -> Result<Box<dyn Engine>> {
-        let reader = RedbReader::open(self.path, self.cache_bytes)?;
-        if !matches!(reader.log_state()?, LogState::InUse { .. }) {
-            return Ok(Box::new(reader));
+        let offline = || TableFile::offline(self.path, self.cache_bytes);
+        match offline().and_then(|table| Ok((table.log_state()?, table))) {
+            Ok((LogState::InUse { .. }, table)) => {
+                let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
+                return Ok(Box::new(LoggedReader::on(table, Some(log))?));
+            }
+            // Beside a process that writes it without a log it can be read too.
+            Ok(_) | Err(Error::AlreadyOpen | Error::RecoveryNeeded) => {}
+            Err(error) => return Err(error),
         }
-        drop(reader);
-        let base = RedbRead::offline(self.path, self.cache_bytes)?;
-        let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
-        Ok(Box::new(LoggedReader::on(base, log)?))
+        match RedbReader::open(self.path, self.cache_bytes) {
+            // It was opened with a log, and nothing was written.
+            Err(Error::RecoveryNeeded) => Ok(Box::new(LoggedReader::on(offline()?, None)?)),
+            opened => Ok(Box::new(opened?)),
+        }
     }
 
     fn mismatch(&self, what: &str) -> Error {
@@ -143,10 +150,10 @@ impl Files<'_> {
     }
 
     /// Makes an empty log in the place of what is left of an older one.
-    fn create_log(&self, id: LogId, log_bytes: u64) -> Result<Box<dyn StorageBackend>> {
+    fn create_log(&self, id: LogId) -> Result<Box<dyn StorageBackend>> {
         let file = self.unnamed()?;
         let disk = Box::new(backend(file.reopen()?)?);
-        RedoLog::create(&*disk, id, log_bytes)?;
+        RedoLog::create(&*disk, id, self.log_bytes)?;
         file.as_file().sync_all()?;
         file.persist(self.log_path()).map_err(|refused| refused.error)?;
         self.sync_folder()?;

@@ -74,6 +74,8 @@ pub(crate) struct Pair {
     store: Option<Store>,
     model: Model,
     folder: Option<tempfile::TempDir>,
+    /// Whether the store, if it is in a file, has a redo log now.
+    redo_log: bool,
     now: u64,
     kept: BTreeMap<Place, Vec<Kept>>,
     /// What the specification said after each commit.
@@ -85,22 +87,24 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn in_memory(policy: Policy) -> Self {
-        let store = options(&policy).in_memory().unwrap();
-        Self::new(policy, store, None)
+        let store = options(&policy, false).in_memory().unwrap();
+        Self::new(policy, store, None, false)
     }
 
-    pub(crate) fn in_file(policy: Policy) -> Self {
+    /// Each time that it is opened again, it has a redo log if it had none, and none if it had one.
+    pub(crate) fn in_file(policy: Policy, redo_log: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = options(&policy).open(folder.path().join("store")).unwrap();
-        Self::new(policy, store, Some(folder))
+        let store = options(&policy, redo_log).open(folder.path().join("store")).unwrap();
+        Self::new(policy, store, Some(folder), redo_log)
     }
 
-    fn new(policy: Policy, store: Store, folder: Option<tempfile::TempDir>) -> Self {
+    fn new(policy: Policy, store: Store, folder: Option<tempfile::TempDir>, redo_log: bool) -> Self {
         let model = Model::new(policy, &ops::places());
         Self {
             store: Some(store),
             model,
             folder,
+            redo_log,
             now: START,
             kept: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -237,13 +241,14 @@ impl Pair {
     fn reopen(&mut self, quotas: Quotas, compatibility: Compatibility) -> TestCaseResult {
         let Some(folder) = &self.folder else { return Ok(()) };
         let path = folder.path().join("store");
-        let held = options(&self.model.policy).open(&path);
+        let held = options(&self.model.policy, !self.redo_log).open(&path);
         prop_assert!(matches!(held, Err(Error::AlreadyOpen)), "a store that is open: {:?}", held.err());
         self.store = None;
+        self.redo_log = !self.redo_log;
 
         self.model.policy.quotas = quotas;
         self.model.policy.compatibility = compatibility;
-        let right = options(&self.model.policy);
+        let right = options(&self.model.policy, self.redo_log);
         let other = match self.model.policy.alias_scope {
             AliasScope::Project => AliasScope::Domain,
             AliasScope::Domain => AliasScope::Project,
@@ -274,8 +279,12 @@ impl Pair {
     }
 }
 
-fn options(policy: &Policy) -> Options {
+fn options(policy: &Policy, redo_log: bool) -> Options {
     Options::new()
+        .redo_log(redo_log)
+        .redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+        // A few commits, so that rows are found in every place where they may be.
+        .checkpoint_bytes(5000)
         .alias_scope(policy.alias_scope)
         .compatibility(policy.compatibility)
         .quotas(policy.quotas)

@@ -1,0 +1,299 @@
+//! Stores with a redo log, in real files: what a crash, a damaged log or the wrong log leads to.
+//!
+//! A crash is the two files copied while the store is open: what a killed process leaves.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use keystead::{
+    Alias, Error, KeyFilter, KeyId, NewKey, Options, Quotas, Request, Result, Scope, Store, Timestamp,
+};
+use tempfile::TempDir;
+
+fn scope() -> Scope {
+    Scope::new("3bab8e245e854f68af5967c00dd43127", "0d0466b0e7274d9cb35df84bb474a37f").unwrap()
+}
+
+fn key_id(number: u32) -> KeyId {
+    let mut bytes = [0; 16];
+    bytes[12..].copy_from_slice(&number.to_be_bytes());
+    KeyId::from_bytes(bytes)
+}
+
+fn moving() -> Alias {
+    "moving".parse().unwrap()
+}
+
+/// Makes the next key and moves the alias `moving` to it, in one commit.
+fn step(store: &Store, number: u32) {
+    let request = Request::new(&scope()).at(Timestamp::from_millis(1_700_000_000_000));
+    let new = NewKey::new(&format!("key-{number}")).unwrap().id(key_id(number));
+    let committed = store.write(&request, |txn| {
+        txn.create_key(&new)?;
+        match number {
+            0 => txn.create_alias(&moving(), new.key_id).map(drop),
+            _ => txn.associate_alias(&moving(), new.key_id).map(drop),
+        }
+    });
+    committed.unwrap();
+}
+
+/// How many steps were taken; checks that the last key has the alias, and that all is well.
+fn steps_in(store: &Store) -> u32 {
+    let report = store.verify().unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    let count = store.read(&scope(), |snap| snap.count_keys(&KeyFilter::all())).unwrap();
+    let count = u32::try_from(count).unwrap();
+    if let Some(last) = count.checked_sub(1) {
+        let resolved = store.read(&scope(), |snap| snap.resolve(&moving())).unwrap();
+        assert_eq!(resolved.key_id, key_id(last));
+    }
+    count
+}
+
+fn direct() -> Options {
+    Options::new().quotas(Quotas { keys_per_project: u64::MAX, ..Quotas::default() }).cache_bytes(1 << 20)
+}
+
+fn logged() -> Options {
+    direct().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+}
+
+/// The two files of a store in a folder of their own.
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn table(&self) -> PathBuf {
+        self.folder.path().join("kms.redb")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("kms.redb.redo")
+    }
+
+    /// What a crash would leave now.
+    fn copy(&self) -> Self {
+        let copy = Self::new();
+        fs::copy(self.table(), copy.table()).unwrap();
+        fs::copy(self.log(), copy.log()).unwrap();
+        copy
+    }
+
+    fn names(&self) -> Vec<String> {
+        let files = fs::read_dir(self.folder.path()).unwrap();
+        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// A store of so many steps, as a crash left it.
+fn crashed(steps: u32) -> Files {
+    let files = Files::new();
+    let store = logged().open(files.table()).unwrap();
+    (0..steps).for_each(|number| step(&store, number));
+    files.copy()
+}
+
+/// What is there after a crash, opened in each way.
+fn found_in(files: &Files) -> Result<u32> {
+    let read_only = logged().open_read_only(files.table()).map(|store| steps_in(&store));
+    let writing = logged().open(files.copy().table()).map(|store| steps_in(&store));
+    assert_eq!(read_only.as_ref().ok(), writing.as_ref().ok(), "{read_only:?} {writing:?}");
+    writing
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_crash() {
+    for checkpoint_bytes in [1, 4000, usize::MAX] {
+        let files = Files::new();
+        let options = logged().checkpoint_bytes(checkpoint_bytes);
+        let store = options.open(files.table()).unwrap();
+        for number in 0..12 {
+            assert_eq!(found_in(&files.copy()).unwrap(), number);
+            step(&store, number);
+        }
+        // Crashes one after the other, each with something new.
+        let mut files = files.copy();
+        for number in 12..20 {
+            let store = options.open(files.table()).unwrap();
+            step(&store, number);
+            files = files.copy();
+        }
+        assert_eq!(found_in(&files).unwrap(), 20);
+    }
+}
+
+#[test]
+fn a_store_that_was_closed_is_one_file() {
+    let files = Files::new();
+    let store = logged().open(files.table()).unwrap();
+    (0..3).for_each(|number| step(&store, number));
+    drop(store);
+    assert_eq!(files.names(), ["kms.redb", "kms.redb.redo"]);
+    for remove in [true, false, true] {
+        if remove {
+            fs::remove_file(files.log()).unwrap();
+        }
+        assert_eq!(steps_in(&direct().open_read_only(files.table()).unwrap()), 3);
+        assert_eq!(steps_in(&direct().open(files.table()).unwrap()), 3);
+        assert_eq!(steps_in(&logged().open(files.table()).unwrap()), 3);
+    }
+    // Nothing was written since, so it may go once more.
+    fs::remove_file(files.log()).unwrap();
+    assert_eq!(steps_in(&logged().open_read_only(files.table()).unwrap()), 3);
+}
+
+#[test]
+fn the_log_can_be_longer_or_shorter_the_next_time() {
+    let files = Files::new();
+    for (turn, bytes) in [9 << 20, 12 << 20, Options::REDO_LOG_BYTES_MIN].into_iter().enumerate() {
+        let store = logged().redo_log_bytes(bytes).open(files.table()).unwrap();
+        step(&store, u32::try_from(turn).unwrap());
+        assert_eq!(fs::metadata(files.log()).unwrap().len(), bytes);
+        drop(store);
+    }
+    assert_eq!(steps_in(&direct().open(files.table()).unwrap()), 3);
+    for bytes in [0, Options::REDO_LOG_BYTES_MIN - 1, Options::REDO_LOG_BYTES_MAX + 1] {
+        let refused = logged().redo_log_bytes(bytes).open(files.table());
+        assert!(matches!(refused, Err(Error::OptionsMismatch { option: "redo_log_bytes", .. })), "{bytes}");
+    }
+}
+
+#[test]
+fn a_crashed_store_opened_without_a_log_has_all() {
+    let files = crashed(5);
+    assert_eq!(steps_in(&direct().open(files.table()).unwrap()), 5);
+    fs::remove_file(files.log()).unwrap();
+    assert_eq!(steps_in(&direct().open(files.table()).unwrap()), 5);
+}
+
+#[test]
+fn reading_a_crashed_store_writes_nothing() {
+    let files = crashed(5);
+    let content = || (fs::read(files.table()).unwrap(), fs::read(files.log()).unwrap(), files.names());
+    let before = content();
+    for path in [files.table(), files.log()] {
+        let mut permissions = fs::metadata(&path).unwrap().permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(&path, permissions).unwrap();
+    }
+    let one = direct().open_read_only(files.table()).unwrap();
+    let other = direct().open_read_only(files.table()).unwrap();
+    assert_eq!((steps_in(&one), steps_in(&other)), (5, 5));
+    let request = Request::new(&scope());
+    let new = NewKey::new("another").unwrap();
+    assert!(matches!(one.write(&request, |txn| txn.create_key(&new)), Err(Error::ReadOnly)));
+    drop((one, other));
+    assert!(content() == before);
+}
+
+#[test]
+fn a_store_with_a_log_is_for_one_process() {
+    let files = Files::new();
+    let store = logged().open(files.table()).unwrap();
+    step(&store, 0);
+    for (way, refused) in [
+        ("with a log", logged().open(files.table())),
+        ("without", direct().open(files.table())),
+        ("for reading", direct().open_read_only(files.table())),
+    ] {
+        assert!(matches!(refused, Err(Error::AlreadyOpen)), "{way}: {:?}", refused.err());
+    }
+    drop(store);
+    let reader = direct().open_read_only(files.table()).unwrap();
+    let refused = logged().open(files.table());
+    assert!(matches!(refused, Err(Error::AlreadyOpen)), "{:?}", refused.err());
+    drop(reader);
+    assert_eq!(steps_in(&logged().open(files.table()).unwrap()), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn the_log_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let files = Files::new();
+    drop(logged().open(files.table()).unwrap());
+    assert_eq!(fs::metadata(files.log()).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+fn is_mismatch(opened: &Result<u32>) -> bool {
+    matches!(opened, Err(Error::LogMismatch(_)))
+}
+
+#[test]
+fn a_log_that_is_missing_or_of_another_store_is_refused() {
+    let (files, others) = (crashed(5), crashed(7));
+    let log = fs::read(files.log()).unwrap();
+    fs::remove_file(files.log()).unwrap();
+    for opened in [direct().open(files.table()), logged().open(files.table())] {
+        assert!(is_mismatch(&opened.map(|store| steps_in(&store))));
+    }
+    assert!(is_mismatch(&direct().open_read_only(files.table()).map(|store| steps_in(&store))));
+    fs::copy(others.log(), files.log()).unwrap();
+    assert!(is_mismatch(&found_in(&files)));
+    // A new store beside the log of another.
+    let table = fs::read(files.table()).unwrap();
+    fs::remove_file(files.table()).unwrap();
+    assert!(is_mismatch(&logged().open(files.table()).map(|store| steps_in(&store))));
+    // Put back as it was, all is there.
+    fs::write(files.table(), table).unwrap();
+    fs::write(files.log(), log).unwrap();
+    assert_eq!(found_in(&files).unwrap(), 5);
+}
+
+fn is_of_damage(error: &Error) -> bool {
+    matches!(error, Error::Corrupted(_) | Error::LogMismatch(_) | Error::Unsupported { .. })
+}
+
+#[test]
+fn a_truncated_log_is_refused() {
+    let files = crashed(5);
+    let log = fs::read(files.log()).unwrap();
+    for length in [0, 1, 47, 48, 4095, 4096, 4097, 8192, log.len() / 2, log.len() - 1] {
+        fs::write(files.log(), &log[..length]).unwrap();
+        let refused = found_in(&files).unwrap_err();
+        assert!(is_of_damage(&refused), "{length} bytes: {refused:?}");
+    }
+}
+
+/// Flips one byte at a time. A frame that is damaged is never applied; that one was is seen, unless it is
+/// the last, which a crash may have left so.
+#[test]
+fn a_damaged_log_is_refused() {
+    let files = crashed(5);
+    let log = fs::read(files.log()).unwrap();
+    let used = log.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let last = (4096..used).step_by(512).filter(|place| log[*place..].starts_with(b"ksf1")).max().unwrap();
+    assert!(last > 4096 + 3 * 512, "there are several frames");
+    let mut outcomes = [0; 3];
+    for place in (0..48).chain((4096..used).step_by(23)) {
+        let mut damaged = log.clone();
+        damaged[place] ^= 1 << (place % 8);
+        fs::write(files.log(), damaged).unwrap();
+        match found_in(&files) {
+            Err(error) => {
+                assert!(is_of_damage(&error), "byte {place}: {error:?}");
+                outcomes[0] += 1;
+            }
+            Ok(5) => {
+                assert_eq!(log[place], 0, "byte {place} of a frame does not matter");
+                outcomes[1] += 1;
+            }
+            Ok(4) => {
+                assert!(place >= last, "byte {place}: an acknowledged commit is gone, and nobody told");
+                outcomes[2] += 1;
+            }
+            Ok(other) => panic!("byte {place}: {other} steps"),
+        }
+    }
+    assert!(outcomes.iter().all(|count| *count > 0), "refused, unused, torn: {outcomes:?}");
+}
