@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+mod load;
 pub(crate) mod redb;
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -18,6 +19,8 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::format::{Row, Stored};
 use crate::id::Commit;
+
+pub(crate) use load::{Load, LoadedRow};
 
 /// What a commit writes: a value, or `None` for a row to be deleted.
 pub(crate) type Batch = BTreeMap<Row, Option<Vec<u8>>>;
@@ -93,6 +96,9 @@ pub(crate) trait WriteTransaction {
     /// As [`ReadTransaction::get`].
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
 
+    /// As [`ReadTransaction::scan`]. Only what goes before a [`load`](Self::load) uses it.
+    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>>;
+
     /// As [`ReadTransaction::log_entry`].
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
 
@@ -100,4 +106,9 @@ pub(crate) trait WriteTransaction {
     /// `Conflict` if a row that was read has changed since, with `CommitUnknown` if the outcome can't
     /// be told.
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit>;
+
+    /// Writes many commits, the first of them [`next_commit`](Self::next_commit), and returns the last when
+    /// they are durable. Each keeps within the limits of a transaction, so an engine may write them one by
+    /// one; one that can writes all of them or nothing. It fails as [`commit`](Self::commit) does.
+    fn load(self: Box<Self>, load: &Load) -> Result<Commit>;
 }

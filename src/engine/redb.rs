@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::iter::Peekable;
 use std::ops::{Bound, Deref, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -20,12 +21,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
-    Builder, CommitError, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable,
-    ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TableError,
-    TransactionError,
+    Builder, CommitError, ConcurrencyMode, CursorError, Database, DatabaseError, ReadOnlyDatabase,
+    ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, StorageError, Table, TableDefinition,
+    TableError, TransactionError,
 };
 
-use super::{Batch, Engine, Log, Range, ReadTransaction, Waited, WriteTransaction};
+use super::{Batch, Engine, Load, LoadedRow, Log, Range, ReadTransaction, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, corrupted};
 use crate::id::Commit;
@@ -152,13 +153,102 @@ impl RedbEngine {
                 table.retain_in(first.as_slice()..=last.as_slice(), |_, _| false).map_err(of_storage)?;
             }
         }
-        // A panic in there may come after the commit became durable.
-        let outcome = catch_unwind(AssertUnwindSafe(|| transaction.commit()));
-        outcome.map_or_else(
-            |_| Err(Error::CommitUnknown(UNREADABLE_PAGE.into())),
-            |committed| committed.map_err(of_commit),
-        )
+        commit_it(transaction)
     }
+
+    /// Shows the newest state to readers, or, if it was not written for sure, writes no more.
+    fn publish(&self, applied: Result<()>, commit: Commit) -> Result<Commit> {
+        let published = applied.and_then(|()| {
+            // Durable from here on: if the new state can't be read, that is not known to the caller.
+            let newest = guarded(|| RedbRead::newest(&*self.database));
+            let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
+            self.newest.store(Arc::new(newest));
+            self.bell.ring(commit);
+            Ok(commit)
+        });
+        if published.is_err() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        published
+    }
+}
+
+fn commit_it(transaction: redb::WriteTransaction) -> Result<()> {
+    // A panic in there may come after the commit became durable.
+    let outcome = catch_unwind(AssertUnwindSafe(|| transaction.commit()));
+    outcome.map_or_else(
+        |_| Err(Error::CommitUnknown(UNREADABLE_PAGE.into())),
+        |committed| committed.map_err(of_commit),
+    )
+}
+
+/// Writes many commits in one transaction of redb.
+fn write_load(database: &Database, load: &Load, last: Commit) -> Result<()> {
+    let transaction = database.begin_write().map_err(of_transaction)?;
+    {
+        let mut table = transaction.open_table(ROWS).map_err(of_table)?;
+        table.insert(NEWEST, seal(NEWEST, last, &[]).as_slice()).map_err(of_storage)?;
+        write_sorted(&mut table, &mut load.sorted().peekable())?;
+        let entries: Vec<_> =
+            load.entries().map(|(commit, entry)| (log_row(commit), commit, entry)).collect();
+        let entries =
+            entries.iter().map(|(row, commit, entry)| LoadedRow { row, value: Some(entry), commit: *commit });
+        write_sorted(&mut table, &mut entries.peekable())?;
+    }
+    commit_it(transaction)
+}
+
+/// Gaps that hold fewer rows than this are not worth a cursor, which is dear to place.
+const WORTH_A_CURSOR: usize = 8;
+/// How many rows are written one by one, at most, before the next gap is tried.
+const ONE_BY_ONE_MAX: usize = 64;
+
+/// Writes rows in the order of their addresses: where they fall into a gap between those that are there,
+/// all at once; where they lie among them, one by one.
+fn write_sorted<'a>(
+    table: &mut Table<'_, &[u8], &[u8]>,
+    rows: &mut Peekable<impl Iterator<Item = LoadedRow<'a>>>,
+) -> Result<()> {
+    let mut sealed = Vec::new();
+    let mut one_by_one = 1;
+    while rows.peek().is_some() {
+        let filled = fill_gap(table, rows, &mut sealed)?;
+        one_by_one = if filled < WORTH_A_CURSOR { (2 * one_by_one).min(ONE_BY_ONE_MAX) } else { 1 };
+        for LoadedRow { row, value, commit } in rows.by_ref().take(one_by_one) {
+            match value {
+                Some(value) => {
+                    seal_into(&mut sealed, row, commit, value);
+                    table.insert(row, sealed.as_slice()).map_err(of_storage)?;
+                }
+                None => drop(table.remove(row).map_err(of_storage)?),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes rows up to the next that is there already, or is to be deleted; returns how many.
+fn fill_gap<'a>(
+    table: &mut Table<'_, &[u8], &[u8]>,
+    rows: &mut Peekable<impl Iterator<Item = LoadedRow<'a>>>,
+    sealed: &mut Vec<u8>,
+) -> Result<usize> {
+    let Some(first) = rows.peek() else { return Ok(0) };
+    let mut cursor = table.lower_bound_mut(Bound::Included(first.row)).map_err(of_storage)?;
+    let mut filled = 0;
+    while let Some(&LoadedRow { row, value: Some(value), commit }) = rows.peek() {
+        seal_into(sealed, row, commit, value);
+        match cursor.insert_before(row, sealed.as_slice()) {
+            Ok(()) => {}
+            Err(CursorError::UnorderedKey) => break,
+            Err(CursorError::Storage(error)) => return Err(of_storage(error)),
+            Err(other) => return Err(Error::Corrupted(other.to_string().into())),
+        }
+        rows.next();
+        filled += 1;
+    }
+    cursor.close().map_err(of_storage)?;
+    Ok(filled)
 }
 
 #[cfg(test)]
@@ -214,6 +304,10 @@ impl WriteTransaction for RedbWrite<'_> {
         self.read.get(rows)
     }
 
+    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+        self.read.scan(range, limit)
+    }
+
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         self.read.log_entry(commit)
     }
@@ -221,18 +315,13 @@ impl WriteTransaction for RedbWrite<'_> {
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
         let commit = self.next_commit();
         let applied = guarded(|| self.engine.apply(batch, log, commit));
-        let published = applied.and_then(|()| {
-            // Durable from here on: if the new state can't be read, that is not known to the caller.
-            let newest = guarded(|| RedbRead::newest(&*self.engine.database));
-            let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
-            self.engine.newest.store(Arc::new(newest));
-            self.engine.bell.ring(commit);
-            Ok(commit)
-        });
-        if published.is_err() {
-            self.engine.poisoned.store(true, Ordering::Release);
-        }
-        published
+        self.engine.publish(applied, commit)
+    }
+
+    fn load(self: Box<Self>, load: &Load) -> Result<Commit> {
+        let Some(last) = load.last_commit() else { return Ok(self.read.commit) };
+        let applied = guarded(|| write_load(&self.engine.database, load, last));
+        self.engine.publish(applied, last)
     }
 }
 
@@ -422,9 +511,18 @@ fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 const CHECKSUM_LENGTH: usize = 4;
+const COMMIT_LENGTH_MAX: usize = 10;
 
 pub(crate) fn seal(row: &[u8], commit: Commit, bytes: &[u8]) -> Vec<u8> {
-    let mut sealed = vec![0; CHECKSUM_LENGTH];
+    let mut sealed = Vec::with_capacity(CHECKSUM_LENGTH + COMMIT_LENGTH_MAX + bytes.len());
+    seal_into(&mut sealed, row, commit, bytes);
+    sealed
+}
+
+/// As [`seal`], into memory that was used before.
+fn seal_into(sealed: &mut Vec<u8>, row: &[u8], commit: Commit, bytes: &[u8]) {
+    sealed.clear();
+    sealed.extend([0; CHECKSUM_LENGTH]);
     let mut rest = commit.number();
     while rest >= 0x80 {
         sealed.push(low_seven_bits(rest) | 0x80);
@@ -434,7 +532,6 @@ pub(crate) fn seal(row: &[u8], commit: Commit, bytes: &[u8]) -> Vec<u8> {
     sealed.extend(bytes);
     let checksum = checksum(row, &sealed[CHECKSUM_LENGTH..]);
     sealed[..CHECKSUM_LENGTH].copy_from_slice(&checksum);
-    sealed
 }
 
 pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
@@ -445,7 +542,7 @@ pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
         return Err(corrupted(row, "the checksum is wrong"));
     }
     let length = rest.iter().take_while(|byte| **byte >= 0x80).count() + 1;
-    if length > 10 || length > rest.len() {
+    if length > COMMIT_LENGTH_MAX || length > rest.len() {
         return Err(corrupted(row, "the commit is malformed"));
     }
     let (digits, bytes) = rest.split_at(length);

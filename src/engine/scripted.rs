@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Batch, Engine, Log, ReadTransaction, Waited, WriteTransaction};
+use super::{Batch, Engine, Load, Log, Range, ReadTransaction, Waited, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::Stored;
+use crate::format::{Row, Stored};
 use crate::id::Commit;
 
 /// The calls of a writing transaction that a script decides about.
@@ -145,6 +145,13 @@ impl WriteTransaction for ScriptedWrite<'_> {
         }
     }
 
+    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+        match failure(self.script.outcome(Call::Read)) {
+            Some(error) => Err(error),
+            None => self.transaction.scan(range, limit),
+        }
+    }
+
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         match failure(self.script.outcome(Call::Read)) {
             Some(error) => Err(error),
@@ -153,13 +160,23 @@ impl WriteTransaction for ScriptedWrite<'_> {
     }
 
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
-        let outcome = self.script.outcome(Call::Commit);
-        if matches!(outcome, Outcome::Pass | Outcome::Unknown { applied: true }) {
-            let commit = self.transaction.commit(batch, log)?;
-            return failure(outcome).map_or(Ok(commit), Err);
-        }
-        Err(failure(outcome).expect("only `Pass` is none"))
+        let Self { script, transaction } = *self;
+        ended(script.outcome(Call::Commit), || transaction.commit(batch, log))
     }
+
+    fn load(self: Box<Self>, load: &Load) -> Result<Commit> {
+        let Self { script, transaction } = *self;
+        ended(script.outcome(Call::Commit), || transaction.load(load))
+    }
+}
+
+/// Commits or not, and tells what the script wants told.
+fn ended(outcome: Outcome, commit: impl FnOnce() -> Result<Commit>) -> Result<Commit> {
+    if matches!(outcome, Outcome::Pass | Outcome::Unknown { applied: true }) {
+        let commit = commit()?;
+        return failure(outcome).map_or(Ok(commit), Err);
+    }
+    Err(failure(outcome).expect("only `Pass` is none"))
 }
 
 fn failure(outcome: Outcome) -> Option<Error> {

@@ -1,10 +1,12 @@
 //! [`Store`]: the handle that runs closures in transactions.
 
 mod feed;
+mod import;
 mod options;
 mod sweep;
 
 pub use feed::Changes;
+pub use import::{Import, Imported};
 pub use options::Options;
 pub use sweep::{Removed, Swept};
 

@@ -6,6 +6,7 @@
 mod aliases;
 mod expect;
 mod history;
+mod import;
 mod keys;
 mod list;
 mod read;
@@ -18,6 +19,7 @@ pub use aliases::{Moved, Renamed};
 pub use expect::Expect;
 pub use history::{At, HistoryOf, Order};
 
+pub(crate) use import::Importing;
 pub(crate) use list::scopes;
 pub(crate) use read::Rows;
 pub(crate) use requests::Replay;

@@ -1,0 +1,221 @@
+//! [`Load`]: many commits that an engine writes at once.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+
+use crate::id::Commit;
+
+/// Commits in their order, each with its rows and its entry in the log, to be written all together.
+///
+/// Rows lie behind one another in one piece of memory, because there may be millions.
+#[derive(Debug)]
+pub(crate) struct Load {
+    first: Commit,
+    /// Addresses and values.
+    bytes: Vec<u8>,
+    /// In the order in which they came.
+    rows: Vec<Placed>,
+    /// The newest row at each address, by the address's hash.
+    places: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
+    hasher: RandomState,
+    /// Of each commit that was ended.
+    entries: Vec<Option<Vec<u8>>>,
+    entries_bytes: usize,
+}
+
+/// A row of a load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoadedRow<'a> {
+    pub(crate) row: &'a [u8],
+    /// `None` for a row to be deleted.
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) commit: Commit,
+}
+
+#[derive(Debug)]
+struct Placed {
+    start: usize,
+    row_length: u32,
+    value_length: Option<u32>,
+    /// Its commit, counted from the first.
+    commit: u32,
+    /// Another address with the same hash.
+    same_hash: Option<u32>,
+    /// Whether a later commit of the load writes the same address.
+    replaced: bool,
+}
+
+/// Hashes are not hashed again.
+#[derive(Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only hashes are hashed");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+const TOO_MANY: &str = "a load is ended long before it has so many rows";
+
+/// How much of an address is compared at once.
+const PIECE: usize = 8;
+/// So few rows are compared whole.
+const FEW: usize = 16;
+
+impl Load {
+    /// Nothing yet; the first commit will have this number.
+    pub(crate) fn new(first: Commit) -> Self {
+        Self {
+            first,
+            bytes: Vec::new(),
+            rows: Vec::new(),
+            places: HashMap::default(),
+            hasher: RandomState::new(),
+            entries: Vec::new(),
+            entries_bytes: 0,
+        }
+    }
+
+    /// The commit to which rows are added now.
+    pub(crate) fn open_commit(&self) -> Commit {
+        Commit::new(self.first.number() + self.entries.len() as u64)
+    }
+
+    /// The last commit that was ended, if one was.
+    pub(crate) fn last_commit(&self) -> Option<Commit> {
+        self.entries.len().checked_sub(1).map(|index| Commit::new(self.first.number() + index as u64))
+    }
+
+    /// The memory that it takes, about.
+    pub(crate) fn size(&self) -> usize {
+        let of_row = size_of::<Placed>() + 2 * size_of::<(u64, u32)>();
+        self.bytes.len() + self.entries_bytes + self.rows.len() * of_row
+    }
+
+    /// Ends the open commit, with its entry in the log if it has one.
+    pub(crate) fn end_commit(&mut self, entry: Option<Vec<u8>>) {
+        self.entries_bytes += entry.as_ref().map_or(0, Vec::len);
+        self.entries.push(entry);
+    }
+
+    /// Adds a row to the open commit, or replaces one that it has already.
+    pub(crate) fn put(&mut self, row: &[u8], value: Option<&[u8]>) {
+        let hash = self.hasher.hash_one(row);
+        let commit = u32::try_from(self.entries.len()).expect(TOO_MANY);
+        let former = self.find(hash, row);
+        if let (Some(former), Some(value)) = (former, value) {
+            let placed = &self.rows[former as usize];
+            if placed.commit == commit && placed.value_length == u32::try_from(value.len()).ok() {
+                let start = placed.start + placed.row_length as usize;
+                self.bytes[start..start + value.len()].copy_from_slice(value);
+                return;
+            }
+        }
+        let index = u32::try_from(self.rows.len()).expect(TOO_MANY);
+        let mut placed = Placed {
+            start: self.bytes.len(),
+            row_length: u32::try_from(row.len()).expect("an address is short"),
+            value_length: value.map(|value| u32::try_from(value.len()).expect("a value is short")),
+            commit,
+            same_hash: None,
+            replaced: false,
+        };
+        self.bytes.extend_from_slice(row);
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        // A row that is replaced stays in its place among those of the same hash: it is passed over.
+        if let Some(former) = former {
+            self.rows[former as usize].replaced = true;
+        }
+        placed.same_hash = self.places.insert(hash, index);
+        self.rows.push(placed);
+    }
+
+    fn find(&self, hash: u64, row: &[u8]) -> Option<u32> {
+        let mut place = self.places.get(&hash).copied();
+        while let Some(index) = place {
+            if self.row(index).row == row {
+                return Some(index);
+            }
+            place = self.rows[index as usize].same_hash;
+        }
+        None
+    }
+
+    fn row(&self, index: u32) -> LoadedRow<'_> {
+        let placed = &self.rows[index as usize];
+        let value = placed.start + placed.row_length as usize;
+        LoadedRow {
+            row: &self.bytes[placed.start..value],
+            value: placed.value_length.map(|length| &self.bytes[value..value + length as usize]),
+            commit: Commit::new(self.first.number() + u64::from(placed.commit)),
+        }
+    }
+
+    /// The row at an address as the last commit leaves it, if any commit writes it.
+    pub(crate) fn get(&self, row: &[u8]) -> Option<LoadedRow<'_>> {
+        self.find(self.hasher.hash_one(row), row).map(|index| self.row(index))
+    }
+
+    /// The rows as the last commit leaves them, in the order of their addresses.
+    pub(crate) fn sorted(&self) -> impl Iterator<Item = LoadedRow<'_>> {
+        let all = 0..u32::try_from(self.rows.len()).expect(TOO_MANY);
+        let mut order: Vec<u32> = all.filter(|index| !self.rows[*index as usize].replaced).collect();
+        self.sort(&mut order, 0);
+        order.into_iter().map(|index| self.row(index))
+    }
+
+    /// The entries of the log.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Commit, &[u8])> {
+        let numbered = (self.first.number()..).zip(&self.entries);
+        numbered.filter_map(|(number, entry)| Some((Commit::new(number), entry.as_deref()?)))
+    }
+
+    /// Sorts rows that are alike in their first bytes. Addresses begin alike and lie apart in memory, so
+    /// they are sorted by the few bytes behind that, and again where these are equal too.
+    fn sort(&self, order: &mut [u32], alike: usize) {
+        let shortest = order.iter().map(|index| self.rows[*index as usize].row_length as usize).min();
+        let shortest = shortest.unwrap_or_default();
+        if order.len() <= FEW || shortest < alike {
+            order.sort_unstable_by_key(|index| self.row(*index).row);
+            return;
+        }
+        let first = self.row(order[0]).row;
+        let alike = order.iter().fold(shortest, |alike, index| {
+            let row = self.row(*index).row;
+            if row[..alike] == first[..alike] { alike } else { common(&row[..alike], &first[..alike]) }
+        });
+        let piece = |index: u32| {
+            let rest = &self.row(index).row[alike..];
+            let mut piece = [0; PIECE];
+            let length = rest.len().min(PIECE);
+            piece[..length].copy_from_slice(&rest[..length]);
+            u64::from_be_bytes(piece)
+        };
+        let mut keyed: Vec<(u64, u32)> = order.iter().map(|index| (piece(*index), *index)).collect();
+        keyed.sort_unstable();
+        for (place, (_, index)) in order.iter_mut().zip(&keyed) {
+            *place = *index;
+        }
+        let mut rest = order;
+        for equal in keyed.chunk_by(|one, other| one.0 == other.0) {
+            let (run, behind) = rest.split_at_mut(equal.len());
+            if run.len() > 1 {
+                self.sort(run, alike + PIECE);
+            }
+            rest = behind;
+        }
+    }
+}
+
+/// How many bytes two texts begin with alike.
+fn common(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
