@@ -2,6 +2,7 @@
 
 mod errors;
 mod faults;
+mod import;
 mod layers;
 mod outcomes;
 mod seal;

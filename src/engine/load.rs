@@ -10,7 +10,8 @@ use crate::id::Commit;
 /// Rows lie behind one another in one piece of memory, because there may be millions.
 #[derive(Debug)]
 pub(crate) struct Load {
-    first: Commit,
+    /// The commit before the first.
+    base: Commit,
     /// Addresses and values.
     bytes: Vec<u8>,
     /// In the order in which they came.
@@ -20,7 +21,6 @@ pub(crate) struct Load {
     hasher: RandomState,
     /// Of each commit that was ended.
     entries: Vec<Option<Vec<u8>>>,
-    entries_bytes: usize,
 }
 
 /// A row of a load.
@@ -71,38 +71,40 @@ const PIECE: usize = 8;
 const FEW: usize = 16;
 
 impl Load {
-    /// Nothing yet; the first commit will have this number.
-    pub(crate) fn new(first: Commit) -> Self {
+    /// Nothing yet; the first commit will be the one after this.
+    pub(crate) fn after(base: Commit) -> Self {
         Self {
-            first,
+            base,
             bytes: Vec::new(),
             rows: Vec::new(),
             places: HashMap::default(),
             hasher: RandomState::new(),
             entries: Vec::new(),
-            entries_bytes: 0,
         }
+    }
+
+    /// The commit upon which the first is to be made.
+    pub(crate) fn base(&self) -> Commit {
+        self.base
+    }
+
+    /// The last commit; the base if there is none.
+    pub(crate) fn last_commit(&self) -> Commit {
+        Commit::new(self.base.number() + self.entries.len() as u64)
+    }
+
+    /// Whether it has no commit.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// The commit to which rows are added now.
     pub(crate) fn open_commit(&self) -> Commit {
-        Commit::new(self.first.number() + self.entries.len() as u64)
-    }
-
-    /// The last commit that was ended, if one was.
-    pub(crate) fn last_commit(&self) -> Option<Commit> {
-        self.entries.len().checked_sub(1).map(|index| Commit::new(self.first.number() + index as u64))
-    }
-
-    /// The memory that it takes, about.
-    pub(crate) fn size(&self) -> usize {
-        let of_row = size_of::<Placed>() + 2 * size_of::<(u64, u32)>();
-        self.bytes.len() + self.entries_bytes + self.rows.len() * of_row
+        Commit::new(self.last_commit().number() + 1)
     }
 
     /// Ends the open commit, with its entry in the log if it has one.
     pub(crate) fn end_commit(&mut self, entry: Option<Vec<u8>>) {
-        self.entries_bytes += entry.as_ref().map_or(0, Vec::len);
         self.entries.push(entry);
     }
 
@@ -155,7 +157,7 @@ impl Load {
         LoadedRow {
             row: &self.bytes[placed.start..value],
             value: placed.value_length.map(|length| &self.bytes[value..value + length as usize]),
-            commit: Commit::new(self.first.number() + u64::from(placed.commit)),
+            commit: Commit::new(self.base.number() + 1 + u64::from(placed.commit)),
         }
     }
 
@@ -174,7 +176,7 @@ impl Load {
 
     /// The entries of the log.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (Commit, &[u8])> {
-        let numbered = (self.first.number()..).zip(&self.entries);
+        let numbered = (self.base.number() + 1..).zip(&self.entries);
         numbered.filter_map(|(number, entry)| Some((Commit::new(number), entry.as_deref()?)))
     }
 

@@ -96,9 +96,6 @@ pub(crate) trait WriteTransaction {
     /// As [`ReadTransaction::get`].
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
 
-    /// As [`ReadTransaction::scan`]. Only what goes before a [`load`](Self::load) uses it.
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>>;
-
     /// As [`ReadTransaction::log_entry`].
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
 
@@ -108,7 +105,9 @@ pub(crate) trait WriteTransaction {
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit>;
 
     /// Writes many commits, the first of them [`next_commit`](Self::next_commit), and returns the last when
-    /// they are durable. Each keeps within the limits of a transaction, so an engine may write them one by
-    /// one; one that can writes all of them or nothing. It fails as [`commit`](Self::commit) does.
+    /// they are durable; if there are none, nothing is written. They were made out upon their
+    /// [base](Load::base), so it is a `Conflict` if that is not the newest commit. Each keeps within the limits of a transaction, and an engine
+    /// may write them one by one; one that can writes all of them or nothing. It fails as
+    /// [`commit`](Self::commit) does.
     fn load(self: Box<Self>, load: &Load) -> Result<Commit>;
 }

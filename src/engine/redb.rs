@@ -183,11 +183,11 @@ fn commit_it(transaction: redb::WriteTransaction) -> Result<()> {
 }
 
 /// Writes many commits in one transaction of redb.
-fn write_load(database: &Database, load: &Load, last: Commit) -> Result<()> {
+pub(crate) fn write_load(database: &Database, load: &Load) -> Result<()> {
     let transaction = database.begin_write().map_err(of_transaction)?;
     {
         let mut table = transaction.open_table(ROWS).map_err(of_table)?;
-        table.insert(NEWEST, seal(NEWEST, last, &[]).as_slice()).map_err(of_storage)?;
+        table.insert(NEWEST, seal(NEWEST, load.last_commit(), &[]).as_slice()).map_err(of_storage)?;
         write_sorted(&mut table, &mut load.sorted().peekable())?;
         let entries: Vec<_> =
             load.entries().map(|(commit, entry)| (log_row(commit), commit, entry)).collect();
@@ -304,10 +304,6 @@ impl WriteTransaction for RedbWrite<'_> {
         self.read.get(rows)
     }
 
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
-        self.read.scan(range, limit)
-    }
-
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         self.read.log_entry(commit)
     }
@@ -319,9 +315,14 @@ impl WriteTransaction for RedbWrite<'_> {
     }
 
     fn load(self: Box<Self>, load: &Load) -> Result<Commit> {
-        let Some(last) = load.last_commit() else { return Ok(self.read.commit) };
-        let applied = guarded(|| write_load(&self.engine.database, load, last));
-        self.engine.publish(applied, last)
+        if load.base() != self.read.commit {
+            return Err(Error::Conflict);
+        }
+        if load.is_empty() {
+            return Ok(load.base());
+        }
+        let applied = guarded(|| write_load(&self.engine.database, load));
+        self.engine.publish(applied, load.last_commit())
     }
 }
 

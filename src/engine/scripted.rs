@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Batch, Engine, Load, Log, Range, ReadTransaction, Waited, WriteTransaction};
+use super::{Batch, Engine, Load, Log, ReadTransaction, Waited, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{Row, Stored};
+use crate::format::Stored;
 use crate::id::Commit;
 
 /// The calls of a writing transaction that a script decides about.
@@ -142,13 +142,6 @@ impl WriteTransaction for ScriptedWrite<'_> {
         match failure(self.script.outcome(Call::Read)) {
             Some(error) => Err(error),
             None => self.transaction.get(rows),
-        }
-    }
-
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
-        match failure(self.script.outcome(Call::Read)) {
-            Some(error) => Err(error),
-            None => self.transaction.scan(range, limit),
         }
     }
 

@@ -40,10 +40,8 @@ const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<COUNTED_BYTES_MAX
 
 fn encode(value: impl Serialize) -> Vec<u8> {
     // Encoding has no limit: what is too large is refused with a name when the row is staged.
-    let mut bytes = bincode::serde::encode_to_vec(value, CONFIGURATION.with_no_limit())
-        .expect("plain numbers and texts can always be encoded");
-    bytes.insert(0, FORMAT_VERSION);
-    bytes
+    bincode::serde::encode_to_vec((FORMAT_VERSION, value), CONFIGURATION.with_no_limit())
+        .expect("plain numbers and texts can always be encoded")
 }
 
 fn decode<'a, T: Deserialize<'a>>(row: &[u8], bytes: &'a [u8]) -> Result<T> {

@@ -4,7 +4,8 @@ use std::iter::Fuse;
 use std::panic::resume_unwind;
 use std::thread;
 
-use super::{OnlyWrite, Store};
+use super::{ATTEMPTS_MAX, OnlyWrite, Store};
+use crate::engine::Load;
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::key::NewKey;
@@ -26,9 +27,18 @@ pub struct Import<I> {
     batch_bytes: usize,
     /// How many keys went before the next batch.
     position: u64,
-    /// The next batch.
-    next: Option<Vec<NewKey>>,
+    /// The next batch, if it was made out already.
+    next: Option<Result<Option<Batch>>>,
     ended: bool,
+}
+
+/// Some keys that are to be written together.
+#[derive(Debug)]
+struct Batch {
+    first: u64,
+    keys: Vec<NewKey>,
+    /// What they come to, unless what that was made out upon did not come to be.
+    outcome: Option<(Load, Imported)>,
 }
 
 /// What one batch of an import did.
@@ -89,24 +99,47 @@ impl Store {
         }
     }
 
-    fn import_batch(&self, request: &Request, first: u64, keys: Vec<NewKey>) -> Result<Imported> {
+    /// Makes out what some keys come to, on the newest commit, or on a load that is being written upon it.
+    fn make_out(
+        &self,
+        request: &Request,
+        first: u64,
+        keys: &[NewKey],
+        before: Option<&Load>,
+    ) -> Result<(Load, Imported)> {
         request.check()?;
-        let transaction = self.inner.engine.begin_write()?;
         let place = Place::new(request.scope(), &self.inner.policy);
-        let mut importing = Importing::new(&*transaction, place, request);
-        let mut imported =
-            Imported { asked: keys.len() as u64, commit: transaction.commit_read(), ..Imported::default() };
+        let mut importing = Importing::new(self.inner.engine.begin_read()?, before, place, request);
+        let mut imported = Imported { asked: keys.len() as u64, ..Imported::default() };
         for (position, new) in (first..).zip(keys) {
-            match importing.create(&new)? {
+            match importing.create(new)? {
                 None => imported.created += 1,
                 Some(refused) => imported.refused.push((position, refused)),
             }
         }
         let load = importing.finish()?;
-        if imported.created > 0 {
-            imported.commit = transaction.load(&load)?;
+        imported.commit = load.last_commit();
+        Ok((load, imported))
+    }
+
+    /// Writes a batch, and tells whether it is as it was made out before. Where something else was written
+    /// meanwhile, it is made out again, while nothing else can be.
+    fn write_batch(&self, request: &Request, batch: &Batch) -> Result<(Imported, bool)> {
+        if let Some((load, imported)) = &batch.outcome {
+            match self.inner.engine.begin_write()?.load(load) {
+                Err(Error::Conflict) => {}
+                written => return written.map(|_| (imported.clone(), true)),
+            }
         }
-        Ok(imported)
+        for _ in 0..ATTEMPTS_MAX {
+            let transaction = self.inner.engine.begin_write()?;
+            let (load, imported) = self.make_out(request, batch.first, &batch.keys, None)?;
+            match transaction.load(&load) {
+                Err(Error::Conflict) => {}
+                written => return written.map(|_| (imported, false)),
+            }
+        }
+        Err(Error::Conflict)
     }
 }
 
@@ -124,33 +157,45 @@ impl<I> Import<I> {
 }
 
 impl<I: Iterator<Item = NewKey>> Import<I> {
-    fn batch(&mut self) -> Vec<NewKey> {
+    /// Takes the next batch from the iterator and makes it out, upon one that is being written.
+    fn batch(&mut self, before: Option<&Load>) -> Result<Option<Batch>> {
         let (mut keys, mut bytes) = (Vec::new(), 0);
         while bytes < self.batch_bytes.max(1) {
             let Some(new) = self.keys.next() else { break };
             bytes += bytes_of(&new);
             keys.push(new);
         }
-        keys
-    }
-
-    fn import_next(&mut self) -> Result<Option<Imported>> {
-        // The batch is written on another thread, which would wait for this one for ever.
-        drop(OnlyWrite::on_this_thread()?);
-        let keys = match self.next.take() {
-            Some(keys) => keys,
-            None => self.batch(),
-        };
         if keys.is_empty() {
             return Ok(None);
         }
-        let (store, request, first) = (self.store.clone(), self.request.clone(), self.position);
+        let first = self.position;
         self.position += keys.len() as u64;
+        let outcome = self.store.make_out(&self.request, first, &keys, before)?;
+        Ok(Some(Batch { first, keys, outcome: Some(outcome) }))
+    }
+
+    fn import_batch(&mut self) -> Result<Option<Imported>> {
+        // The batch is written on another thread, which would wait for this one for ever.
+        drop(OnlyWrite::on_this_thread()?);
+        let next = match self.next.take() {
+            Some(next) => next,
+            None => self.batch(None),
+        };
+        let Some(mut batch) = next? else { return Ok(None) };
+        if batch.outcome.is_none() {
+            batch.outcome = Some(self.store.make_out(&self.request, batch.first, &batch.keys, None)?);
+        }
+        let (store, request) = (self.store.clone(), self.request.clone());
         thread::scope(|threads| {
-            let write = move || store.import_batch(&request, first, keys);
+            let write = || store.write_batch(&request, &batch);
             let writer = thread::Builder::new().spawn_scoped(threads, write)?;
-            self.next = Some(self.batch());
-            writer.join().unwrap_or_else(|panic| resume_unwind(panic)).map(Some)
+            let mut next = self.batch(batch.outcome.as_ref().map(|(load, _)| load));
+            let (imported, as_made_out) = writer.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            if !as_made_out && let Ok(Some(next)) = &mut next {
+                next.outcome = None;
+            }
+            self.next = Some(next);
+            Ok(Some(imported))
         })
     }
 }
@@ -162,7 +207,7 @@ impl<I: Iterator<Item = NewKey>> Iterator for Import<I> {
         if self.ended {
             return None;
         }
-        let imported = self.import_next().transpose();
+        let imported = self.import_batch().transpose();
         self.ended = !matches!(imported, Some(Ok(_)));
         imported
     }

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use super::{Place, Staging, Transaction, TransactionLimits};
 use crate::change::{Change, CommitRecord};
-use crate::engine::{Load, WriteTransaction};
+use crate::engine::{Load, ReadTransaction};
 use crate::error::{Error, Result};
 use crate::format::{ENTRY_MAX, Row, Stored, after_all, encode_log_entry, table_of};
 use crate::id::Commit;
@@ -17,7 +18,9 @@ use crate::request::Request;
 /// Each key is created by a transaction of its own, which sees those before it. Several of them make one
 /// commit, as many as fit into one within the limits of a transaction.
 pub(crate) struct Importing<'a> {
-    engine: &'a dyn WriteTransaction,
+    engine: Arc<dyn ReadTransaction>,
+    /// Commits that are on their way into the engine.
+    before: Option<&'a Load>,
     place: Place<'a>,
     request: &'a Request,
     load: Load,
@@ -37,12 +40,22 @@ struct Gap {
 }
 
 impl<'a> Importing<'a> {
-    pub(crate) fn new(engine: &'a dyn WriteTransaction, place: Place<'a>, request: &'a Request) -> Self {
+    /// On this commit, or on a load that is being written upon it.
+    pub(crate) fn new(
+        engine: Arc<dyn ReadTransaction>,
+        before: Option<&'a Load>,
+        place: Place<'a>,
+        request: &'a Request,
+    ) -> Self {
+        // It may be written already.
+        let before = before.filter(|load| load.last_commit() != engine.commit());
+        let load = Load::after(before.map_or(engine.commit(), Load::last_commit));
         Self {
             engine,
+            before,
             place,
             request,
-            load: Load::new(engine.next_commit()),
+            load,
             rows: 0,
             bytes: 0,
             changes: Vec::new(),
@@ -94,7 +107,7 @@ impl<'a> Importing<'a> {
     }
 
     pub(super) fn commit_read(&self) -> Commit {
-        self.engine.commit_read()
+        self.engine.commit()
     }
 
     pub(super) fn next_commit(&self) -> Commit {
@@ -107,7 +120,8 @@ impl<'a> Importing<'a> {
 
     /// The row at this address: of what is to be written, or of the engine.
     pub(super) fn get(&self, row: &[u8]) -> Result<Option<Stored>> {
-        if let Some(loaded) = self.load.get(row) {
+        let before = || self.before.and_then(|load| load.get(row));
+        if let Some(loaded) = self.load.get(row).or_else(before) {
             let stored = |bytes: &[u8]| Stored { bytes: bytes.to_vec(), commit: loaded.commit };
             return Ok(loaded.value.map(stored));
         }

@@ -181,6 +181,10 @@ impl Rows for Transaction<'_> {
         self.staging.rows(rows)
     }
 
+    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        self.staging.row(row)
+    }
+
     fn newest(&self) -> Commit {
         self.staging.commit_read()
     }

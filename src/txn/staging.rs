@@ -173,6 +173,24 @@ impl<'a> Staging<'a> {
             .collect())
     }
 
+    /// As [`rows`](Self::rows), of one address.
+    pub(super) fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        if let Some(value) = self.staged.get(row) {
+            let commit = self.below.next_commit();
+            return Ok(value.clone().map(|bytes| Stored { bytes, commit }));
+        }
+        let mut read = self.read.borrow_mut();
+        if let Some(known) = read.get(row) {
+            return Ok(known.clone());
+        }
+        if read.len() == TransactionLimits::ROWS_READ_MAX {
+            return Err(too_large("rows read", TransactionLimits::ROWS_READ_MAX));
+        }
+        let found = self.below.get(&[row]).map_err(|error| self.fail(error))?.pop().flatten();
+        read.insert(row.to_vec(), found.clone());
+        Ok(found)
+    }
+
     /// Marks the transaction with an error of the engine.
     pub(super) fn fail(&self, error: Error) -> Error {
         if error.is_of_engine() {
