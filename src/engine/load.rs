@@ -73,12 +73,21 @@ const FEW: usize = 16;
 impl Load {
     /// Nothing yet; the first commit will be the one after this.
     pub(crate) fn after(base: Commit) -> Self {
+        Self::with(RandomState::new(), base)
+    }
+
+    /// Nothing yet; to be written after this load.
+    pub(crate) fn after_load(load: &Self) -> Self {
+        Self::with(load.hasher.clone(), load.last_commit())
+    }
+
+    fn with(hasher: RandomState, base: Commit) -> Self {
         Self {
             base,
             bytes: Vec::new(),
             rows: Vec::new(),
             places: HashMap::default(),
-            hasher: RandomState::new(),
+            hasher,
             entries: Vec::new(),
         }
     }
@@ -161,9 +170,14 @@ impl Load {
         }
     }
 
-    /// The row at an address as the last commit leaves it, if any commit writes it.
-    pub(crate) fn get(&self, row: &[u8]) -> Option<LoadedRow<'_>> {
-        self.find(self.hasher.hash_one(row), row).map(|index| self.row(index))
+    /// The row at an address as the last commit leaves it, if any commit writes it; else as the load before
+    /// this one, [`after`](Self::after_load) which it is, leaves it.
+    pub(crate) fn get<'a>(&'a self, before: Option<&'a Self>, row: &[u8]) -> Option<LoadedRow<'a>> {
+        let hash = self.hasher.hash_one(row);
+        [Some(self), before]
+            .into_iter()
+            .flatten()
+            .find_map(|load| load.find(hash, row).map(|index| load.row(index)))
     }
 
     /// The rows as the last commit leaves them, in the order of their addresses.

@@ -6,6 +6,9 @@
 use std::sync::Arc;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
+use bincode::serde::encode_into_writer;
 use serde::{Deserialize, Serialize};
 
 use super::{RecordId, Space, Stored, alias_of, corrupted, scope_of};
@@ -39,9 +42,23 @@ const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<COUNTED_BYTES_MAX
     bincode::config::standard().with_limit::<COUNTED_BYTES_MAX>();
 
 fn encode(value: impl Serialize) -> Vec<u8> {
+    let mut bytes = Bytes(Vec::with_capacity(USUAL_LENGTH));
     // Encoding has no limit: what is too large is refused with a name when the row is staged.
-    bincode::serde::encode_to_vec((FORMAT_VERSION, value), CONFIGURATION.with_no_limit())
-        .expect("plain numbers and texts can always be encoded")
+    let written = encode_into_writer((FORMAT_VERSION, value), &mut bytes, CONFIGURATION.with_no_limit());
+    written.expect("plain numbers and texts can always be encoded");
+    bytes.0
+}
+
+/// As most values have less, memory for one is allocated once.
+const USUAL_LENGTH: usize = 128;
+
+struct Bytes(Vec<u8>);
+
+impl Writer for Bytes {
+    fn write(&mut self, bytes: &[u8]) -> std::result::Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 fn decode<'a, T: Deserialize<'a>>(row: &[u8], bytes: &'a [u8]) -> Result<T> {

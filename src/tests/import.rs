@@ -124,7 +124,7 @@ fn must_be_alike(options: &Options, history: bool, seed: u64) {
     assert_eq!(rows(&other_engine), rows(&one_engine), "seed {seed}");
     assert_eq!(batches.iter().map(|batch| batch.asked).sum::<u64>(), keys.len() as u64);
     let created = batches.iter().map(|batch| batch.created).sum::<u64>();
-    assert_eq!(created as usize, keys.len() - refused.len(), "seed {seed}");
+    assert_eq!(created, (keys.len() - refused.len()) as u64, "seed {seed}");
     if history {
         assert_eq!(changes(&other), changes(&one), "seed {seed}");
     }
@@ -196,7 +196,7 @@ fn no_more_than_two_batches_are_taken_ahead() {
     let mut import = store.import(&request(), keys).batch_bytes(SMALL);
     assert_eq!(taken.get(), 0, "nothing happens until it is iterated");
     let (mut asked, mut batches) = (0, 0);
-    while let Some(batch) = import.next() {
+    for batch in import.by_ref() {
         asked += batch.unwrap().asked;
         batches += 1;
         assert!(taken.get() - asked <= 16, "{} are taken, {asked} are done", taken.get());

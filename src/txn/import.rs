@@ -49,7 +49,7 @@ impl<'a> Importing<'a> {
     ) -> Self {
         // It may be written already.
         let before = before.filter(|load| load.last_commit() != engine.commit());
-        let load = Load::after(before.map_or(engine.commit(), Load::last_commit));
+        let load = before.map_or_else(|| Load::after(engine.commit()), Load::after_load);
         Self {
             engine,
             before,
@@ -120,8 +120,7 @@ impl<'a> Importing<'a> {
 
     /// The row at this address: of what is to be written, or of the engine.
     pub(super) fn get(&self, row: &[u8]) -> Result<Option<Stored>> {
-        let before = || self.before.and_then(|load| load.get(row));
-        if let Some(loaded) = self.load.get(row).or_else(before) {
+        if let Some(loaded) = self.load.get(self.before, row) {
             let stored = |bytes: &[u8]| Stored { bytes: bytes.to_vec(), commit: loaded.commit };
             return Ok(loaded.value.map(stored));
         }

@@ -59,6 +59,13 @@ impl Below<'_> {
         }
     }
 
+    fn get_one(self, row: &[u8]) -> Result<Option<Stored>> {
+        match self {
+            Self::Engine(engine) => Ok(engine.get(&[row])?.pop().flatten()),
+            Self::Import(import) => import.get(row),
+        }
+    }
+
     fn log_entry(self, commit: Commit) -> Result<Option<Vec<u8>>> {
         match self {
             Self::Engine(engine) => engine.log_entry(commit),
@@ -186,7 +193,7 @@ impl<'a> Staging<'a> {
         if read.len() == TransactionLimits::ROWS_READ_MAX {
             return Err(too_large("rows read", TransactionLimits::ROWS_READ_MAX));
         }
-        let found = self.below.get(&[row]).map_err(|error| self.fail(error))?.pop().flatten();
+        let found = self.below.get_one(row).map_err(|error| self.fail(error))?;
         read.insert(row.to_vec(), found.clone());
         Ok(found)
     }
