@@ -18,7 +18,7 @@ pub(crate) struct Load {
     rows: Vec<Placed>,
     /// The newest row at each address, by the address's hash.
     places: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
-    hasher: RandomState,
+    seed: u64,
     /// Of each commit that was ended.
     entries: Vec<Option<Vec<u8>>>,
 }
@@ -73,23 +73,30 @@ const FEW: usize = 16;
 impl Load {
     /// Nothing yet; the first commit will be the one after this.
     pub(crate) fn after(base: Commit) -> Self {
-        Self::with(RandomState::new(), base)
+        // At random, so that nobody can choose names that collide.
+        Self::with(RandomState::new().hash_one(base), base)
     }
 
     /// Nothing yet; to be written after this load.
     pub(crate) fn after_load(load: &Self) -> Self {
-        Self::with(load.hasher.clone(), load.last_commit())
+        Self::with(load.seed, load.last_commit())
     }
 
-    fn with(hasher: RandomState, base: Commit) -> Self {
+    fn with(seed: u64, base: Commit) -> Self {
         Self {
             base,
             bytes: Vec::new(),
             rows: Vec::new(),
             places: HashMap::default(),
-            hasher,
+            seed,
             entries: Vec::new(),
         }
+    }
+
+    /// Makes room for so many rows.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        self.rows.reserve(rows);
+        self.places.reserve(rows);
     }
 
     /// The commit upon which the first is to be made.
@@ -119,7 +126,7 @@ impl Load {
 
     /// Adds a row to the open commit, or replaces one that it has already.
     pub(crate) fn put(&mut self, row: &[u8], value: Option<&[u8]>) {
-        let hash = self.hasher.hash_one(row);
+        let hash = hash(self.seed, row);
         let commit = u32::try_from(self.entries.len()).expect(TOO_MANY);
         let former = self.find(hash, row);
         if let (Some(former), Some(value)) = (former, value) {
@@ -173,7 +180,7 @@ impl Load {
     /// The row at an address as the last commit leaves it, if any commit writes it; else as the load before
     /// this one, [`after`](Self::after_load) which it is, leaves it.
     pub(crate) fn get<'a>(&'a self, before: Option<&'a Self>, row: &[u8]) -> Option<LoadedRow<'a>> {
-        let hash = self.hasher.hash_one(row);
+        let hash = hash(self.seed, row);
         [Some(self), before]
             .into_iter()
             .flatten()
@@ -229,6 +236,23 @@ impl Load {
             rest = behind;
         }
     }
+}
+
+/// Multiplies eight bytes at a time into the seed: several times faster than the hash of the standard
+/// library, and there are ten for each key.
+fn hash(seed: u64, row: &[u8]) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let factor = FACTOR ^ seed.rotate_left(32);
+    let fold = |hash: u64, piece: u64| {
+        let hash = hash ^ piece;
+        let high = (u128::from(hash) * u128::from(factor)) >> 64;
+        hash.wrapping_mul(factor) ^ high as u64
+    };
+    let (pieces, rest) = row.as_chunks::<PIECE>();
+    let mut last = [0; PIECE];
+    last[..rest.len()].copy_from_slice(rest);
+    let hash = pieces.iter().fold(seed, |hash, piece| fold(hash, u64::from_le_bytes(*piece)));
+    fold(fold(hash, u64::from_le_bytes(last)), row.len() as u64)
 }
 
 /// How many bytes two texts begin with alike.

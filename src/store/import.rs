@@ -109,7 +109,8 @@ impl Store {
     ) -> Result<(Load, Imported)> {
         request.check()?;
         let place = Place::new(request.scope(), &self.inner.policy);
-        let mut importing = Importing::new(self.inner.engine.begin_read()?, before, place, request);
+        let mut importing =
+            Importing::new(self.inner.engine.begin_read()?, before, place, request, keys.len());
         let mut imported = Imported { asked: keys.len() as u64, ..Imported::default() };
         for (position, new) in (first..).zip(keys) {
             match importing.create(new)? {
@@ -122,18 +123,22 @@ impl Store {
         Ok((load, imported))
     }
 
-    /// Writes a batch, and tells whether it is as it was made out before. Where something else was written
-    /// meanwhile, it is made out again, while nothing else can be.
-    fn write_batch(&self, request: &Request, batch: &Batch) -> Result<(Imported, bool)> {
-        if let Some((load, imported)) = &batch.outcome {
-            match self.inner.engine.begin_write()?.load(load) {
-                Err(Error::Conflict) => {}
-                written => return written.map(|_| (imported.clone(), true)),
-            }
+    /// Writes what keys come to, and tells whether it is as it was made out before. Where something else was
+    /// written meanwhile, it is made out again, while nothing else can be.
+    fn write_batch(
+        &self,
+        request: &Request,
+        first: u64,
+        keys: &[NewKey],
+        (load, imported): &(Load, Imported),
+    ) -> Result<(Imported, bool)> {
+        match self.inner.engine.begin_write()?.load(load) {
+            Err(Error::Conflict) => {}
+            written => return written.map(|_| (imported.clone(), true)),
         }
         for _ in 0..ATTEMPTS_MAX {
             let transaction = self.inner.engine.begin_write()?;
-            let (load, imported) = self.make_out(request, batch.first, &batch.keys, None)?;
+            let (load, imported) = self.make_out(request, first, keys, None)?;
             match transaction.load(&load) {
                 Err(Error::Conflict) => {}
                 written => return written.map(|_| (imported, false)),
@@ -181,15 +186,18 @@ impl<I: Iterator<Item = NewKey>> Import<I> {
             Some(next) => next,
             None => self.batch(None),
         };
-        let Some(mut batch) = next? else { return Ok(None) };
-        if batch.outcome.is_none() {
-            batch.outcome = Some(self.store.make_out(&self.request, batch.first, &batch.keys, None)?);
-        }
+        let Some(Batch { first, keys, outcome }) = next? else { return Ok(None) };
+        let outcome = match outcome {
+            Some(outcome) => outcome,
+            None => self.store.make_out(&self.request, first, &keys, None)?,
+        };
         let (store, request) = (self.store.clone(), self.request.clone());
         thread::scope(|threads| {
-            let write = || store.write_batch(&request, &batch);
+            // The keys go with the thread: that they are dropped takes its time too.
+            let (request, outcome) = (&request, &outcome);
+            let write = move || store.write_batch(request, first, &keys, outcome);
             let writer = thread::Builder::new().spawn_scoped(threads, write)?;
-            let mut next = self.batch(batch.outcome.as_ref().map(|(load, _)| load));
+            let mut next = self.batch(Some(&outcome.0));
             let (imported, as_made_out) = writer.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             if !as_made_out && let Ok(Some(next)) = &mut next {
                 next.outcome = None;

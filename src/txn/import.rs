@@ -13,6 +13,9 @@ use crate::id::Commit;
 use crate::key::NewKey;
 use crate::request::Request;
 
+/// Those of a key with one alias.
+const ROWS_OF_A_KEY: usize = 4;
+
 /// What the transactions of an import build upon, and where they leave what they did.
 ///
 /// Each key is created by a transaction of its own, which sees those before it. Several of them make one
@@ -40,16 +43,18 @@ struct Gap {
 }
 
 impl<'a> Importing<'a> {
-    /// On this commit, or on a load that is being written upon it.
+    /// On this commit, or on a load that is being written upon it, for so many keys.
     pub(crate) fn new(
         engine: Arc<dyn ReadTransaction>,
         before: Option<&'a Load>,
         place: Place<'a>,
         request: &'a Request,
+        keys: usize,
     ) -> Self {
         // It may be written already.
         let before = before.filter(|load| load.last_commit() != engine.commit());
-        let load = before.map_or_else(|| Load::after(engine.commit()), Load::after_load);
+        let mut load = before.map_or_else(|| Load::after(engine.commit()), Load::after_load);
+        load.reserve(keys * ROWS_OF_A_KEY);
         Self {
             engine,
             before,

@@ -59,13 +59,6 @@ impl Below<'_> {
         }
     }
 
-    fn get_one(self, row: &[u8]) -> Result<Option<Stored>> {
-        match self {
-            Self::Engine(engine) => Ok(engine.get(&[row])?.pop().flatten()),
-            Self::Import(import) => import.get(row),
-        }
-    }
-
     fn log_entry(self, commit: Commit) -> Result<Option<Vec<u8>>> {
         match self {
             Self::Engine(engine) => engine.log_entry(commit),
@@ -86,7 +79,7 @@ impl<'a> Staging<'a> {
         Self::on(Below::Engine(engine))
     }
 
-    /// For a part of an import.
+    /// For one operation of an import. If it is refused, nothing is rolled back: all of this is dropped.
     pub(super) fn of_import(import: &'a Importing<'a>) -> Self {
         Self::on(Below::Import(import))
     }
@@ -186,6 +179,10 @@ impl<'a> Staging<'a> {
             let commit = self.below.next_commit();
             return Ok(value.clone().map(|bytes| Stored { bytes, commit }));
         }
+        if let Below::Import(import) = self.below {
+            // It is in memory already, and no key reads as many rows as a transaction may.
+            return import.get(row).map_err(|error| self.fail(error));
+        }
         let mut read = self.read.borrow_mut();
         if let Some(known) = read.get(row) {
             return Ok(known.clone());
@@ -193,7 +190,7 @@ impl<'a> Staging<'a> {
         if read.len() == TransactionLimits::ROWS_READ_MAX {
             return Err(too_large("rows read", TransactionLimits::ROWS_READ_MAX));
         }
-        let found = self.below.get_one(row).map_err(|error| self.fail(error))?;
+        let found = self.below.get(&[row]).map_err(|error| self.fail(error))?.pop().flatten();
         read.insert(row.to_vec(), found.clone());
         Ok(found)
     }
@@ -215,9 +212,15 @@ impl<'a> Staging<'a> {
             return Err(too_large("bytes in a row", VALUE_MAX));
         }
         self.bytes += bytes_of(&row, &value);
-        let former = self.staged.insert(row.clone(), value);
-        self.bytes -= former.as_ref().map_or(0, |former| bytes_of(&row, former));
-        self.undo.push((row, former));
+        if let Below::Import(_) = self.below {
+            let length = row.len();
+            let former = self.staged.insert(row, value);
+            self.bytes -= former.map_or(0, |former| length + former.map_or(0, |former| former.len()));
+        } else {
+            let former = self.staged.insert(row.clone(), value);
+            self.bytes -= former.as_ref().map_or(0, |former| bytes_of(&row, former));
+            self.undo.push((row, former));
+        }
         if self.staged.len() > TransactionLimits::ROWS_WRITTEN_MAX {
             return Err(too_large("rows written", TransactionLimits::ROWS_WRITTEN_MAX));
         }
