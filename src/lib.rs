@@ -92,7 +92,7 @@ mod documents {
 // The handle, and what a call is made with.
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
-pub use store::{Committed, DryRun, Options, Removed, Stats, Store, Swept};
+pub use store::{Committed, DryRun, Import, Imported, Options, Removed, Stats, Store, Swept};
 pub use txn::{CacheStats, Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 
 // Names and ids.

@@ -3,6 +3,7 @@
 pub(crate) mod disk;
 mod errors;
 mod faults;
+mod import;
 mod layers;
 mod outcomes;
 mod promises;

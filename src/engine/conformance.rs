@@ -10,7 +10,7 @@ use super::logged::LoggedEngine;
 use super::redb::{RedbEngine, RedbReader, TableFile, builder};
 use super::redo::RedoLog;
 use super::scripted::{Random, Scripted};
-use super::{Batch, Engine, Log, Range, ReadTransaction, Reading, RowHash, Waited};
+use super::{Batch, Engine, Load, Log, Range, ReadTransaction, Reading, RowHash, Waited};
 use crate::error::Error;
 use crate::format::{Row, Stored};
 use crate::id::Commit;
@@ -18,7 +18,7 @@ use crate::tests::disk::{Disk, LOG, TABLE};
 
 /// Runs the suite. `make` gives a fresh, empty engine at each call.
 pub(crate) fn suite(make: impl Fn() -> Box<dyn Engine>) {
-    let checks: [fn(&dyn Engine); 15] = [
+    let checks: [fn(&dyn Engine); 17] = [
         an_empty_engine_has_no_rows,
         a_commit_is_seen_by_later_reads_only,
         rows_carry_the_commit_that_changed_them,
@@ -33,6 +33,8 @@ pub(crate) fn suite(make: impl Fn() -> Box<dyn Engine>) {
         reads_go_on_during_a_write,
         the_log_keeps_the_order_of_commits,
         the_log_is_trimmed_from_its_beginning,
+        a_load_is_as_its_commits_one_by_one,
+        a_load_is_made_out_upon_the_newest_commit,
         waiting_ends_with_a_commit_or_the_time_or_for_good,
     ];
     for check in checks {
@@ -432,6 +434,58 @@ fn the_log_is_trimmed_from_its_beginning(engine: &dyn Engine) {
     assert_eq!(logged(&*read, Commit::default(), 10), left);
     assert_eq!(read.log_entry(commits[2]).unwrap(), None);
     assert_eq!(logged(&*before, Commit::default(), 10).len(), 5, "an earlier read keeps what it saw");
+}
+
+fn a_load_is_as_its_commits_one_by_one(engine: &dyn Engine) {
+    for seed in 0..20 {
+        let mut random = Random::new(seed);
+        let base = engine.begin_read().unwrap().commit();
+        let mut expected: BTreeMap<Row, (Vec<u8>, Commit)> = BTreeMap::new();
+        for (row, bytes, commit) in rows(&*engine.begin_read().unwrap()) {
+            expected.insert(row, (bytes, commit));
+        }
+        let (mut load, mut log) = (Load::after(base), Vec::new());
+        for _ in 0..random.below(5) {
+            let commit = load.open_commit();
+            for _ in 0..random.below(100) {
+                // Sometimes many that lie together, sometimes some among those that are there.
+                let row = [some_row(&mut random), vec![0; random.index(2) * random.index(40)]].concat();
+                let value = (random.below(6) > 0).then(|| vec![b'v'; random.index(20)]);
+                load.put(&row, value.as_deref());
+                match value {
+                    Some(value) => expected.insert(row, (value, commit)),
+                    None => expected.remove(&row),
+                };
+            }
+            let entry = (random.below(2) == 0).then(|| format!("entry of {commit}").into_bytes());
+            log.extend(entry.clone().map(|entry| (commit, entry)));
+            load.end_commit(entry);
+        }
+        let last = engine.begin_write().unwrap().load(&load).unwrap();
+        assert_eq!(last, load.last_commit(), "seed {seed}");
+        let read = engine.begin_read().unwrap();
+        assert_eq!(read.commit(), last, "seed {seed}");
+        let expected: Vec<_> =
+            expected.into_iter().map(|(row, (bytes, commit))| (row, bytes, commit)).collect();
+        assert_eq!(rows(&*read), expected, "seed {seed}");
+        assert_eq!(logged(&*read, base, 10), log, "seed {seed}");
+        if last > base {
+            assert_eq!(engine.wait(base, Duration::ZERO).unwrap(), Waited::Committed);
+        }
+    }
+}
+
+fn a_load_is_made_out_upon_the_newest_commit(engine: &dyn Engine) {
+    let commit = write(engine, &[(b"a", Some(b"1"))]);
+    for base in [Commit::new(commit.number() - 1), Commit::new(commit.number() + 1)] {
+        let mut load = Load::after(base);
+        load.put(b"b", Some(b"2"));
+        load.end_commit(None);
+        let loaded = engine.begin_write().unwrap().load(&load);
+        assert!(matches!(loaded, Err(Error::Conflict)), "{loaded:?}");
+    }
+    assert_eq!(rows(&*engine.begin_read().unwrap()), [row(b"a", b"1", commit)]);
+    assert_eq!(write(engine, &[(b"c", Some(b"3"))]).number(), commit.number() + 1);
 }
 
 fn waiting_ends_with_a_commit_or_the_time_or_for_good(engine: &dyn Engine) {

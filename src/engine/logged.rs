@@ -25,7 +25,7 @@ use super::memtable::Memtable;
 use super::redb::{LogState, RedbRead, StorageBackend, TableFile, log_row};
 use super::redo::{self, RedoLog};
 use super::{
-    Batch, Engine, Log, LogStats, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited,
+    Batch, Engine, Load, Log, LogStats, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited,
     WriteTransaction,
 };
 use crate::error::{Error, Result};
@@ -342,6 +342,18 @@ impl WriteTransaction for LoggedWrite<'_> {
         shared.make_durable(read).map_err(|_| Error::Poisoned)
     }
 
+    fn load(self: Box<Self>, load: &Load) -> Result<Commit> {
+        let Self { shared, snapshot, mut writer } = *self;
+        if load.base() != snapshot.commit {
+            return Err(Error::Conflict);
+        }
+        if !load.is_empty() {
+            shared.use_log(&mut writer)?;
+            shared.load(&mut writer, load)?;
+        }
+        Ok(load.last_commit())
+    }
+
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
         let commit = self.next_commit();
         let Self { shared, snapshot, mut writer } = *self;
@@ -459,6 +471,46 @@ impl Shared {
         writer.sequence += 1;
         writer.used = 0;
         self.work.notify_all();
+    }
+
+    /// Writes many commits to the table file, past the log: they are durable there too. What is in the log
+    /// comes before them, so it goes first.
+    fn load(&self, writer: &mut Writer, load: &Load) -> Result<()> {
+        let mut state = self.lock();
+        while state.view.frozen.is_some() || !state.view.active.is_empty() {
+            if state.failed.is_some() {
+                return Err(Error::Poisoned);
+            }
+            if state.view.frozen.is_none() {
+                self.freeze(&mut state, writer);
+            }
+            state = self.checkpointed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let floor = match state.view.base.log_state() {
+            LogState::InUse { floor, .. } => floor,
+            LogState::None | LogState::Closed { .. } => Commit::default(),
+        };
+        let log_state = LogState::InUse { id: self.log.id(), floor };
+        drop(state);
+        load.addresses().for_each(|row| self.stripes.mark(RowHash::of(row), load.last_commit()));
+        let loaded = self.table.load(load, log_state);
+        let mut state = self.lock();
+        match loaded {
+            Ok(base) => {
+                let active = state.view.active.clone();
+                state.view = Arc::new(View { active, frozen: None, base: Arc::new(base) });
+                state.durable = load.last_commit();
+                writer.newest = load.last_commit();
+                self.publish(&state);
+                self.bell.ring(state.durable);
+                Ok(())
+            }
+            Err(error) => {
+                state.fail(&error);
+                self.wake_all();
+                Err(error)
+            }
+        }
     }
 
     /// Returns when this commit is in the log for good. Whoever comes first writes for all that wait.

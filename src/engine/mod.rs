@@ -7,6 +7,7 @@
 mod bell;
 #[cfg(test)]
 pub(crate) mod conformance;
+mod load;
 pub(crate) mod logged;
 mod memtable;
 mod newest;
@@ -29,6 +30,8 @@ pub(crate) use stripes::{RowHash, Stripes};
 use crate::error::Result;
 use crate::format::{Row, Stored};
 use crate::id::Commit;
+
+pub(crate) use load::{Load, LoadedRow};
 
 /// What a commit writes: a value, or `None` for a row to be deleted.
 pub(crate) type Batch = BTreeMap<Row, Option<Vec<u8>>>;
@@ -126,6 +129,13 @@ pub(crate) trait WriteTransaction {
     /// `Conflict` if a row that was read has changed since, with `CommitUnknown` if the outcome can't
     /// be told.
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit>;
+
+    /// Writes many commits, the first of them [`next_commit`](Self::next_commit), and returns the last when
+    /// they are durable; if there are none, nothing is written. They were made out upon their
+    /// [base](Load::base), so it is a `Conflict` if that is not the newest commit. Each keeps within the limits of a transaction, and an engine
+    /// may write them one by one; one that can writes all of them or nothing. It fails as
+    /// [`commit`](Self::commit) does.
+    fn load(self: Box<Self>, load: &Load) -> Result<Commit>;
 }
 
 /// What the redo log of a store did since the store was opened; see [`Stats`](crate::Stats).

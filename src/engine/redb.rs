@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::iter::Peekable;
 use std::ops::{Bound, Deref, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -19,9 +20,9 @@ use std::time::Duration;
 
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
-    Builder, CommitError, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable,
-    ReadableDatabase, ReadableTable, RepairSession, StorageError, Table, TableDefinition, TableError,
-    TransactionError,
+    Builder, CommitError, ConcurrencyMode, CursorError, Database, DatabaseError, ReadOnlyDatabase,
+    ReadOnlyTable, ReadableDatabase, ReadableTable, RepairSession, StorageError, Table, TableDefinition,
+    TableError, TransactionError,
 };
 
 pub(super) use redb::BackendError;
@@ -32,7 +33,8 @@ use super::memtable::Memtable;
 use super::redo::LogId;
 use super::scratch::Scratch;
 use super::{
-    Batch, Engine, Log, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited, WriteTransaction,
+    Batch, Engine, Load, LoadedRow, Log, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited,
+    WriteTransaction,
 };
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, corrupted};
@@ -153,11 +155,7 @@ impl RedbEngine {
     }
 
     fn apply(&self, batch: &Batch, log: Log<'_>, commit: Commit) -> Result<()> {
-        let transaction = self.database.begin_write().map_err(of_transaction)?;
-        {
-            let mut table = transaction.open_table(ROWS).map_err(of_table)?;
-            let newest = seal(NEWEST, commit, &self.log_state().encode());
-            table.insert(NEWEST, newest.as_slice()).map_err(of_storage)?;
+        write(&self.database, false, commit, self.log_state, |table| {
             for (row, value) in batch {
                 match value {
                     Some(bytes) => {
@@ -178,14 +176,124 @@ impl RedbEngine {
                 let (first, last) = (log_row(Commit::default()), log_row(trim));
                 table.retain_in(first.as_slice()..=last.as_slice(), |_, _| false).map_err(of_storage)?;
             }
-        }
-        // A panic in there may come after the commit became durable.
-        let outcome = catch_unwind(AssertUnwindSafe(|| transaction.commit()));
-        outcome.map_or_else(
-            |_| Err(Error::CommitUnknown(UNREADABLE_PAGE.into())),
-            |committed| committed.map_err(of_commit),
-        )
+            Ok(())
+        })
     }
+
+    /// Shows the newest state to readers, or, if it was not written for sure, writes no more.
+    fn publish<'a>(
+        &self,
+        applied: Result<()>,
+        commit: Commit,
+        changed: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Commit> {
+        let published = applied.and_then(|()| {
+            // Durable from here on: if the new state can't be read, that is not known to the caller.
+            let newest = guarded(|| RedbRead::newest(&*self.database, Some(&self.stripes)));
+            let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
+            for row in changed {
+                self.stripes.mark(RowHash::of(row), commit);
+            }
+            self.newest.publish(newest);
+            self.bell.ring(commit);
+            Ok(commit)
+        });
+        if published.is_err() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        published
+    }
+}
+
+/// Writes rows to a table file in one transaction of redb, with the newest commit and what the file says of
+/// its log.
+fn write(
+    database: &Database,
+    quick_repair: bool,
+    newest: Commit,
+    state: LogState,
+    rows: impl FnOnce(&mut Table<'_, &'static [u8], &'static [u8]>) -> Result<()>,
+) -> Result<()> {
+    let mut transaction = database.begin_write().map_err(of_transaction)?;
+    transaction.set_quick_repair(quick_repair);
+    {
+        let mut table = transaction.open_table(ROWS).map_err(of_table)?;
+        let sealed = seal(NEWEST, newest, &state.encode());
+        table.insert(NEWEST, sealed.as_slice()).map_err(of_storage)?;
+        rows(&mut table)?;
+    }
+    commit_it(transaction)
+}
+
+fn commit_it(transaction: redb::WriteTransaction) -> Result<()> {
+    // A panic in there may come after the commit became durable.
+    let outcome = catch_unwind(AssertUnwindSafe(|| transaction.commit()));
+    outcome.map_or_else(
+        |_| Err(Error::CommitUnknown(UNREADABLE_PAGE.into())),
+        |committed| committed.map_err(of_commit),
+    )
+}
+
+/// Writes many commits in one transaction of redb.
+fn write_load(table: &mut Table<'_, &'static [u8], &'static [u8]>, load: &Load) -> Result<()> {
+    write_sorted(table, &mut load.sorted().peekable())?;
+    let entries: Vec<_> = load.entries().map(|(commit, entry)| (log_row(commit), commit, entry)).collect();
+    let entries =
+        entries.iter().map(|(row, commit, entry)| LoadedRow { row, value: Some(entry), commit: *commit });
+    write_sorted(table, &mut entries.peekable())
+}
+
+/// Gaps that hold fewer rows than this are not worth a cursor, which is dear to place.
+const WORTH_A_CURSOR: usize = 8;
+/// How many rows are written one by one, at most, before the next gap is tried.
+const ONE_BY_ONE_MAX: usize = 64;
+
+/// Writes rows in the order of their addresses: where they fall into a gap between those that are there,
+/// all at once; where they lie among them, one by one.
+fn write_sorted<'a>(
+    table: &mut Table<'_, &[u8], &[u8]>,
+    rows: &mut Peekable<impl Iterator<Item = LoadedRow<'a>>>,
+) -> Result<()> {
+    let mut sealed = Vec::new();
+    let mut one_by_one = 1;
+    while rows.peek().is_some() {
+        let filled = fill_gap(table, rows, &mut sealed)?;
+        one_by_one = if filled < WORTH_A_CURSOR { (2 * one_by_one).min(ONE_BY_ONE_MAX) } else { 1 };
+        for LoadedRow { row, value, commit } in rows.by_ref().take(one_by_one) {
+            match value {
+                Some(value) => {
+                    seal_into(&mut sealed, row, commit, value);
+                    table.insert(row, sealed.as_slice()).map_err(of_storage)?;
+                }
+                None => drop(table.remove(row).map_err(of_storage)?),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes rows up to the next that is there already, or is to be deleted; returns how many.
+fn fill_gap<'a>(
+    table: &mut Table<'_, &[u8], &[u8]>,
+    rows: &mut Peekable<impl Iterator<Item = LoadedRow<'a>>>,
+    sealed: &mut Vec<u8>,
+) -> Result<usize> {
+    let Some(first) = rows.peek() else { return Ok(0) };
+    let mut cursor = table.lower_bound_mut(Bound::Included(first.row)).map_err(of_storage)?;
+    let mut filled = 0;
+    while let Some(&LoadedRow { row, value: Some(value), commit }) = rows.peek() {
+        seal_into(sealed, row, commit, value);
+        match cursor.insert_before(row, sealed.as_slice()) {
+            Ok(()) => {}
+            Err(CursorError::UnorderedKey) => break,
+            Err(CursorError::Storage(error)) => return Err(of_storage(error)),
+            Err(other) => return Err(Error::Corrupted(other.to_string().into())),
+        }
+        rows.next();
+        filled += 1;
+    }
+    cursor.close().map_err(of_storage)?;
+    Ok(filled)
 }
 
 #[cfg(test)]
@@ -255,22 +363,21 @@ impl WriteTransaction for RedbWrite<'_> {
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
         let commit = self.next_commit();
         let applied = guarded(|| self.engine.apply(batch, log, commit));
-        let published = applied.and_then(|()| {
-            // Durable from here on: if the new state can't be read, that is not known to the caller.
-            let engine = self.engine;
-            let newest = guarded(|| RedbRead::newest(&*engine.database, Some(&engine.stripes)));
-            let newest = newest.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
-            for row in batch.keys() {
-                engine.stripes.mark(RowHash::of(row), commit);
-            }
-            engine.newest.publish(newest);
-            self.engine.bell.ring(commit);
-            Ok(commit)
-        });
-        if published.is_err() {
-            self.engine.poisoned.store(true, Ordering::Release);
+        self.engine.publish(applied, commit, batch.keys().map(Vec::as_slice))
+    }
+
+    fn load(self: Box<Self>, load: &Load) -> Result<Commit> {
+        if load.base() != self.read.commit() {
+            return Err(Error::Conflict);
         }
-        published
+        if load.is_empty() {
+            return Ok(load.base());
+        }
+        let Self { engine, .. } = *self;
+        let (last, state) = (load.last_commit(), engine.log_state);
+        let rows = |table: &mut Table<'_, _, _>| write_load(table, load);
+        let applied = guarded(|| write(&engine.database, false, last, state, rows));
+        engine.publish(applied, last, load.addresses())
     }
 }
 
@@ -316,7 +423,8 @@ impl TableFile {
     /// Writes the newest version of each row, all or nothing, durably.
     pub(super) fn checkpoint(&self, rows: &Memtable, newest: Commit, state: LogState) -> Result<RedbRead> {
         self.write(newest, state, |table| {
-            for (row, stored) in rows.scan((Bound::Unbounded, Bound::Unbounded), newest) {
+            let found = rows.scan((Bound::Unbounded, Bound::Unbounded), newest);
+            for (row, stored) in found {
                 match stored {
                     Some(stored) => {
                         let sealed = seal(&row, stored.commit, &stored.bytes);
@@ -330,24 +438,20 @@ impl TableFile {
         self.newest()
     }
 
+    /// Writes many commits, all or nothing, durably.
+    pub(super) fn load(&self, load: &Load, state: LogState) -> Result<RedbRead> {
+        self.write(load.last_commit(), state, |table| write_load(table, load))?;
+        self.newest()
+    }
+
     fn write(
         &self,
         newest: Commit,
         state: LogState,
         rows: impl FnOnce(&mut Table<'_, &'static [u8], &'static [u8]>) -> Result<()>,
     ) -> Result<()> {
-        guarded(|| {
-            let mut transaction = self.database.begin_write().map_err(of_transaction)?;
-            // So that the file can be opened at once after a crash, also for reading only.
-            transaction.set_quick_repair(true);
-            {
-                let mut table = transaction.open_table(ROWS).map_err(of_table)?;
-                let sealed = seal(NEWEST, newest, &state.encode());
-                table.insert(NEWEST, sealed.as_slice()).map_err(of_storage)?;
-                rows(&mut table)?;
-            }
-            transaction.commit().map_err(of_commit)
-        })
+        // With quick repair, so that the file can be opened at once after a crash, also for reading only.
+        guarded(|| write(&self.database, true, newest, state, rows))
     }
 }
 
@@ -504,12 +608,13 @@ impl ReadTransaction for RedbRead {
                 // On a damaged page they may not be: whoever scans on from the last would never end.
                 let in_order = match scanned.last() {
                     Some((before, _)) => *before < row,
-                    None => (from, to).contains(&&row[..]),
+                    None => RangeBounds::<&[u8]>::contains(&(from, to), &&row[..]),
                 };
                 if !in_order {
                     return Err(corrupted(&row, "it is out of order"));
                 }
-                scanned.push((row.clone(), unseal(&row, value.value())));
+                let stored = unseal(&row, value.value());
+                scanned.push((row, stored));
             }
             Ok(scanned)
         })
@@ -565,9 +670,18 @@ fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 const CHECKSUM_LENGTH: usize = 4;
+const COMMIT_LENGTH_MAX: usize = 10;
 
 pub(crate) fn seal(row: &[u8], commit: Commit, bytes: &[u8]) -> Vec<u8> {
-    let mut sealed = vec![0; CHECKSUM_LENGTH];
+    let mut sealed = Vec::with_capacity(CHECKSUM_LENGTH + COMMIT_LENGTH_MAX + bytes.len());
+    seal_into(&mut sealed, row, commit, bytes);
+    sealed
+}
+
+/// As [`seal`], into memory that was used before.
+fn seal_into(sealed: &mut Vec<u8>, row: &[u8], commit: Commit, bytes: &[u8]) {
+    sealed.clear();
+    sealed.extend([0; CHECKSUM_LENGTH]);
     let mut rest = commit.number();
     while rest >= 0x80 {
         sealed.push(low_seven_bits(rest) | 0x80);
@@ -577,7 +691,6 @@ pub(crate) fn seal(row: &[u8], commit: Commit, bytes: &[u8]) -> Vec<u8> {
     sealed.extend(bytes);
     let checksum = checksum(row, &sealed[CHECKSUM_LENGTH..]);
     sealed[..CHECKSUM_LENGTH].copy_from_slice(&checksum);
-    sealed
 }
 
 pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
@@ -588,7 +701,7 @@ pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
         return Err(corrupted(row, "the checksum is wrong"));
     }
     let length = rest.iter().take_while(|byte| **byte >= 0x80).count() + 1;
-    if length > 10 || length > rest.len() {
+    if length > COMMIT_LENGTH_MAX || length > rest.len() {
         return Err(corrupted(row, "the commit is malformed"));
     }
     let (digits, bytes) = rest.split_at(length);

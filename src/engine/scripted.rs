@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Batch, Engine, Log, Reading, Waited, WriteTransaction};
+use super::{Batch, Engine, Load, Log, Reading, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::Stored;
 use crate::id::Commit;
@@ -157,13 +157,23 @@ impl WriteTransaction for ScriptedWrite<'_> {
     }
 
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
-        let outcome = self.script.outcome(Call::Commit);
-        if matches!(outcome, Outcome::Pass | Outcome::Unknown { applied: true }) {
-            let commit = self.transaction.commit(batch, log)?;
-            return failure(outcome).map_or(Ok(commit), Err);
-        }
-        Err(failure(outcome).expect("only `Pass` is none"))
+        let Self { script, transaction } = *self;
+        ended(script.outcome(Call::Commit), || transaction.commit(batch, log))
     }
+
+    fn load(self: Box<Self>, load: &Load) -> Result<Commit> {
+        let Self { script, transaction } = *self;
+        ended(script.outcome(Call::Commit), || transaction.load(load))
+    }
+}
+
+/// Commits or not, and tells what the script wants told.
+fn ended(outcome: Outcome, commit: impl FnOnce() -> Result<Commit>) -> Result<Commit> {
+    if matches!(outcome, Outcome::Pass | Outcome::Unknown { applied: true }) {
+        let commit = commit()?;
+        return failure(outcome).map_or(Ok(commit), Err);
+    }
+    Err(failure(outcome).expect("only `Pass` is none"))
 }
 
 fn failure(outcome: Outcome) -> Option<Error> {

@@ -3,9 +3,17 @@
 //!
 //! The stored structs are apart from the public records, so that neither binds the other.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
+use bincode::serde::encode_into_writer;
+use data_encoding::HEXLOWER;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::ser::{SerializeTuple, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::{RecordId, Space, Stored, alias_of, corrupted, scope_of};
@@ -39,11 +47,23 @@ const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<COUNTED_BYTES_MAX
     bincode::config::standard().with_limit::<COUNTED_BYTES_MAX>();
 
 fn encode(value: impl Serialize) -> Vec<u8> {
+    let mut bytes = Bytes(Vec::with_capacity(USUAL_LENGTH));
     // Encoding has no limit: what is too large is refused with a name when the row is staged.
-    let mut bytes = bincode::serde::encode_to_vec(value, CONFIGURATION.with_no_limit())
-        .expect("plain numbers and texts can always be encoded");
-    bytes.insert(0, FORMAT_VERSION);
-    bytes
+    let written = encode_into_writer((FORMAT_VERSION, value), &mut bytes, CONFIGURATION.with_no_limit());
+    written.expect("plain numbers and texts can always be encoded");
+    bytes.0
+}
+
+/// As most values have less, memory for one is allocated once.
+const USUAL_LENGTH: usize = 128;
+
+struct Bytes(Vec<u8>);
+
+impl Writer for Bytes {
+    fn write(&mut self, bytes: &[u8]) -> std::result::Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 fn decode<'a, T: Deserialize<'a>>(row: &[u8], bytes: &'a [u8]) -> Result<T> {
@@ -162,29 +182,160 @@ pub(crate) fn decode_outcome(row: &[u8], bytes: &[u8]) -> Result<Outcome> {
     decode(row, bytes)
 }
 
+/// A number of seven bits a byte, the lowest first, the highest bit set in all bytes but the last: a time
+/// takes six bytes, and a short span of time one or two.
+struct Short(u64);
+
+impl Serialize for Short {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let length = (64 - (self.0 | 1).leading_zeros() as usize).div_ceil(7);
+        let mut bytes = serializer.serialize_tuple(length)?;
+        for place in 0..length {
+            let more = if place + 1 < length { 0x80 } else { 0 };
+            bytes.serialize_element(&(((self.0 >> (7 * place)) & 0x7f) as u8 | more))?;
+        }
+        bytes.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Short {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_tuple(SHORT_LENGTH_MAX, ShortVisitor)
+    }
+}
+
+const SHORT_LENGTH_MAX: usize = 10;
+
+struct ShortVisitor;
+
+impl<'de> Visitor<'de> for ShortVisitor {
+    type Value = Short;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of at most 64 bits")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> std::result::Result<Short, A::Error> {
+        let mut number = 0_u64;
+        for place in 0..SHORT_LENGTH_MAX {
+            let byte: u8 = bytes.next_element()?.ok_or_else(|| de::Error::invalid_length(place, &self))?;
+            // The last byte has room for one bit.
+            if place + 1 == SHORT_LENGTH_MAX && byte > 1 {
+                break;
+            }
+            number |= u64::from(byte & 0x7f) << (7 * place);
+            if byte < 0x80 {
+                return Ok(Short(number));
+            }
+        }
+        Err(de::Error::custom("a number has more than 64 bits"))
+    }
+}
+
+impl Short {
+    fn time(time: Timestamp) -> Self {
+        Self(time.as_millis())
+    }
+
+    /// How much later one time is; a record that says that it changed before it was made has its place too.
+    fn span(from: Timestamp, to: Timestamp) -> Self {
+        Self(to.as_millis().wrapping_sub(from.as_millis()))
+    }
+
+    fn to_time(&self) -> Timestamp {
+        Timestamp::from_millis(self.0)
+    }
+
+    fn after(&self, from: &Self) -> Timestamp {
+        Timestamp::from_millis(from.0.wrapping_add(self.0))
+    }
+}
+
+/// An id of an enterprise project or a key store, in the shortest of these forms.
+#[derive(Serialize, Deserialize)]
+enum StoredId<'a> {
+    /// `0`, the default one.
+    Zero,
+    /// 32 lower-case hexadecimal digits.
+    Digits([u8; 16]),
+    /// A UUID in 36 lower-case characters.
+    Uuid([u8; 16]),
+    Text(&'a str),
+}
+
+impl<'a> StoredId<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut digits = [0; 16];
+        match text.len() {
+            1 if text == "0" => Self::Zero,
+            32 => match HEXLOWER.decode_mut(text.as_bytes(), &mut digits) {
+                Ok(_) => Self::Digits(digits),
+                Err(_) => Self::Text(text),
+            },
+            36 => text.parse::<KeyId>().map_or(Self::Text(text), |id| Self::Uuid(*id.as_bytes())),
+            _ => Self::Text(text),
+        }
+    }
+
+    fn text(&self) -> Cow<'a, str> {
+        match self {
+            Self::Zero => "0".into(),
+            Self::Digits(digits) => HEXLOWER.encode(digits).into(),
+            Self::Uuid(bytes) => KeyId::from_bytes(*bytes).to_string().into(),
+            Self::Text(text) => (*text).into(),
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct StoredKey<'a> {
     key_alias: &'a str,
     description: &'a str,
     spec: u8,
-    usage: u8,
-    origin: u8,
-    state: u8,
-    frozen_from: Option<u8>,
-    default: bool,
-    created_at: u64,
-    updated_at: u64,
-    scheduled_deletion_at: Option<u64>,
-    material_present: bool,
-    material_expires_at: Option<u64>,
-    rotation_enabled: bool,
-    rotation_interval_days: u16,
-    last_rotated_at: Option<u64>,
-    rotation_count: u32,
-    enterprise_project_id: &'a str,
-    keystore_id: &'a str,
+    /// Usage (2 bits), origin less 1 (1 bit), state (3 bits), default (1 bit), from the lowest.
+    traits: u8,
+    created_at: Short,
+    /// How much later than that.
+    updated_at: Short,
+    #[serde(borrow)]
+    enterprise_project_id: StoredId<'a>,
+    #[serde(borrow)]
+    keystore_id: StoredId<'a>,
+    /// Unless it is [`StoredLife::usual`].
+    life: Option<StoredLife>,
+    /// Unless it is the default.
+    rotation: Option<StoredRotation>,
     #[serde(borrow)]
     tags: Vec<(&'a str, &'a str)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredLife {
+    frozen_from: Option<u8>,
+    scheduled_deletion_at: Option<Short>,
+    material_present: bool,
+    material_expires_at: Option<Short>,
+}
+
+impl StoredLife {
+    /// Whether the key is neither frozen nor pending deletion, and has the material of a new one.
+    fn is_usual(key: &KeyRecord) -> bool {
+        let material = Material { present: key.origin == Origin::Kms, expires_at: None };
+        key.frozen_from.is_none() && key.scheduled_deletion_at.is_none() && key.material == material
+    }
+
+    fn usual(origin: Origin) -> Self {
+        let material_present = origin == Origin::Kms;
+        Self { frozen_from: None, scheduled_deletion_at: None, material_present, material_expires_at: None }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredRotation {
+    enabled: bool,
+    interval_days: u16,
+    last_rotated_at: Option<Short>,
+    count: u32,
 }
 
 /// The stored number of each spec, usage and origin. A number is never given a second meaning.
@@ -224,26 +375,31 @@ fn state_of(row: &[u8], number: u8) -> Result<KeyState> {
 
 /// The value of a key's row. Id, scope and version are not in it: address and engine have them.
 pub(crate) fn encode_key(key: &KeyRecord) -> Vec<u8> {
+    let life = (!StoredLife::is_usual(key)).then(|| StoredLife {
+        frozen_from: key.frozen_from.map(KeyState::number),
+        scheduled_deletion_at: key.scheduled_deletion_at.map(Short::time),
+        material_present: key.material.present,
+        material_expires_at: key.material.expires_at.map(Short::time),
+    });
+    let rotation = (key.rotation != Rotation::default()).then(|| StoredRotation {
+        enabled: key.rotation.enabled,
+        interval_days: key.rotation.interval_days.days(),
+        last_rotated_at: key.rotation.last_rotated_at.map(Short::time),
+        count: key.rotation.count,
+    });
+    let origin = number_of(&ORIGINS, &key.origin) - 1;
+    let traits = number_of(&USAGES, &key.usage) | origin << 2 | key.state.number() << 3;
     encode(StoredKey {
         key_alias: key.key_alias.as_str(),
         description: key.description.as_str(),
         spec: number_of(&SPECS, &key.spec),
-        usage: number_of(&USAGES, &key.usage),
-        origin: number_of(&ORIGINS, &key.origin),
-        state: key.state.number(),
-        frozen_from: key.frozen_from.map(KeyState::number),
-        default: key.default,
-        created_at: key.created_at.as_millis(),
-        updated_at: key.updated_at.as_millis(),
-        scheduled_deletion_at: key.scheduled_deletion_at.map(Timestamp::as_millis),
-        material_present: key.material.present,
-        material_expires_at: key.material.expires_at.map(Timestamp::as_millis),
-        rotation_enabled: key.rotation.enabled,
-        rotation_interval_days: key.rotation.interval_days.days(),
-        last_rotated_at: key.rotation.last_rotated_at.map(Timestamp::as_millis),
-        rotation_count: key.rotation.count,
-        enterprise_project_id: key.enterprise_project_id.as_str(),
-        keystore_id: key.keystore_id.as_str(),
+        traits: traits | u8::from(key.default) << 6,
+        created_at: Short::time(key.created_at),
+        updated_at: Short::span(key.created_at, key.updated_at),
+        enterprise_project_id: StoredId::of(key.enterprise_project_id.as_str()),
+        keystore_id: StoredId::of(key.keystore_id.as_str()),
+        life,
+        rotation,
         tags: key.tags.iter().map(|(tag, value)| (tag.as_str(), value.as_str())).collect(),
     })
 }
@@ -268,7 +424,19 @@ pub(crate) fn decode_key_unchecked(
         let tag = TagKey::new(tag).map_err(|error| damaged(&error))?;
         Ok((tag, TagValue::new(value).map_err(|error| damaged(&error))?))
     });
-    let interval = RotationInterval::new(value.rotation_interval_days);
+    if value.traits >> 7 != 0 {
+        return Err(corrupted(row, format_args!("unknown traits {}", value.traits)));
+    }
+    let origin = value_of(row, &ORIGINS, (value.traits >> 2 & 1) + 1)?;
+    let life = value.life.unwrap_or_else(|| StoredLife::usual(origin));
+    let rotation = value.rotation.map(|rotation| -> Result<Rotation> {
+        Ok(Rotation {
+            enabled: rotation.enabled,
+            interval_days: RotationInterval::new(rotation.interval_days).map_err(|error| damaged(&error))?,
+            last_rotated_at: rotation.last_rotated_at.as_ref().map(Short::to_time),
+            count: rotation.count,
+        })
+    });
     Ok(KeyRecord {
         key_id,
         domain_id: scope.domain().clone(),
@@ -276,27 +444,22 @@ pub(crate) fn decode_key_unchecked(
         key_alias: KeyAlias::new(value.key_alias).map_err(|error| damaged(&error))?,
         description: Description::new(value.description).map_err(|error| damaged(&error))?,
         spec: value_of(row, &SPECS, value.spec)?,
-        usage: value_of(row, &USAGES, value.usage)?,
-        origin: value_of(row, &ORIGINS, value.origin)?,
-        state: state_of(row, value.state)?,
-        frozen_from: value.frozen_from.map(|number| state_of(row, number)).transpose()?,
-        default: value.default,
-        created_at: Timestamp::from_millis(value.created_at),
-        updated_at: Timestamp::from_millis(value.updated_at),
-        scheduled_deletion_at: value.scheduled_deletion_at.map(Timestamp::from_millis),
+        usage: value_of(row, &USAGES, value.traits & 3)?,
+        origin,
+        state: state_of(row, value.traits >> 3 & 7)?,
+        frozen_from: life.frozen_from.map(|number| state_of(row, number)).transpose()?,
+        default: value.traits >> 6 == 1,
+        created_at: value.created_at.to_time(),
+        updated_at: value.updated_at.after(&value.created_at),
+        scheduled_deletion_at: life.scheduled_deletion_at.as_ref().map(Short::to_time),
         material: Material {
-            present: value.material_present,
-            expires_at: value.material_expires_at.map(Timestamp::from_millis),
+            present: life.material_present,
+            expires_at: life.material_expires_at.as_ref().map(Short::to_time),
         },
-        rotation: Rotation {
-            enabled: value.rotation_enabled,
-            interval_days: interval.map_err(|error| damaged(&error))?,
-            last_rotated_at: value.last_rotated_at.map(Timestamp::from_millis),
-            count: value.rotation_count,
-        },
-        enterprise_project_id: EnterpriseProjectId::new(value.enterprise_project_id)
+        rotation: rotation.transpose()?.unwrap_or_default(),
+        enterprise_project_id: EnterpriseProjectId::new(&value.enterprise_project_id.text())
             .map_err(|error| damaged(&error))?,
-        keystore_id: KeystoreId::new(value.keystore_id).map_err(|error| damaged(&error))?,
+        keystore_id: KeystoreId::new(&value.keystore_id.text()).map_err(|error| damaged(&error))?,
         tags: tags.collect::<Result<_>>()?,
         version: stored.commit,
     })
@@ -306,8 +469,9 @@ pub(crate) fn decode_key_unchecked(
 struct StoredAlias {
     key_id: [u8; 16],
     with_prefix: bool,
-    created_at: u64,
-    updated_at: u64,
+    created_at: Short,
+    /// How much later than that.
+    updated_at: Short,
 }
 
 /// The value of an alias's row. Name, scope and version are not in it: address and engine have them.
@@ -315,8 +479,8 @@ pub(crate) fn encode_alias(alias: &AliasRecord) -> Vec<u8> {
     encode(StoredAlias {
         key_id: *alias.key_id.as_bytes(),
         with_prefix: alias.alias.has_urn_prefix(),
-        created_at: alias.created_at.as_millis(),
-        updated_at: alias.updated_at.as_millis(),
+        created_at: Short::time(alias.created_at),
+        updated_at: Short::span(alias.created_at, alias.updated_at),
     })
 }
 
@@ -333,8 +497,8 @@ pub(crate) fn decode_alias(
         key_id: KeyId::from_bytes(value.key_id),
         domain_id: scope.domain().clone(),
         project_id: scope.project().clone(),
-        created_at: Timestamp::from_millis(value.created_at),
-        updated_at: Timestamp::from_millis(value.updated_at),
+        created_at: value.created_at.to_time(),
+        updated_at: value.updated_at.after(&value.created_at),
         version: stored.commit,
     };
     record.check().map_err(|words| corrupted(row, words))?;

@@ -422,6 +422,21 @@ pub(crate) fn after_space_of(row: &[u8]) -> Option<Row> {
     Some(after_all(row[..row.len() - rest.len()].to_vec()))
 }
 
+/// The beginning that an address shares with all others of its table.
+pub(crate) fn table_of(row: &[u8]) -> &[u8] {
+    let after_id = |start: usize| match row.get(start) {
+        Some(&HEX) => start + 1 + ID_LENGTH,
+        Some(&TEXT) => {
+            let rest = row[start..].iter();
+            rest.take_while(|byte| **byte != NONE).count() + start + 1
+        }
+        _ => start + 1,
+    };
+    let domain = after_id(0);
+    let space = if row.first() == Some(&NONE) { domain } else { after_id(domain) };
+    &row[..row.len().min(space + 1)]
+}
+
 fn take_id(rest: &mut &[u8]) -> Option<String> {
     let (&kind, bytes) = rest.split_first()?;
     match kind {

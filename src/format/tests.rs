@@ -182,23 +182,23 @@ fn values_are_pinned() {
         (
             "key",
             encode_key(&full_key()),
-            "01066f7264657273057369676e73020102020000fd0068e5cf8b010000fd0168e5cf8b010000000101fd00505c18a301000000fb6d010000013001310103656e760470726f64",
+            "01066f7264657273057369676e73021580d095ffbc310100030131010000010180a0f1c2b134000103656e760470726f64",
         ),
         (
             "key, other",
             encode_key(&other_key()),
-            "01066f7264657273057369676e7302010204010501fd0068e5cf8b010000fd0168e5cf8b01000001fd0038d360ba0100000000011e01fafbfb000130013100",
+            "01066f7264657273057369676e73026580d095ffbc3101000301310101050180f0cc86a637000001011e01fa01fbfb0000",
         ),
         ("key id", encode_key_id(KEY_ID), "01bb6a3d22dc9347acb5bd88df7ad35f1e"),
         (
             "alias",
             encode_alias(&full_alias("first")),
-            "01bb6a3d22dc9347acb5bd88df7ad35f1e00fd0068e5cf8b010000fd7079e6cf8b010000",
+            "01bb6a3d22dc9347acb5bd88df7ad35f1e0080d095ffbc31f0a204",
         ),
         (
             "alias, prefix",
             encode_alias(&full_alias("alias/first")),
-            "01bb6a3d22dc9347acb5bd88df7ad35f1e01fd0068e5cf8b010000fd7079e6cf8b010000",
+            "01bb6a3d22dc9347acb5bd88df7ad35f1e0180d095ffbc31f0a204",
         ),
         (
             "names",
@@ -227,9 +227,11 @@ fn numbers_are_pinned() {
     let place = 1 + 7 + 6;
     let at = |key: &KeyRecord, offset: usize| encode_key(key)[place + offset];
     let specs = KeySpec::ALL.iter().map(|spec| at(&KeyRecord { spec: *spec, ..full_key() }, 0));
-    let usages = KeyUsage::ALL.iter().map(|usage| at(&KeyRecord { usage: *usage, ..full_key() }, 1));
-    let origins = Origin::ALL.iter().map(|origin| at(&KeyRecord { origin: *origin, ..full_key() }, 2));
-    let states = KeyState::ALL.iter().map(|state| at(&KeyRecord { state: *state, ..full_key() }, 3));
+    let usages = KeyUsage::ALL.iter().map(|usage| at(&KeyRecord { usage: *usage, ..full_key() }, 1) & 3);
+    let origins =
+        Origin::ALL.iter().map(|origin| at(&KeyRecord { origin: *origin, ..full_key() }, 1) >> 2 & 1);
+    let states = KeyState::ALL.iter().map(|state| at(&KeyRecord { state: *state, ..full_key() }, 1) >> 3 & 7);
+    let defaults = [false, true].map(|default| at(&KeyRecord { default, ..full_key() }, 1) >> 6);
     let specs = KeySpec::ALL.iter().map(|spec| spec.as_str()).zip(specs).collect::<Vec<_>>();
     assert_eq!(
         specs,
@@ -251,8 +253,9 @@ fn numbers_are_pinned() {
         ]
     );
     assert_eq!(usages.collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(origins.collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(origins.collect::<Vec<_>>(), [0, 1]);
     assert_eq!(states.collect::<Vec<_>>(), [2, 3, 4, 5, 7]);
+    assert_eq!(defaults, [0, 1]);
 }
 
 fn domain_id() -> impl Strategy<Value = DomainId> {
@@ -747,7 +750,7 @@ fn the_largest_entry_of_the_log_can_be_read() {
     };
     let mut record = CommitRecord {
         info: Request::new(&hex_scope()).at(Timestamp::from_millis(5)).info(Commit::new(9)),
-        changes: (0..12_500).map(change).collect(),
+        changes: (0..15_000).map(change).collect(),
     };
     for change in &mut record.changes {
         if let Images::Alias { before: Some(before), .. } = &mut change.images {

@@ -2,10 +2,12 @@
 
 mod feed;
 mod files;
+mod import;
 mod options;
 mod sweep;
 
 pub use feed::Changes;
+pub use import::{Import, Imported};
 pub use options::Options;
 pub use sweep::{Removed, Swept};
 

@@ -64,6 +64,13 @@ impl Mounted {
     fn step(&self, step: usize) -> Result<()> {
         let (one, two) = (KeyId::from_bytes([1; 16]), KeyId::from_bytes([2; 16]));
         let alias: Alias = "moving".parse()?;
+        if step == 6 {
+            // Several commits, all of them or none.
+            let keys =
+                (20..80).map(|n| new_key(&format!("key-{n}"), n).alias(format!("a-{n}").parse().unwrap()));
+            let imported: Result<Vec<_>> = self.store.import(&request(), keys).collect();
+            return imported.map(drop);
+        }
         let written = self.store.write(&request(), |txn| match step {
             0 => txn.create_key(&new_key("one", 1).alias(alias.clone())).map(drop),
             1 => txn.create_key(&new_key("two", 2)).map(drop),
@@ -76,7 +83,7 @@ impl Mounted {
     }
 }
 
-const STEPS: usize = 6;
+const STEPS: usize = 7;
 
 /// A disk with an empty store that was closed.
 fn disk_with_store() -> Disk {

@@ -142,22 +142,28 @@ impl Transaction<'_> {
         self.operation(Operation::CreateAlias, |txn| {
             let key = txn.key(key_id)?;
             rules::changeable(&[&key])?;
-            txn.alias_must_be_free(alias)?;
-            rules::alias_quota(read::alias_names(txn, key_id)?.len(), &txn.place.policy.quotas)?;
-            let (previous, created_at) = txn.rise(&RecordId::Alias(alias.urn_name().to_owned()))?;
-            let record = Arc::new(AliasRecord {
-                alias: alias.clone(),
-                key_id,
-                domain_id: key.domain_id.clone(),
-                project_id: key.project_id.clone(),
-                created_at,
-                updated_at: created_at,
-                version: txn.staging.next_commit(),
-            });
-            txn.link(&record)?;
-            txn.note(Images::Alias { before: None, after: Some(Arc::clone(&record)) }, previous)?;
-            Ok(record)
+            txn.add_alias(alias, &key)
         })
+    }
+
+    /// Gives a key that may be changed one more alias.
+    pub(super) fn add_alias(&mut self, alias: &Alias, key: &KeyRecord) -> Result<Arc<AliasRecord>> {
+        self.alias_must_be_free(alias)?;
+        let names = read::alias_names(self, key.key_id)?;
+        rules::alias_quota(names.len(), &self.place.policy.quotas)?;
+        let (previous, created_at) = self.rise(&RecordId::Alias(alias.urn_name().to_owned()))?;
+        let record = Arc::new(AliasRecord {
+            alias: alias.clone(),
+            key_id: key.key_id,
+            domain_id: key.domain_id.clone(),
+            project_id: key.project_id.clone(),
+            created_at,
+            updated_at: created_at,
+            version: self.staging.next_commit(),
+        });
+        self.link(&record, names)?;
+        self.note(Images::Alias { before: None, after: Some(Arc::clone(&record)) }, previous)?;
+        Ok(record)
     }
 
     /// Moves an alias to another key, in one commit. (associate-alias)
@@ -273,7 +279,11 @@ impl Transaction<'_> {
 
     /// The second half: the target gets it.
     pub(super) fn put_there(&mut self, moved: &Moved) -> Result<()> {
-        if moved.changed { self.link(&moved.alias) } else { Ok(()) }
+        if !moved.changed {
+            return Ok(());
+        }
+        let names = read::alias_names(self, moved.alias.key_id)?;
+        self.link(&moved.alias, names)
     }
 
     /// The record of an alias that a key lists.
@@ -298,14 +308,13 @@ impl Transaction<'_> {
 
 /// The only functions that write an alias's row, its claim, or the row of a key's aliases.
 impl Transaction<'_> {
-    /// Makes an alias name the key that its record says.
-    fn link(&mut self, record: &AliasRecord) -> Result<()> {
+    /// Makes an alias name the key that its record says, which has these so far.
+    fn link(&mut self, record: &AliasRecord, mut names: Vec<Alias>) -> Result<()> {
         let urn_name = record.alias.urn_name();
         self.put(self.place.space.alias(urn_name), encode_alias(record))?;
         if self.place.policy.alias_scope == AliasScope::Domain {
             self.put(self.domain_space().claim(urn_name), encode_claim(&record.project_id))?;
         }
-        let mut names = read::alias_names(self, record.key_id)?;
         if let Err(place) = names.binary_search(&record.alias) {
             names.insert(place, record.alias.clone());
         }

@@ -31,7 +31,7 @@ impl Transaction<'_> {
             rules::key_quota(counts.keys, &txn.place.policy.quotas)?;
             let key = txn.add_key(record, counts)?;
             for alias in &new.aliases {
-                txn.create_alias(alias, new.key_id)?;
+                txn.add_alias(alias, &key)?;
             }
             Ok(key)
         })

@@ -9,6 +9,7 @@ mod cache;
 mod cache_tests;
 mod expect;
 mod history;
+mod import;
 mod keys;
 mod list;
 mod read;
@@ -23,6 +24,7 @@ pub use expect::Expect;
 pub use history::{At, HistoryOf, Order};
 
 pub(crate) use cache::Cache;
+pub(crate) use import::Importing;
 pub(crate) use list::scopes;
 pub(crate) use read::Rows;
 pub(crate) use requests::Replay;
@@ -208,6 +210,10 @@ impl Rows for Transaction<'_> {
 
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         self.staging.rows(rows)
+    }
+
+    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        self.staging.row(row)
     }
 
     fn newest(&self) -> Commit {

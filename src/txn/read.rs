@@ -20,6 +20,11 @@ pub(crate) trait Rows {
     /// The rows at these addresses.
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
 
+    /// The row at this address.
+    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        Ok(self.rows(&[row])?.pop().flatten())
+    }
+
     /// The newest commit that is seen.
     fn newest(&self) -> Commit;
 
@@ -39,7 +44,7 @@ pub(crate) trait Rows {
 
     /// What the row at this address says.
     fn read<T>(&self, row: &[u8], decode: impl FnOnce(&Stored) -> Result<T>) -> Result<Option<T>> {
-        let stored = self.rows(&[row])?.pop().flatten();
+        let stored = self.row(row)?;
         stored.map(|stored| decode(&stored).map_err(|error| self.met(error))).transpose()
     }
 }

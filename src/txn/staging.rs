@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::TransactionLimits;
+use super::import::Importing;
 use crate::change::Change;
 use crate::engine::{Batch, WriteTransaction};
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ const CHANGE_BYTES: usize = 320;
 
 /// The rows that a transaction read and those that it is to write.
 pub(crate) struct Staging<'a> {
-    engine: &'a dyn WriteTransaction,
+    below: Below<'a>,
     read: RefCell<BTreeMap<Row, Option<Stored>>>,
     staged: Batch,
     /// What each write of the present operation replaced, to undo it.
@@ -24,6 +25,46 @@ pub(crate) struct Staging<'a> {
     failure: RefCell<Option<Error>>,
     /// What the operations did, each with the bytes that its images take in the log.
     changes: Vec<(Change, usize)>,
+    /// The bytes of what is staged, and of what the changes take in the log.
+    bytes: usize,
+}
+
+/// What a transaction builds upon.
+#[derive(Clone, Copy)]
+enum Below<'a> {
+    Engine(&'a dyn WriteTransaction),
+    /// The commits of an import that are not written yet, on the engine.
+    Import(&'a Importing<'a>),
+}
+
+impl Below<'_> {
+    fn commit_read(self) -> Commit {
+        match self {
+            Self::Engine(engine) => engine.commit_read(),
+            Self::Import(import) => import.commit_read(),
+        }
+    }
+
+    fn next_commit(self) -> Commit {
+        match self {
+            Self::Engine(engine) => engine.next_commit(),
+            Self::Import(import) => import.next_commit(),
+        }
+    }
+
+    fn get(self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        match self {
+            Self::Engine(engine) => engine.get(rows),
+            Self::Import(import) => rows.iter().map(|row| import.get(row)).collect(),
+        }
+    }
+
+    fn log_entry(self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        match self {
+            Self::Engine(engine) => engine.log_entry(commit),
+            Self::Import(import) => import.log_entry(commit),
+        }
+    }
 }
 
 /// The point to which an operation that is refused returns.
@@ -35,24 +76,39 @@ pub(super) struct Mark {
 
 impl<'a> Staging<'a> {
     pub(crate) fn new(engine: &'a dyn WriteTransaction) -> Self {
+        Self::on(Below::Engine(engine))
+    }
+
+    /// For one operation of an import. If it is refused, nothing is rolled back: all of this is dropped.
+    pub(super) fn of_import(import: &'a Importing<'a>) -> Self {
+        Self::on(Below::Import(import))
+    }
+
+    fn on(below: Below<'a>) -> Self {
         Self {
-            engine,
+            below,
             read: RefCell::default(),
             staged: Batch::new(),
             undo: Vec::new(),
             failure: RefCell::default(),
             changes: Vec::new(),
+            bytes: 0,
         }
     }
 
     /// The number of the commit that is read.
     pub(super) fn commit_read(&self) -> Commit {
-        self.engine.commit_read()
+        self.below.commit_read()
     }
 
     /// The number that the commit will have.
     pub(super) fn next_commit(&self) -> Commit {
-        self.engine.next_commit()
+        self.below.next_commit()
+    }
+
+    /// The bytes of what is staged, and of what the changes take in the log, at most.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The rows to be written and what they change, or the engine's error that was met on the way.
@@ -70,7 +126,7 @@ impl<'a> Staging<'a> {
 
     /// The entry of a commit in the log, if there is one.
     pub(super) fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.engine.log_entry(commit).map_err(|error| self.fail(error))
+        self.below.log_entry(commit).map_err(|error| self.fail(error))
     }
 
     /// Notes what an operation did.
@@ -79,15 +135,12 @@ impl<'a> Staging<'a> {
         let bytes =
             CHANGE_BYTES + before.map_or(0, |image| image.len()) + after.map_or(0, |image| image.len());
         self.changes.push((change, bytes));
+        self.bytes += bytes;
         self.check_bytes()
     }
 
     fn check_bytes(&self) -> Result<()> {
-        let row_bytes =
-            |(row, value): (&Row, &Option<Vec<u8>>)| row.len() + value.as_ref().map_or(0, Vec::len);
-        let rows = self.staged.iter().map(row_bytes).sum::<usize>();
-        let changes = self.changes.iter().map(|(_, bytes)| bytes).sum::<usize>();
-        if rows + changes > TransactionLimits::BYTES_WRITTEN_MAX {
+        if self.bytes > TransactionLimits::BYTES_WRITTEN_MAX {
             return Err(too_large("bytes written", TransactionLimits::BYTES_WRITTEN_MAX));
         }
         Ok(())
@@ -107,10 +160,10 @@ impl<'a> Staging<'a> {
             return Err(too_large("rows read", TransactionLimits::ROWS_READ_MAX));
         }
         if !missing.is_empty() {
-            let found = self.engine.get(&missing).map_err(|error| self.fail(error))?;
+            let found = self.below.get(&missing).map_err(|error| self.fail(error))?;
             read.extend(missing.iter().map(|row| row.to_vec()).zip(found));
         }
-        let commit = self.engine.next_commit();
+        let commit = self.below.next_commit();
         Ok(rows
             .iter()
             .map(|row| match self.staged.get(*row) {
@@ -118,6 +171,28 @@ impl<'a> Staging<'a> {
                 None => read.get(*row).cloned().flatten(),
             })
             .collect())
+    }
+
+    /// As [`rows`](Self::rows), of one address.
+    pub(super) fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        if let Some(value) = self.staged.get(row) {
+            let commit = self.below.next_commit();
+            return Ok(value.clone().map(|bytes| Stored { bytes, commit }));
+        }
+        if let Below::Import(import) = self.below {
+            // It is in memory already, and no key reads as many rows as a transaction may.
+            return import.get(row).map_err(|error| self.fail(error));
+        }
+        let mut read = self.read.borrow_mut();
+        if let Some(known) = read.get(row) {
+            return Ok(known.clone());
+        }
+        if read.len() == TransactionLimits::ROWS_READ_MAX {
+            return Err(too_large("rows read", TransactionLimits::ROWS_READ_MAX));
+        }
+        let found = self.below.get(&[row]).map_err(|error| self.fail(error))?.pop().flatten();
+        read.insert(row.to_vec(), found.clone());
+        Ok(found)
     }
 
     /// Marks the transaction with an error of the engine.
@@ -136,8 +211,16 @@ impl<'a> Staging<'a> {
         if value.as_ref().is_some_and(|value| value.len() > VALUE_MAX) {
             return Err(too_large("bytes in a row", VALUE_MAX));
         }
-        let former = self.staged.insert(row.clone(), value);
-        self.undo.push((row, former));
+        self.bytes += bytes_of(&row, &value);
+        if let Below::Import(_) = self.below {
+            let length = row.len();
+            let former = self.staged.insert(row, value);
+            self.bytes -= former.map_or(0, |former| length + former.map_or(0, |former| former.len()));
+        } else {
+            let former = self.staged.insert(row.clone(), value);
+            self.bytes -= former.as_ref().map_or(0, |former| bytes_of(&row, former));
+            self.undo.push((row, former));
+        }
         if self.staged.len() > TransactionLimits::ROWS_WRITTEN_MAX {
             return Err(too_large("rows written", TransactionLimits::ROWS_WRITTEN_MAX));
         }
@@ -156,14 +239,20 @@ impl<'a> Staging<'a> {
 
     /// Drops what was staged since the mark. What was read stays read.
     pub(super) fn roll_back(&mut self, mark: Mark) {
-        self.changes.truncate(mark.changes);
+        self.bytes -= self.changes.drain(mark.changes..).map(|(_, bytes)| bytes).sum::<usize>();
         for (row, former) in self.undo.drain(mark.undo..).rev() {
-            match former {
-                Some(value) => self.staged.insert(row, value),
+            self.bytes += former.as_ref().map_or(0, |former| bytes_of(&row, former));
+            let dropped = match former {
+                Some(value) => self.staged.insert(row.clone(), value),
                 None => self.staged.remove(&row),
             };
+            self.bytes -= dropped.map_or(0, |dropped| bytes_of(&row, &dropped));
         }
     }
+}
+
+fn bytes_of(row: &Row, value: &Option<Vec<u8>>) -> usize {
+    row.len() + value.as_ref().map_or(0, Vec::len)
 }
 
 fn too_large(what: &'static str, max: usize) -> Error {

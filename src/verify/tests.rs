@@ -820,11 +820,13 @@ fn numbers_in_more_bytes_than_needed_are_reported() {
     let mut tables = BTreeSet::new();
     for (row, Stored { bytes, .. }) in rows_of(&rig) {
         for place in 1..bytes.len() {
-            rig.write(vec![put(row.clone(), widened(&bytes, place))]);
-            let violations = rig.verify().violations;
-            assert!(!violations.is_empty(), "{} of {}", place, show(&row));
-            if violations.iter().any(|seen| seen.what == NOT_ITSELF && seen.rows == [show(&row)]) {
-                tables.insert(table_of(&rig, &row));
+            for longer in [widened(&bytes, place), prolonged(&bytes, place)] {
+                rig.write(vec![put(row.clone(), longer)]);
+                let violations = rig.verify().violations;
+                assert!(!violations.is_empty(), "{} of {}", place, show(&row));
+                if violations.iter().any(|seen| seen.what == NOT_ITSELF && seen.rows == [show(&row)]) {
+                    tables.insert(table_of(&rig, &row));
+                }
             }
         }
         rig.write(vec![put(row, bytes)]);
@@ -841,6 +843,12 @@ fn widened(bytes: &[u8], place: usize) -> Vec<u8> {
         Some(([0xfc, number @ ..], rest)) => [before, &[0xfd], number, &[0; 4], rest].concat(),
         _ => [before, &[0xfb, rest[0], 0], &rest[1..]].concat(),
     }
+}
+
+/// The number of seven bits a byte that ends at this place, if one does, with a byte more.
+fn prolonged(bytes: &[u8], place: usize) -> Vec<u8> {
+    let (before, rest) = bytes.split_at(place);
+    [before, &[rest[0] | 0x80, 0], &rest[1..]].concat()
 }
 
 fn table_of(rig: &Rig, row: &Row) -> u8 {
