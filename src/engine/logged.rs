@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::ops::Bound;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,9 @@ const GROUP_BYTES: usize = 1 << 20;
 
 /// How many stripes of rows are told apart: 2 MiB of them.
 const STRIPES: usize = 1 << 18;
+
+/// How often a thread looks whether the writer is free before it sleeps.
+const YIELDS_MAX: u32 = 100;
 
 /// How many rows of the table file are read at once by a scan.
 const ROWS_AT_ONCE: usize = 256;
@@ -275,7 +278,7 @@ impl Engine for LoggedEngine {
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
         let shared = &*self.shared;
         // A closure that panicked left nothing half done: its writes were only staged.
-        let writer = shared.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = shared.lock_writer();
         let state = shared.lock();
         if state.failed.is_some() {
             return Err(Error::Poisoned);
@@ -413,6 +416,19 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing can panic while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the transaction that runs to end. It takes microseconds, less than to be put to sleep and
+    /// woken: so a thread looks a few times before.
+    fn lock_writer(&self) -> MutexGuard<'_, Writer> {
+        for _ in 0..YIELDS_MAX {
+            match self.writer.try_lock() {
+                Ok(writer) => return writer,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
+            }
+        }
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sees to it that the table file says that it needs the log, before the first commit is in there.

@@ -1,9 +1,10 @@
 //! [`Stripes`]: which rows surely did not change, in little memory and without a lock.
 
-use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::quality::RandomState;
 
 use crate::id::Commit;
 
@@ -14,7 +15,7 @@ pub(crate) struct RowHash(u64);
 
 impl RowHash {
     pub(crate) fn of(row: &[u8]) -> Self {
-        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::default);
         Self(KEYS.hash_one(row))
     }
 }

@@ -8,7 +8,10 @@ use keystead::{
 };
 
 use crate::peer::{Answer, Move, Moved, Outcome, Peer, Place, Refusal, Resolved, Session, Settings};
-use crate::record::{ACTOR, IMPORTED_AT_ONCE};
+use crate::record::ACTOR;
+
+/// All keys at once, as the other engines get them.
+const IMPORTED_BYTES: usize = 1 << 30;
 
 /// A transaction reads at most 200 rows, and a move five.
 const MOVES_AT_ONCE: usize = 40;
@@ -31,8 +34,10 @@ pub fn open_direct(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
 /// The only place that knows how the redo log is asked for.
 fn open(folder: &Path, settings: Settings, redo_log: bool) -> Answer<Box<dyn Peer>> {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
-    let options = Options::new().quotas(quotas).history(settings.history).cache_bytes(settings.cache_bytes);
-    let options = options.redo_log(redo_log);
+    let options = Options::new().quotas(quotas).history(settings.history);
+    // Pages and records share what other engines have for pages.
+    let half = settings.cache_bytes / 2;
+    let options = options.cache_bytes(half).record_cache_bytes(half).redo_log(redo_log);
     let store = options.open(folder.join("kms.redb"))?;
     let scope = |place: Place| Scope::new(Place::DOMAIN, place.project());
     Ok(Box::new(Keystead { store, scopes: [scope(Place::Large)?, scope(Place::Small)?] }))
@@ -50,10 +55,11 @@ impl Keystead {
 
 impl Peer for Keystead {
     fn import(&self, place: Place, keys: &[NewKey]) -> Answer<()> {
-        let request = self.request(place);
-        for some in keys.chunks(IMPORTED_AT_ONCE) {
-            self.store
-                .write(&request, |txn| some.iter().try_for_each(|new| txn.create_key(new).map(drop)))?;
+        let import = self.store.import(&self.request(place), keys.iter().cloned());
+        for batch in import.batch_bytes(IMPORTED_BYTES) {
+            if let Some((position, error)) = batch?.refused.into_iter().next() {
+                return Err(format!("key {position}: {error}").into());
+            }
         }
         Ok(())
     }
