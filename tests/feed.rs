@@ -12,7 +12,8 @@ use std::time::Duration;
 use history_support::{Records, START, World, alias, assert_clean, at, key_alias, limit, request_id, steps};
 use keystead::{
     After, At, Change, ChangeRecord, Changes, Commit, CommitRecord, Error, HistoryOf, Images,
-    InvalidPosition, Limit, NewKey, Operation, Options, Order, Position, Request, Scope, Store, Waited,
+    InvalidPosition, Limit, NewKey, Operation, Options, Order, Position, Quotas, Request, Scope, Store,
+    Waited,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -281,6 +282,58 @@ fn a_commit_is_never_cut() {
     let second = store.changes(Some(&first.position), limit(1)).unwrap();
     assert_eq!(second.commits.iter().map(|commit| commit.changes.len()).collect::<Vec<_>>(), [5]);
     assert!(store.changes(Some(&second.position), limit(1)).unwrap().commits.is_empty());
+    assert_clean(&store);
+}
+
+#[test]
+fn a_page_of_changes_is_as_long_as_its_limit() {
+    let store = in_memory();
+    let key = create(&store, "key");
+    for n in 1..50 {
+        let name = key_alias(&format!("key-{n}"));
+        store.write(&request(), |txn| txn.rename_key_alias(key.key_id, &name)).unwrap();
+    }
+    for size in [1, 15, 16, 17, 20, 32, 40, 49] {
+        let first = store.changes(None, limit(size)).unwrap();
+        assert_eq!(first.commits.len(), size);
+        let second = store.changes(Some(&first.position), limit(size)).unwrap();
+        assert_eq!(second.commits.len(), size.min(50 - size));
+        assert!(first.commits.last().unwrap().info.commit < second.commits[0].info.commit);
+    }
+    assert_clean(&store);
+}
+
+/// A key whose record has some 38,000 bytes.
+fn wide_key() -> NewKey {
+    let wide = |n: usize, length: usize| format!("{n:02}{}", "\u{10ffff}".repeat(length - 2));
+    let mut key = NewKey::new("wide").unwrap();
+    key.tags = (0..Quotas::TAGS_PER_KEY_MAX)
+        .map(|n| (wide(n, 128).parse().unwrap(), wide(n, 255).parse().unwrap()))
+        .collect();
+    key
+}
+
+#[test]
+fn a_page_of_changes_ends_after_so_many_bytes() {
+    let quotas = Quotas { tags_per_key: Quotas::TAGS_PER_KEY_MAX, ..Quotas::default() };
+    let store = Options::new().quotas(quotas).in_memory().unwrap();
+    let key = wide_key();
+    store.write(&request(), |txn| txn.create_key(&key)).unwrap();
+    for n in 1..90 {
+        store
+            .write(&request(), |txn| match n % 2 {
+                0 => txn.enable(key.key_id),
+                _ => txn.disable(key.key_id),
+            })
+            .unwrap();
+    }
+    // A change has the record as it was and as it is, some 76,000 bytes: 4 MiB are 55 of them, and 16
+    // are read at once.
+    let first = store.changes(None, Limit::MAX).unwrap();
+    assert!((55..72).contains(&first.commits.len()), "{} commits", first.commits.len());
+    let rest = store.changes(Some(&first.position), Limit::MAX).unwrap();
+    assert_eq!(first.commits.len() + rest.commits.len(), 90);
+    assert_eq!(rest.position, store.position().unwrap());
     assert_clean(&store);
 }
 

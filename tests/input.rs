@@ -19,6 +19,7 @@ use keystead::{
     PendingDays, ProjectId, Quotas, Region, Request, RequestId, RotationInterval, Scope, TagKey, TagValue,
     Timestamp,
 };
+use proptest::{prop_assert_eq, proptest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -803,5 +804,16 @@ fn every_violation_has_its_code() {
     for (error, code) in table {
         assert_eq!(error.api().map(|api| (api.code, api.status)), Some((code, 400)), "{error}");
         assert!(!error.is_retryable());
+    }
+}
+
+proptest! {
+    /// The name is checked by hand; this is the expression of the service.
+    #[test]
+    fn names_are_those_that_the_expression_says(text in "[ -~\u{80}-\u{ff}]{0,3}|[a-zA-Z0-9:/_-]{0,300}(\n|)") {
+        let expression = regex::Regex::new(r"\A[a-zA-Z0-9:/_-]{1,255}\z").unwrap();
+        prop_assert_eq!(KeyAlias::new(&text).is_ok(), expression.is_match(&text));
+        let reserved = text.ends_with("/default");
+        prop_assert_eq!(Alias::new(&text).is_ok(), expression.is_match(&text) && !reserved);
     }
 }

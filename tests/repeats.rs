@@ -632,6 +632,35 @@ fn trimming_by_count_ends_with_a_budget_of_one() {
 }
 
 #[test]
+fn a_step_of_trimming_ends_after_so_many_deletions() {
+    let store = keeping(Retention { history_days: Some(1), ..Retention::default() });
+    let key = NewKey::new("orders").unwrap();
+    store.write(&request(), |txn| txn.create_key(&key)).unwrap();
+    let names: Vec<_> = (0..40).map(|n| alias(&format!("alias-{n}"))).collect();
+    let mut deletions = Vec::new();
+    for _ in 0..6 {
+        let link = |txn: &mut Transaction<'_>| {
+            names.iter().try_for_each(|name| txn.create_alias(name, key.key_id).map(drop))
+        };
+        store.write(&request(), link).unwrap();
+        let deleted = store.write(&request(), |txn| txn.delete_aliases(key.key_id, &names)).unwrap();
+        deletions.push(deleted.commit);
+    }
+    // Each deletes 40: with the third there are more than 100.
+    let mut floors = Vec::new();
+    loop {
+        let swept = store.sweep(at(START + DAY), 1, Some(&scope())).unwrap();
+        assert_clean(&store);
+        floors.extend(swept.history_floor);
+        if swept.done {
+            break;
+        }
+        assert!(floors.len() < 10, "it does not end");
+    }
+    assert_eq!(floors, [deletions[2], deletions[5]]);
+}
+
+#[test]
 fn a_store_that_is_never_swept_keeps_everything() {
     let store = keeping(Retention {
         history_days: Some(1),

@@ -31,7 +31,10 @@ impl Rig {
     }
 
     fn with(options: &Options) -> Self {
-        let store = options.clone().run_closures_twice(true).in_memory().unwrap();
+        Self::of(options.clone().run_closures_twice(true).in_memory().unwrap())
+    }
+
+    fn of(store: Store) -> Self {
         let new = |name: &str, aliases: &[&str]| {
             let new = NewKey::new(name).unwrap();
             aliases.iter().fold(new, |new, name| new.alias(alias(name)))
@@ -293,6 +296,22 @@ fn no_revert_exceeds_the_quota() {
     assert!(matches!(rig.refused(two), Error::QuotaExceeded { .. }));
     rig.associate("w", rig.b);
     rig.reverted(two);
+    rig.assert_targets([rig.a, rig.b, rig.a]);
+    assert_clean(&rig.store);
+}
+
+/// It has as many aliases afterwards as before.
+#[test]
+fn a_swap_is_undone_on_a_key_that_is_above_a_lower_quota() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let mut rig = Rig::of(Options::new().run_closures_twice(true).open(&path).unwrap());
+    let swapped = rig.write(|txn| txn.swap_aliases(&alias("x"), &alias("y"))).commit;
+    // A file is opened once at a time.
+    rig.store = Store::in_memory().unwrap();
+    let lower = Options::new().quotas(Quotas { aliases_per_key: 1, ..Quotas::default() });
+    rig.store = lower.run_closures_twice(true).open(&path).unwrap();
+    rig.reverted(swapped);
     rig.assert_targets([rig.a, rig.b, rig.a]);
     assert_clean(&rig.store);
 }

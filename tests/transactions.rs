@@ -67,6 +67,16 @@ fn several_operations_are_one_commit() {
 }
 
 #[test]
+fn a_transaction_tells_its_scope_and_the_time_of_the_request() {
+    let (store, scope) = abc();
+    let request = Request::new(&scope).at(day(5));
+    let told = store.write(&request, |txn| Ok((txn.scope().clone(), txn.time()))).unwrap();
+    assert_eq!(told.value, (scope.clone(), day(5)));
+    let told = store.dry_run(&request, |txn| Ok((txn.scope().clone(), txn.time()))).unwrap();
+    assert_eq!(told.value, (scope, day(5)));
+}
+
+#[test]
 fn a_closure_that_fails_writes_nothing() {
     let (store, scope) = abc();
     let error = refused(&store, &scope, |txn| {
