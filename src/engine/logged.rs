@@ -14,6 +14,7 @@
 //! transaction returns, a refusal too, waits until what it read is durable.
 
 use std::collections::VecDeque;
+use std::io;
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -302,18 +303,42 @@ impl Engine for LoggedEngine {
         let frozen = state.view.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
         let memory = state.view.active.bytes() + frozen;
         let behind = state.durable.number() - state.view.base.commit().number();
-        Some(LogStats { memory_bytes: memory as u64, commits_behind: behind, ..state.stats.clone() })
+        Some(LogStats {
+            memory_bytes: memory as u64,
+            commits_behind: behind,
+            checkpointing: state.view.frozen.is_some(),
+            ..state.stats.clone()
+        })
+    }
+}
+
+impl LoggedEngine {
+    /// Brings the table file up to date, so that it needs the log no more.
+    ///
+    /// # Errors
+    ///
+    /// `Io` if that failed: the store is as it was, and needs its log.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.end();
+        let failed = self.shared.lock().failed.take();
+        failed.map_or(Ok(()), |why| Err(io::Error::other(String::from(why)).into()))
+    }
+
+    fn end(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
+        if let Some(checkpointer) = self.checkpointer.take() {
+            // If it panicked, the log holds all that the table file has not.
+            if checkpointer.join().is_err() {
+                self.shared.lock().failed.get_or_insert_with(|| "the checkpoint panicked".into());
+            }
+        }
     }
 }
 
 impl Drop for LoggedEngine {
     fn drop(&mut self) {
-        self.shared.lock().closing = true;
-        self.shared.work.notify_all();
-        if let Some(checkpointer) = self.checkpointer.take() {
-            // It has ended, or it panicked, and the log holds all that the table file has not.
-            let _ = checkpointer.join();
-        }
+        self.end();
     }
 }
 
@@ -368,7 +393,15 @@ impl WriteTransaction for LoggedWrite<'_> {
         let rows = batch.iter().map(|(row, value)| (row.as_slice(), value.as_deref()));
         let rows = rows.chain(log.append.map(|entry| (own.as_slice(), Some(entry))));
         let rows = rows.chain(trimmed.iter().map(|row| (row.as_slice(), None)));
-        let bytes: Arc<[u8]> = redo::encode_commit(commit, rows)?.into();
+        let bytes: Arc<[u8]> = match redo::encode_commit(commit, rows, shared.log.segment_bytes()) {
+            Ok(bytes) => bytes.into(),
+            Err(refused) => {
+                // That it is too large may be because of what is not durable yet.
+                drop(writer);
+                shared.make_durable(snapshot.commit).map_err(|_| Error::Poisoned)?;
+                return Err(refused);
+            }
+        };
         shared.use_log(&mut writer)?;
         shared.make_room(&mut writer, redo::frame_bytes(bytes.len()))?.insert(&bytes, &shared.stripes)?;
         writer.newest = commit;
@@ -436,9 +469,12 @@ impl Shared {
         if !writer.in_use {
             let marked = self.table.mark(LogState::InUse { id: self.log.id(), floor: Commit::default() });
             if let Err(error) = marked {
-                // Nothing of this commit was written.
                 self.lock().fail(&error);
-                return Err(Error::Poisoned);
+                // Whatever came of it, nothing of this commit was written.
+                return Err(match error {
+                    Error::Io(_) => error,
+                    other => io::Error::other(other.to_string()).into(),
+                });
             }
             writer.in_use = true;
         }
@@ -448,10 +484,6 @@ impl Shared {
     /// Waits until a frame of this many bytes has a place in the log and its rows one in memory, and
     /// returns where the rows go.
     fn make_room(&self, writer: &mut Writer, frame_bytes: u64) -> Result<Arc<Memtable>> {
-        if frame_bytes > self.log.segment_bytes() {
-            let max = usize::try_from(self.log.segment_bytes()).unwrap_or(usize::MAX);
-            return Err(Error::TransactionTooLarge { what: "bytes in the log", max });
-        }
         let mut state = self.lock();
         let mut waited = false;
         loop {

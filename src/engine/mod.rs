@@ -160,6 +160,8 @@ pub struct LogStats {
     pub checkpoint_time_max: Duration,
     /// How often a write had to wait for a checkpoint, because the log was full.
     pub waits_for_checkpoint: u64,
+    /// Whether a checkpoint runs now.
+    pub checkpointing: bool,
     /// How many commits are in the log and not in the table file, now.
     pub commits_behind: u64,
     /// How much memory their rows take now, about, in bytes.

@@ -441,7 +441,8 @@ impl TableFile {
     /// Writes many commits, all or nothing, durably.
     pub(super) fn load(&self, load: &Load, state: LogState) -> Result<RedbRead> {
         self.write(load.last_commit(), state, |table| write_load(table, load))?;
-        self.newest()
+        // Durable from here on: if the new state can't be read, that is not known to the caller.
+        self.newest().map_err(|error| Error::CommitUnknown(error.to_string().into()))
     }
 
     fn write(
@@ -485,6 +486,11 @@ impl RedbReader {
             RedbRead::newest(&*reader.database, None)?;
             Ok(reader)
         })
+    }
+
+    /// What the file says of a redo log.
+    pub(crate) fn log_state(&self) -> Result<LogState> {
+        Ok(guarded(|| RedbRead::newest(&*self.database, None))?.log_state)
     }
 }
 

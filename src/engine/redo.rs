@@ -44,6 +44,10 @@ const COMMITS_MAX: usize = 4 * 1024 * 1024;
 /// How far behind the last frame of a segment is looked for frames that must not be there: behind a
 /// damaged one, the next begins within the length of the largest.
 const LOOK_AHEAD: u64 = COMMITS_MAX as u64 + SECTOR;
+/// So far numbers never come, and above is room to count on.
+const SEQUENCE_MAX: u64 = u64::MAX >> 1;
+/// How often what looks like a frame may turn out to be none: a crash leaves one or two.
+const FALSE_FRAMES_MAX: u32 = 64;
 /// How much is looked through at once.
 const LOOK_AT_ONCE: usize = 1024 * 1024;
 
@@ -111,8 +115,11 @@ pub(super) fn segment_bytes(log_bytes: u64) -> u64 {
 pub(super) fn encode_commit<'a>(
     commit: Commit,
     rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    segment_bytes: u64,
 ) -> Result<Vec<u8>> {
-    let too_large = |_| Error::TransactionTooLarge { what: "bytes in the log", max: COMMITS_MAX };
+    let max = usize::try_from(segment_bytes).unwrap_or(usize::MAX).saturating_sub(SECTOR_BYTES);
+    let max = max.min(COMMITS_MAX);
+    let too_large = |_| Error::TransactionTooLarge { what: "bytes in the redo log", max };
     let mut bytes = Vec::with_capacity(1024);
     bytes.extend(commit.number().to_le_bytes());
     bytes.extend([0; 4]);
@@ -126,8 +133,8 @@ pub(super) fn encode_commit<'a>(
         bytes.extend(value.unwrap_or_default());
     }
     bytes[8..12].copy_from_slice(&count.to_le_bytes());
-    if bytes.len() > COMMITS_MAX {
-        return Err(Error::TransactionTooLarge { what: "bytes in the log", max: COMMITS_MAX });
+    if bytes.len() > max {
+        return Err(Error::TransactionTooLarge { what: "bytes in the redo log", max });
     }
     Ok(bytes)
 }
@@ -145,6 +152,9 @@ pub(super) fn read_commits(bytes: &[u8], mut each: impl FnMut(Commit, Option<Row
             let row_length = u16::from_le_bytes(take(bytes, &mut at)?);
             let value_length = u32::from_le_bytes(take(bytes, &mut at)?);
             let row = take_place(bytes, &mut at, usize::from(row_length))?;
+            if row.is_empty() {
+                return Err(malformed());
+            }
             let value = match value_length.checked_sub(1) {
                 Some(length) => Some(take_place(bytes, &mut at, length as usize)?),
                 None => None,
@@ -223,7 +233,7 @@ impl RedoLog {
             if frame.last <= durable {
                 continue;
             }
-            if frame.first.number() != last.number() + 1 {
+            if last.number().checked_add(1) != Some(frame.first.number()) {
                 return Err(damaged("commits between two of its frames, or before the first, are missing"));
             }
             last = frame.last;
@@ -239,7 +249,10 @@ impl RedoLog {
                 log.disk.sync_data()?;
             }
             // The next frame begins the next segment.
-            let sequence = frame.sequence.checked_add(1).ok_or_else(|| damaged("its sequence is over"))?;
+            if frame.sequence > SEQUENCE_MAX || frame.last.number() > SEQUENCE_MAX {
+                return Err(damaged("a number in it is too large"));
+            }
+            let sequence = frame.sequence + 1;
             log.end = Mutex::new(End { sequence, offset: 0, checksum: 0 });
         }
         Ok((log, recovered))
@@ -304,12 +317,17 @@ impl RedoLog {
         let to = place.end.min(segment.end + LOOK_AHEAD);
         let mut offset = segment.end;
         let mut bytes = vec![0; LOOK_AT_ONCE];
+        let mut none = 0;
         while offset < to {
             let length = bytes.len().min(usize::try_from(to - offset).unwrap_or(usize::MAX));
             self.disk.read(offset, &mut bytes[..length])?;
             for sector in (0..length).step_by(SECTOR_BYTES) {
                 if bytes[sector..length].starts_with(FRAME_MAGIC) {
                     let frame = self.read_frame(offset + sector as u64, &place)?;
+                    none += u32::from(frame.is_none());
+                    if none > FALSE_FRAMES_MAX {
+                        return Err(damaged("it is full of frames that are none"));
+                    }
                     segment.stray = segment.stray.max(frame.map(|frame| frame.last));
                 }
             }
@@ -376,7 +394,7 @@ fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
     if XxHash3_64::oneshot(&header[..*at]) != u64::from_le_bytes(take(&header, at)?) {
         return Err(damaged("the header is damaged"));
     }
-    if length != expected {
+    if length != expected || length > LOG_BYTES_MAX {
         return Err(damaged(&format!("the file has {length} bytes, not {expected}")));
     }
     Ok((id, length))

@@ -32,24 +32,29 @@ impl Files<'_> {
     /// Opens the store, or makes it, without a redo log.
     pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
         let open = || RedbEngine::open(self.path, self.cache_bytes);
-        let engine = match open() {
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                self.create(&begin)?;
-                open()?
+        loop {
+            let engine = match open() {
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    self.create(&begin)?;
+                    open()?
+                }
+                opened => opened?,
+            };
+            if !matches!(engine.log_state(), LogState::InUse { .. }) {
+                return Ok(Box::new(engine));
             }
-            opened => opened?,
-        };
-        if matches!(engine.log_state(), LogState::InUse { .. }) {
             drop(engine);
-            // Opened with its log and closed again, the file has all.
-            drop(self.open_with_log(&begin)?);
-            return Ok(Box::new(open()?));
+            // Opened with its log and closed again, the file has all; unless somebody else was faster.
+            self.logged(&begin)?.close()?;
         }
-        Ok(Box::new(engine))
     }
 
     /// Opens the store, or makes it, with a redo log.
     pub(super) fn open_with_log(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
+        Ok(Box::new(self.logged(begin)?))
+    }
+
+    fn logged(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<LoggedEngine> {
         let open = || TableFile::open(self.path, self.cache_bytes);
         let table = match open() {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -77,25 +82,36 @@ impl Files<'_> {
                 return Err(self.mismatch("the store has none, but there is the one of another"));
             }
         };
-        Ok(Box::new(LoggedEngine::on(table, disk, self.checkpoint_bytes)?))
+        LoggedEngine::on(table, disk, self.checkpoint_bytes)
     }
 
     /// Opens the store for reading only.
     pub(super) fn open_read_only(&self) -> Result<Box<dyn Engine>> {
-        let offline = || TableFile::offline(self.path, self.cache_bytes);
-        match offline().and_then(|table| Ok((table.log_state()?, table))) {
-            Ok((LogState::InUse { .. }, table)) => {
-                let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
-                return Ok(Box::new(LoggedReader::on(table, Some(log))?));
+        let offline = || {
+            let table = TableFile::offline(self.path, self.cache_bytes)?;
+            Ok((table.log_state()?, table))
+        };
+        let with_log = |table| {
+            let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
+            Ok(Box::new(LoggedReader::on(table, Some(log))?) as Box<dyn Engine>)
+        };
+        loop {
+            match offline() {
+                Ok((LogState::InUse { .. }, table)) => return with_log(table),
+                // Beside a process that writes it without a log it can be read too.
+                Ok(_) | Err(Error::AlreadyOpen | Error::RecoveryNeeded) => {}
+                Err(error) => return Err(error),
             }
-            // Beside a process that writes it without a log it can be read too.
-            Ok(_) | Err(Error::AlreadyOpen | Error::RecoveryNeeded) => {}
-            Err(error) => return Err(error),
-        }
-        match RedbReader::open(self.path, self.cache_bytes) {
-            // It was opened with a log, and nothing was written.
-            Err(Error::RecoveryNeeded) => Ok(Box::new(LoggedReader::on(offline()?, None)?)),
-            opened => Ok(Box::new(opened?)),
+            match RedbReader::open(self.path, self.cache_bytes) {
+                // It was opened with a log, and nothing was written.
+                Err(Error::RecoveryNeeded) => match offline()? {
+                    (LogState::InUse { .. }, table) => return with_log(table),
+                    (_, table) => return Ok(Box::new(LoggedReader::on(table, None)?)),
+                },
+                // Between the two somebody wrote it with a log: look again.
+                Ok(reader) if matches!(reader.log_state()?, LogState::InUse { .. }) => {}
+                opened => return Ok(Box::new(opened?)),
+            }
         }
     }
 

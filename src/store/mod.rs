@@ -304,6 +304,7 @@ impl Store {
             encode_log_entry(&CommitRecord { info: request.info(transaction.next_commit()), changes })
         });
         if entry.as_ref().is_some_and(|entry| entry.len() > ENTRY_MAX) {
+            transaction.end()?;
             return Err(Error::TransactionTooLarge { what: "bytes in the log", max: ENTRY_MAX });
         }
         let commit = transaction.commit(&batch, Log { append: entry.as_deref(), trim: None })?;

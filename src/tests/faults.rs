@@ -5,13 +5,13 @@ use std::ops::Bound;
 
 use super::disk::{Disk, Fails, Image, LOG, TABLE};
 use super::{new_key, request, scope};
-use crate::engine::Engine;
 use crate::engine::logged::LoggedEngine;
 use crate::engine::redb::{RedbEngine, TableFile, builder};
 use crate::engine::redo::RedoLog;
 use crate::engine::scripted::Scripted;
+use crate::engine::{Batch, Engine, Log};
 use crate::error::{Error, Result};
-use crate::format::Row;
+use crate::format::{Row, Space};
 use crate::{Alias, Commit, KeyId, Options, Store};
 
 /// Every row with its commit: two stores with the same dump are the same.
@@ -261,6 +261,32 @@ fn a_recovery_that_fails_can_be_repeated() {
         }
     }
     assert!(recoveries > 100, "{recoveries}");
+}
+
+#[test]
+fn a_checkpoint_that_fails_is_told_when_the_store_is_closed() {
+    let disk = disk_with_store();
+    let open = |disk: &Disk| {
+        let table = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
+        LoggedEngine::on(table, Box::new(disk.file(LOG)), usize::MAX).unwrap()
+    };
+    let write = |engine: &dyn Engine| {
+        let batch = Batch::from([(Space::of_store().floor(), Some(vec![1]))]);
+        engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap()
+    };
+    let engine = open(&disk);
+    let commit = write(&engine);
+    disk.fail(Some(Fails { from: 1, ever_after: true }));
+    assert!(matches!(engine.close(), Err(Error::Io(_))));
+    // Its log has it nevertheless.
+    let disk = Disk::of(disk.survivors(0).swap_remove(1));
+    let engine = open(&disk);
+    assert_eq!(engine.begin_read().unwrap().commit(), commit);
+    engine.close().unwrap();
+    assert_eq!(
+        RedbEngine::on(disk.file(TABLE), &builder(1 << 20)).unwrap().begin_read().unwrap().commit(),
+        commit
+    );
 }
 
 #[test]

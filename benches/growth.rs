@@ -1,0 +1,159 @@
+//! A store with a redo log under many moves: how long a commit takes while a checkpoint runs and while none
+//! does, how the file grows, and how much memory it all takes.
+//!
+//! `cargo bench --bench growth -- [KEYS [MOVES [THREADS]]]`; with `--test` only a few.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark that fails says so")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark takes the time")]
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keystead::{Alias, KeyId, NewKey, Options, Quotas, Request, Scope, Store};
+
+/// After how many parts of the moves the sizes are told.
+const PARTS: u64 = 10;
+
+/// How long commits took, in microseconds.
+#[derive(Default)]
+struct Latencies {
+    while_idle: Vec<f64>,
+    while_checkpointing: Vec<f64>,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let smoke = arguments.iter().any(|argument| argument == "--test");
+    let mut numbers = arguments.iter().filter_map(|argument| argument.parse::<u64>().ok());
+    let few = |many: u64, few: u64| if smoke { few } else { many };
+    let keys = numbers.next().unwrap_or(few(100_000, 500));
+    let moves = numbers.next().unwrap_or(few(1_000_000, 2_000));
+    let threads = numbers.next().unwrap_or(few(16, 2));
+
+    let folder = tempfile::tempdir_in(std::env::var_os("TMPDIR").unwrap_or("/tmp".into())).unwrap();
+    let path = folder.path().join("kms.redb");
+    let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
+    let options = Options::new().redo_log(true).quotas(quotas).history(false);
+    let store = options.open(&path).unwrap();
+    let scope = Scope::new("3bab8e245e854f68af5967c00dd43127", "0d0466b0e7274d9cb35df84bb474a37f").unwrap();
+    let before = resident();
+    let names: Vec<(Alias, KeyId)> = load(&store, &Request::new(&scope), keys);
+    println!("{keys} keys, {moves} moves by {threads} threads, history off");
+    println!(
+        "{:>10} {:>14} {:>14} {:>12} {:>14}",
+        "moves", "file, bytes", "bytes a key", "resident MiB", "moves a second"
+    );
+    tell(0, keys, &path, None);
+    let latencies = Mutex::new(Latencies::default());
+    for part in 1..=PARTS {
+        let started = Instant::now();
+        thread::scope(|scope_of_threads| {
+            for thread in 0..threads {
+                let (store, names, latencies) = (&store, &names, &latencies);
+                let request = Request::new(&scope);
+                let each = moves / PARTS / threads;
+                scope_of_threads.spawn(move || {
+                    let found = move_aliases(store, &request, names, part * 1000 + thread, each);
+                    let mut latencies = latencies.lock().unwrap();
+                    latencies.while_idle.extend(found.while_idle);
+                    latencies.while_checkpointing.extend(found.while_checkpointing);
+                });
+            }
+        });
+        let rate = (moves / PARTS) as f64 / started.elapsed().as_secs_f64();
+        tell(moves / PARTS * part, keys, &path, Some(rate));
+    }
+    println!("resident before the load: {before} MiB");
+    let Latencies { while_idle, while_checkpointing } = latencies.into_inner().unwrap();
+    for (name, latencies) in [("no checkpoint", while_idle), ("a checkpoint", while_checkpointing)] {
+        tell_latencies(name, latencies);
+    }
+    println!("{:#?}", store.stats());
+    assert!(store.verify().unwrap().is_clean());
+    let started = Instant::now();
+    drop(store);
+    println!("closed in {:?}; {} bytes", started.elapsed(), fs::metadata(&path).unwrap().len());
+}
+
+/// Keys with an alias each.
+fn load(store: &Store, request: &Request, keys: u64) -> Vec<(Alias, KeyId)> {
+    let new: Vec<NewKey> = (0..keys)
+        .map(|number| {
+            let alias: Alias = format!("alias/service-{number:07}").parse().unwrap();
+            NewKey::new(&format!("key-{number:07}")).unwrap().alias(alias)
+        })
+        .collect();
+    let names = new.iter().map(|new| (new.aliases[0].clone(), new.key_id)).collect();
+    let created: u64 = store.import(request, new).map(|batch| batch.unwrap().created).sum();
+    assert_eq!(created, keys);
+    names
+}
+
+/// Moves random aliases to random keys.
+fn move_aliases(
+    store: &Store,
+    request: &Request,
+    names: &[(Alias, KeyId)],
+    seed: u64,
+    count: u64,
+) -> Latencies {
+    let mut state = seed;
+    let mut random = || {
+        // splitmix64
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % names.len() as u64).unwrap()
+    };
+    let mut latencies = Latencies::default();
+    for _ in 0..count {
+        let (alias, target) = (&names[random()].0, names[random()].1);
+        let started = Instant::now();
+        let moved = store.write(request, |txn| txn.associate_alias(alias, target));
+        let took = started.elapsed();
+        // A key that has too many aliases already refuses another.
+        if moved.is_ok_and(|moved| moved.changed) {
+            let checkpointing = store.stats().log.is_some_and(|log| log.checkpointing);
+            let kind =
+                if checkpointing { &mut latencies.while_checkpointing } else { &mut latencies.while_idle };
+            kind.push(microseconds(took));
+        }
+    }
+    latencies
+}
+
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn tell(moves: u64, keys: u64, path: &Path, rate: Option<f64>) {
+    let bytes = fs::metadata(path).unwrap().len();
+    let rate = rate.map(|rate| format!("{rate:.0}")).unwrap_or_default();
+    println!("{moves:>10} {bytes:>14} {:>14.1} {:>12} {rate:>14}", bytes as f64 / keys as f64, resident());
+}
+
+fn tell_latencies(name: &str, mut latencies: Vec<f64>) {
+    if latencies.is_empty() {
+        return println!("commits while {name} runs: none");
+    }
+    latencies.sort_by(f64::total_cmp);
+    let at = |thousandths: usize| latencies[(latencies.len() - 1) * thousandths / 1000];
+    println!(
+        "commits while {name} runs: {}; us: median {:.0}, p99 {:.0}, p99.9 {:.0}, longest {:.0}",
+        latencies.len(),
+        at(500),
+        at(990),
+        at(999),
+        at(1000),
+    );
+}
+
+/// The memory of this process that is resident, in MiB; 0 where that is not told.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
