@@ -174,7 +174,9 @@ fn must_hold(
         let dump = mounted.dump().unwrap();
         let is_prefix = dumps[acknowledged..=most].contains(&dump);
         assert!(is_prefix, "{when}, {time} time: {acknowledged} to {most} writes, found {dump:?}");
-        assert_eq!(mounted.store.verify().unwrap().violations, [], "{when}, {time} time");
+        if found.is_none() {
+            assert_eq!(mounted.store.verify().unwrap().violations, [], "{when}");
+        }
         assert_eq!(*found.get_or_insert_with(|| dump.clone()), dump, "{when}: it changed by itself");
     }
     disk
@@ -229,7 +231,7 @@ fn a_recovery_that_fails_can_be_repeated() {
     let base = disk_with_store().bytes();
     let (dumps, calls) = reference(&base, LOGGED);
     let mut recoveries = 0;
-    for from in (1..=calls).step_by(7) {
+    for from in (1..=calls).step_by(11) {
         let disk = Disk::of(base.clone());
         disk.fail(Some(Fails { from, ever_after: true }));
         let Ok(mounted) = Mounted::on(&disk, LOGGED) else { continue };
@@ -239,7 +241,7 @@ fn a_recovery_that_fails_can_be_repeated() {
         for (kind, image) in disk.survivors(from).into_iter().enumerate() {
             let whole = must_hold(image.clone(), written, LOGGED, &dumps, &when);
             let of_recovery = whole.calls();
-            for again in (1..=of_recovery).step_by(5) {
+            for again in (1..=of_recovery).step_by(7) {
                 let when = format!("{when}, survivor {kind}, call {again} of its recovery");
                 let disk = Disk::of(image.clone());
                 disk.fail(Some(Fails { from: again, ever_after: true }));
@@ -279,7 +281,7 @@ fn a_checkpoint_that_fails_is_told_when_the_store_is_closed() {
     disk.fail(Some(Fails { from: 1, ever_after: true }));
     assert!(matches!(engine.close(), Err(Error::Io(_))));
     // Its log has it nevertheless.
-    let disk = Disk::of(disk.survivors(0).swap_remove(1));
+    let disk = Disk::of(disk.synced());
     let engine = open(&disk);
     assert_eq!(engine.begin_read().unwrap().commit(), commit);
     engine.close().unwrap();
