@@ -22,8 +22,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::bell::Bell;
+use super::disk::StorageBackend;
 use super::memtable::Memtable;
-use super::redb::{LogState, RedbRead, StorageBackend, TableFile, log_row};
+use super::redb::{LogState, RedbRead, TableFile, log_row};
 use super::redo::{self, RedoLog};
 use super::{
     Batch, Engine, Load, Log, LogStats, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited,

@@ -7,6 +7,7 @@
 mod bell;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub(crate) mod disk;
 mod load;
 pub(crate) mod logged;
 mod memtable;

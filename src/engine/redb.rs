@@ -25,10 +25,8 @@ use redb::{
     TableError, TransactionError,
 };
 
-pub(super) use redb::BackendError;
-pub(crate) use redb::StorageBackend;
-
 use super::bell::Bell;
+use super::disk::StorageBackend;
 use super::memtable::Memtable;
 use super::redo::LogId;
 use super::scratch::Scratch;

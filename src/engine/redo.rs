@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use twox_hash::XxHash3_64;
 
-use super::redb::StorageBackend;
+use super::disk::StorageBackend;
 use crate::error::{Error, Result};
 use crate::id::Commit;
 

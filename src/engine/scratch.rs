@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::redb::{BackendError, StorageBackend};
+use super::disk::{BackendError, StorageBackend};
 
 const BLOCK: usize = 4096;
 const BLOCK_BYTES: u64 = BLOCK as u64;

@@ -1,6 +1,6 @@
 //! Tests of a file that is only read.
 
-use super::redb::StorageBackend;
+use super::disk::StorageBackend;
 use super::scratch::Scratch;
 use crate::engine::scripted::Random;
 use crate::tests::disk::{Disk, TABLE};

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::engine::Engine;
+use crate::engine::disk::StorageBackend;
 use crate::engine::logged::{LoggedEngine, LoggedReader};
-use crate::engine::redb::{LogState, RedbEngine, RedbReader, StorageBackend, TableFile, backend};
+use crate::engine::redb::{LogState, RedbEngine, RedbReader, TableFile, backend};
 use crate::engine::redo::{LogId, RedoLog};
 use crate::error::{Error, Result};
 use crate::id::random_bytes;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::engine::redb::StorageBackend;
+use crate::engine::disk::StorageBackend;
 use crate::engine::scripted::Random;
 
 /// The number of the table file.

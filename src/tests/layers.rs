@@ -121,10 +121,9 @@ fn names_stand_only_where_they_may() {
             r"\bredb\b",
             &[
                 "engine/mod.rs",
+                "engine/disk.rs",
                 "engine/redb.rs",
                 "engine/logged.rs",
-                "engine/redo.rs",
-                "engine/scratch.rs",
                 "store/files.rs",
                 "store/options.rs",
             ],
