@@ -13,6 +13,7 @@ mod group;
 mod machine;
 mod ordered;
 mod peer;
+mod place;
 mod plots;
 mod record;
 mod run;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use keystead::{KeySpec, KeyUsage, NewKey, Origin};
 use serde::{Deserialize, Serialize};
 
-use crate::peer::{Answer, Place};
+use crate::place::{Answer, Place};
 
 /// State 2, as the API numbers them.
 pub const ENABLED: u8 = 2;
