@@ -55,6 +55,7 @@ impl Hasher for AsItIs {
     }
 
     fn write(&mut self, _: &[u8]) {
+        // The keys of the only map with this hasher are of the type `u64`, which calls `write_u64`.
         unreachable!("only hashes are hashed");
     }
 
@@ -63,6 +64,7 @@ impl Hasher for AsItIs {
     }
 }
 
+/// A batch of an import has at most 2 GiB, of which each row, or a few together, count 256 bytes.
 const TOO_MANY: &str = "a load is ended long before it has so many rows";
 
 /// How much of an address is compared at once.

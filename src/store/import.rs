@@ -157,12 +157,15 @@ impl Store {
 impl<I> Import<I> {
     /// How large a batch is if nothing else is said: 64 MiB.
     pub const BATCH_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
+    /// How large a batch is at most: 2 GiB.
+    pub const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
 
     /// How large a batch is: how many bytes the texts of its keys, aliases and tags have, and 256 for each.
     /// While it is written, it takes about three times that in memory, and the next batch as much again.
-    /// The larger, the faster: of a million keys in one batch no page is written twice.
+    /// The larger, the faster: of a million keys in one batch no page is written twice. More than
+    /// [`BATCH_BYTES_MAX`](Self::BATCH_BYTES_MAX) counts as that.
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
-        self.batch_bytes = bytes;
+        self.batch_bytes = bytes.min(Self::BATCH_BYTES_MAX);
         self
     }
 }
