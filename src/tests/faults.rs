@@ -2,6 +2,7 @@
 //! left is being recovered.
 
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::disk::{Disk, Fails, Image, LOG, TABLE};
 use super::{new_key, request, scope};
@@ -263,6 +264,30 @@ fn a_recovery_that_fails_can_be_repeated() {
         }
     }
     assert!(recoveries > 100, "{recoveries}");
+}
+
+/// A killed process leaves what it wrote, but nobody synced it: the power may go after it was served.
+#[test]
+fn what_a_killed_process_left_is_synced_before_it_is_served() {
+    let base = disk_with_store().bytes();
+    let (dumps, calls) = reference(&base, LOGGED);
+    for from in 1..=calls.min(200) {
+        let disk = Disk::of(base.clone());
+        disk.fail(Some(Fails { from, ever_after: true }));
+        let Ok(mounted) = Mounted::on(&disk, LOGGED) else { continue };
+        let when = format!("call {from}");
+        run(&mounted, &dumps, &when);
+        drop(mounted);
+        disk.fail(None);
+        // So that no checkpoint, which syncs too, comes in between.
+        disk.set_sync_time(Duration::from_millis(4));
+        let mounted = Mounted::on(&disk, LOGGED).unwrap();
+        let image = disk.synced();
+        let served = mounted.dump().unwrap();
+        let left = Mounted::on(&Disk::of(image), LOGGED).unwrap().dump().unwrap();
+        let place = |dump: &Dump| dumps.iter().position(|other| other == dump).unwrap();
+        assert!(place(&left) >= place(&served), "{when}: {} served, {} left", place(&served), place(&left));
+    }
 }
 
 #[test]
