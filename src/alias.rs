@@ -5,9 +5,9 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smol_str::{SmolStr, format_smolstr};
 
 use crate::id::{Commit, DomainId, KeyId, ProjectId, Region, text_value};
 use crate::time::Timestamp;
@@ -62,7 +62,7 @@ pub enum InvalidAlias {
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct KeyAlias(Arc<str>);
+pub struct KeyAlias(SmolStr);
 
 impl KeyAlias {
     /// Checks and takes a name.
@@ -97,7 +97,7 @@ impl KeyAlias {
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Alias(Arc<str>);
+pub struct Alias(SmolStr);
 
 impl Alias {
     /// Checks and takes a name.
@@ -129,7 +129,8 @@ impl Alias {
 
     /// The alias with this URN name, with the prefix or without; the reverse of the two above.
     pub(crate) fn from_urn_name(name: &str, with_prefix: bool) -> Result<Self, InvalidAlias> {
-        let alias = if with_prefix { Self::new(&format!("{URN_PREFIX}{name}"))? } else { Self::new(name)? };
+        let alias =
+            if with_prefix { Self::new(&format_smolstr!("{URN_PREFIX}{name}"))? } else { Self::new(name)? };
         if alias.urn_name() == name { Ok(alias) } else { Err(InvalidAlias::Malformed) }
     }
 }
@@ -217,7 +218,7 @@ impl<'de> Deserialize<'de> for AliasRecord {
 pub struct AliasUrn {
     region: Region,
     domain_id: DomainId,
-    urn_name: Arc<str>,
+    urn_name: SmolStr,
 }
 
 impl AliasUrn {

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smol_str::SmolStr;
 
 use crate::alias::{Alias, InvalidAlias, KeyAlias, RESERVED_SUFFIX};
 use crate::id::{Commit, DomainId, EnterpriseProjectId, KeyId, KeystoreId, ProjectId, text_value};
@@ -219,7 +219,7 @@ macro_rules! bounded_text {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Arc<str>);
+        pub struct $name(SmolStr);
 
         impl $name {
             /// Checks and takes a text; its length is counted in Unicode scalar values.

@@ -816,4 +816,12 @@ proptest! {
         let reserved = text.ends_with("/default");
         prop_assert_eq!(Alias::new(&text).is_ok(), expression.is_match(&text) && !reserved);
     }
+
+    /// Likewise the ids of domains, projects and the like.
+    #[test]
+    fn ids_are_those_that_the_expression_says(text in "[ -~\u{80}-\u{ff}]{0,3}|[a-zA-Z0-9_-]{0,80}(\n|)") {
+        let expression = regex::Regex::new(r"\A[A-Za-z0-9_-]{1,64}\z").unwrap();
+        prop_assert_eq!(DomainId::new(&text).is_ok(), expression.is_match(&text));
+        prop_assert_eq!(Region::new(&text).is_ok(), expression.is_match(&text));
+    }
 }

@@ -31,7 +31,7 @@ use super::{
     WriteTransaction,
 };
 use crate::error::{Error, Result};
-use crate::format::{Row, Stored};
+use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 
 /// The most bytes of commits in a group, unless it is one commit that has more.
@@ -354,6 +354,10 @@ impl WriteTransaction for LoggedWrite<'_> {
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         self.snapshot.get(rows)
+    }
+
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.snapshot.with_row(row, see)
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
@@ -728,13 +732,9 @@ impl Engine for LoggedReader {
 
 impl Snapshot {
     fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
-        let View { active, frozen, base } = &*self.view;
-        if self.stripes.last(RowHash::of(row)) <= base.commit() {
-            return Ok(base.get(&[row])?.pop().flatten());
-        }
-        let newer = active.get(row, self.commit);
-        let newer = newer.or_else(|| frozen.as_ref()?.rows.get(row, self.commit));
-        newer.map_or_else(|| Ok(base.get(&[row])?.pop().flatten()), Ok)
+        let mut found = None;
+        self.with_row(row, &mut |value| found = Some(value.to_stored()))?;
+        Ok(found)
     }
 
     /// The places of the log's entries up to and with this commit.
@@ -754,11 +754,34 @@ impl ReadTransaction for Snapshot {
         rows.iter().map(|row| self.row(row)).collect()
     }
 
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        let View { active, frozen, base } = &*self.view;
+        if self.stripes.last(RowHash::of(row)) <= base.commit() {
+            return base.with_row(row, see);
+        }
+        let in_memory = active.with_row(row, self.commit, see)
+            || frozen.as_ref().is_some_and(|frozen| frozen.rows.with_row(row, self.commit, see));
+        if in_memory { Ok(()) } else { base.with_row(row, see) }
+    }
+
     fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
         self.stripes.last(row) <= commit.min(self.commit)
     }
 
     fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+        let mut scanned = Vec::new();
+        self.with_rows(range, limit, &mut |row, value| {
+            scanned.push((row.to_vec(), value.map(Value::to_stored)));
+        })?;
+        Ok(scanned)
+    }
+
+    fn with_rows(
+        &self,
+        range: Range<'_>,
+        limit: usize,
+        see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
+    ) -> Result<()> {
         let range = RedbRead::range_of_rows(range);
         let View { active, frozen, base } = &*self.view;
         let mut active = active.scan(range, self.commit).peekable();
@@ -769,23 +792,30 @@ impl ReadTransaction for Snapshot {
             .flatten()
             .peekable();
         if active.peek().is_none() && frozen.peek().is_none() {
-            return base.scan(range, limit);
+            return base.with_rows(range, limit, see);
         }
         let mut base = BaseRows::new(base, range, limit);
-        let mut scanned = Vec::new();
-        while scanned.len() < limit {
+        let mut seen = 0;
+        while seen < limit {
             let of_base = base.peek()?;
             let next = [active.peek().map(|(row, _)| row), frozen.peek().map(|(row, _)| row), of_base];
             let Some(row) = next.into_iter().flatten().min().cloned() else { break };
             // Each that has the row goes on; the newest has its say.
             let newest = [next_if_at(&mut active, &row), next_if_at(&mut frozen, &row)];
             let of_base = base.next_if_at(&row);
-            match newest.into_iter().flatten().next() {
-                Some(stored) => scanned.extend(stored.map(|stored| (row, Ok(stored)))),
-                None => scanned.extend(of_base.map(|stored| (row, stored))),
+            let shown = match newest.into_iter().flatten().next() {
+                Some(stored) => stored.map(Ok),
+                None => of_base,
+            };
+            if let Some(stored) = shown {
+                seen += 1;
+                match stored {
+                    Ok(stored) => see(&row, Ok((&stored).into())),
+                    Err(error) => see(&row, Err(error)),
+                }
             }
         }
-        Ok(scanned)
+        Ok(())
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {

@@ -13,7 +13,7 @@ use crossbeam_skiplist::SkipMap;
 
 use super::{RowHash, Stripes, redo};
 use crate::error::Result;
-use crate::format::{Row, Stored};
+use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 
 /// What a version takes in memory besides its bytes, about: a node of the list.
@@ -64,12 +64,14 @@ impl Memtable {
         self.versions.is_empty()
     }
 
-    /// The row as a reader of `commit` sees it: `None` if no commit up to that one wrote it here, and
-    /// `Some(None)` if the last that did deleted it.
-    pub(super) fn get(&self, row: &[u8], commit: Commit) -> Option<Option<Stored>> {
+    /// Shows the row as a reader of `commit` sees it, unless the last commit that wrote it deleted it. `false`
+    /// if no commit up to that one wrote it here.
+    pub(super) fn with_row(&self, row: &[u8], commit: Commit, see: &mut dyn FnMut(Value<'_>)) -> bool {
         let place: &dyn Place = &(row, commit);
-        let found = self.versions.lower_bound(Bound::Included(place))?;
-        (found.key().row() == row).then(|| found.key().stored())
+        let found = self.versions.lower_bound(Bound::Included(place));
+        let Some(found) = found.filter(|found| found.key().row() == row) else { return false };
+        found.key().value().into_iter().for_each(see);
+        true
     }
 
     /// The rows of a range as a reader of `commit` sees them, in order, deleted ones as `None`.
@@ -114,7 +116,7 @@ impl Memtable {
                     let oldest: &dyn Place = &(row, Commit::default());
                     next = self.versions.lower_bound(Bound::Excluded(oldest));
                 }
-                return Some((row.to_vec(), version.stored()));
+                return Some((row.to_vec(), version.value().map(Value::to_stored)));
             }
         })
     }
@@ -122,9 +124,8 @@ impl Memtable {
 
 impl Version {
     /// What the row holds; `None` if it was deleted.
-    fn stored(&self) -> Option<Stored> {
-        let value = self.value.clone()?;
-        Some(Stored { bytes: self.bytes[value].to_vec(), commit: self.commit })
+    fn value(&self) -> Option<Value<'_>> {
+        Some(Value { bytes: &self.bytes[self.value.clone()?], commit: self.commit })
     }
 }
 

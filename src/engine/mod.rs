@@ -7,6 +7,7 @@
 mod bell;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub(crate) mod direct;
 pub(crate) mod disk;
 mod load;
 pub(crate) mod logged;
@@ -29,7 +30,7 @@ pub(crate) use newest::{Newest, Reading};
 pub(crate) use stripes::{RowHash, Stripes};
 
 use crate::error::Result;
-use crate::format::{Row, Stored};
+use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 
 pub(crate) use load::{Load, LoadedRow};
@@ -96,9 +97,31 @@ pub(crate) trait ReadTransaction: Send + Sync {
     /// The rows at these addresses, in one round trip, each `None` if there is none.
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
 
+    /// Shows the row at this address where it lies, if there is one.
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.get(&[row])?.iter().flatten().for_each(|stored| see(stored.into()));
+        Ok(())
+    }
+
     /// The first rows of a range, at most `limit`, in the order of their addresses. A row that is
     /// damaged is an error in its place; an error of the whole means that nothing can be read there.
     fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>>;
+
+    /// As [`scan`](Self::scan), each row shown where it lies.
+    fn with_rows(
+        &self,
+        range: Range<'_>,
+        limit: usize,
+        see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
+    ) -> Result<()> {
+        for (row, stored) in self.scan(range, limit)? {
+            match stored {
+                Ok(stored) => see(&row, Ok((&stored).into())),
+                Err(error) => see(&row, Err(error)),
+            }
+        }
+        Ok(())
+    }
 
     /// The entry of a commit in the log, if there is one.
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
@@ -118,6 +141,12 @@ pub(crate) trait WriteTransaction {
 
     /// As [`ReadTransaction::get`].
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
+
+    /// As [`ReadTransaction::with_row`].
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.get(&[row])?.iter().flatten().for_each(|stored| see(stored.into()));
+        Ok(())
+    }
 
     /// As [`ReadTransaction::log_entry`].
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;

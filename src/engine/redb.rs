@@ -35,7 +35,7 @@ use super::{
     WriteTransaction,
 };
 use crate::error::{Error, Result};
-use crate::format::{Row, Stored, corrupted};
+use crate::format::{Row, Stored, Value, corrupted};
 use crate::id::Commit;
 
 const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("keystead rows");
@@ -349,6 +349,10 @@ impl WriteTransaction for RedbWrite<'_> {
         self.read.get(rows)
     }
 
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.read.with_row(row, see)
+    }
+
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         self.read.log_entry(commit)
     }
@@ -583,7 +587,7 @@ impl RedbRead {
 
     fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
         let value = ReadableTable::get(&self.table, row).map_err(of_storage)?;
-        value.map(|value| unseal(row, value.value())).transpose()
+        value.map(|value| unseal(row, value.value()).map(Value::to_stored)).transpose()
     }
 }
 
@@ -601,26 +605,50 @@ impl ReadTransaction for RedbRead {
         guarded(|| rows.iter().map(|row| self.row(row)).collect())
     }
 
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        guarded(|| {
+            if let Some(value) = ReadableTable::get(&self.table, row).map_err(of_storage)? {
+                see(unseal(row, value.value())?);
+            }
+            Ok(())
+        })
+    }
+
     fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+        let mut scanned = Vec::new();
+        self.with_rows(range, limit, &mut |row, value| {
+            scanned.push((row.to_vec(), value.map(Value::to_stored)));
+        })?;
+        Ok(scanned)
+    }
+
+    fn with_rows(
+        &self,
+        range: Range<'_>,
+        limit: usize,
+        see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
+    ) -> Result<()> {
         let (from, to) = Self::range_of_rows(range);
         guarded(|| {
             let rows = ReadableTable::range::<&[u8]>(&self.table, (from, to)).map_err(of_storage)?;
-            let mut scanned: Vec<(Row, Result<Stored>)> = Vec::new();
+            let mut last: Option<Row> = None;
             for entry in rows.take(limit) {
                 let (row, value) = entry.map_err(of_storage)?;
-                let row = row.value().to_vec();
+                let row = row.value();
                 // On a damaged page they may not be: whoever scans on from the last would never end.
-                let in_order = match scanned.last() {
-                    Some((before, _)) => *before < row,
-                    None => RangeBounds::<&[u8]>::contains(&(from, to), &&row[..]),
+                let in_order = match &last {
+                    Some(last) => last.as_slice() < row,
+                    None => RangeBounds::<&[u8]>::contains(&(from, to), &row),
                 };
                 if !in_order {
-                    return Err(corrupted(&row, "it is out of order"));
+                    return Err(corrupted(row, "it is out of order"));
                 }
-                let stored = unseal(&row, value.value());
-                scanned.push((row, stored));
+                see(row, unseal(row, value.value()));
+                let last = last.get_or_insert_default();
+                last.clear();
+                last.extend_from_slice(row);
             }
-            Ok(scanned)
+            Ok(())
         })
     }
 
@@ -697,7 +725,7 @@ fn seal_into(sealed: &mut Vec<u8>, row: &[u8], commit: Commit, bytes: &[u8]) {
     sealed[..CHECKSUM_LENGTH].copy_from_slice(&checksum);
 }
 
-pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
+pub(crate) fn unseal<'a>(row: &[u8], sealed: &'a [u8]) -> Result<Value<'a>> {
     let Some((expected, rest)) = sealed.split_first_chunk::<CHECKSUM_LENGTH>() else {
         return Err(corrupted(row, "the value is too short"));
     };
@@ -716,7 +744,7 @@ pub(crate) fn unseal(row: &[u8], sealed: &[u8]) -> Result<Stored> {
         number.checked_mul(0x80).map(|shifted| shifted | u64::from(digit & 0x7f))
     });
     let number = number.ok_or_else(|| corrupted(row, "the commit is too large"))?;
-    Ok(Stored { bytes: bytes.to_vec(), commit: Commit::new(number) })
+    Ok(Value { bytes, commit: Commit::new(number) })
 }
 
 fn low_seven_bits(number: u64) -> u8 {

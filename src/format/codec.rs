@@ -4,19 +4,18 @@
 //! The stored structs are apart from the public records, so that neither binds the other.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
-use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::config::{Config, Configuration, Limit, LittleEndian, NoLimit, Varint};
+use bincode::de::Decoder;
+use bincode::de::read::Reader;
+use bincode::enc::Encoder;
 use bincode::enc::write::Writer;
-use bincode::error::EncodeError;
-use bincode::serde::encode_into_writer;
+use bincode::error::{DecodeError, EncodeError};
+use bincode::{BorrowDecode, Decode, Encode};
 use data_encoding::HEXLOWER;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
-use serde::ser::{SerializeTuple, Serializer};
-use serde::{Deserialize, Serialize};
 
-use super::{RecordId, Space, Stored, alias_of, corrupted, scope_of};
+use super::{RecordId, Space, Value, alias_of, corrupted, scope_of};
 use crate::alias::{Alias, AliasRecord, KeyAlias};
 use crate::change::{Change, CommitInfo, CommitRecord, Images, Operation, Previous};
 use crate::error::{Error, Result};
@@ -32,24 +31,27 @@ use crate::time::{RotationInterval, Timestamp};
 /// The version that every value begins with.
 pub(crate) const FORMAT_VERSION: u8 = 1;
 
-/// The most bytes that a value may have. Decoding reads no more; texts are borrowed from them. For a
-/// list, serde reserves memory for as many elements as its length claims, but not for more than 1 MiB.
+/// The most bytes that a value may have. Texts are borrowed from them. For a list, memory is reserved for as
+/// many elements as its length claims, but not for more than eight times as many bytes.
 pub(crate) const VALUE_MAX: usize = 64 * 1024;
 
-/// The most bytes that an entry of the log may have.
+/// The most bytes that an entry of the log may have; for the memory as of a value.
 pub(crate) const ENTRY_MAX: usize = 1024 * 1024;
 
 /// bincode counts each number as eight bytes, also one that takes a single byte, so its limit must be
 /// above that of the bytes that are given to it.
-const COUNTED_BYTES_MAX: usize = 8 * ENTRY_MAX;
+const COUNTED_BYTES: usize = 8;
 
-const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<COUNTED_BYTES_MAX>> =
-    bincode::config::standard().with_limit::<COUNTED_BYTES_MAX>();
+type Configured<Limit> = Configuration<LittleEndian, Varint, Limit>;
 
-fn encode(value: impl Serialize) -> Vec<u8> {
+/// Encoding has no limit: what is too large is refused with a name when the row is staged.
+const ENCODING: Configured<NoLimit> = bincode::config::standard();
+const VALUES: Configured<Limit<{ COUNTED_BYTES * VALUE_MAX }>> = bincode::config::standard().with_limit();
+const ENTRIES: Configured<Limit<{ COUNTED_BYTES * ENTRY_MAX }>> = bincode::config::standard().with_limit();
+
+fn encode(value: impl Encode) -> Vec<u8> {
     let mut bytes = Bytes(Vec::with_capacity(USUAL_LENGTH));
-    // Encoding has no limit: what is too large is refused with a name when the row is staged.
-    let written = encode_into_writer((FORMAT_VERSION, value), &mut bytes, CONFIGURATION.with_no_limit());
+    let written = bincode::encode_into_writer((FORMAT_VERSION, value), &mut bytes, ENCODING);
     written.expect("plain numbers and texts can always be encoded");
     bytes.0
 }
@@ -66,11 +68,16 @@ impl Writer for Bytes {
     }
 }
 
-fn decode<'a, T: Deserialize<'a>>(row: &[u8], bytes: &'a [u8]) -> Result<T> {
-    decode_at_most(VALUE_MAX, row, bytes)
+fn decode<'a, T: BorrowDecode<'a, ()>>(row: &[u8], bytes: &'a [u8]) -> Result<T> {
+    decode_at_most(VALUE_MAX, VALUES, row, bytes)
 }
 
-fn decode_at_most<'a, T: Deserialize<'a>>(max: usize, row: &[u8], bytes: &'a [u8]) -> Result<T> {
+fn decode_at_most<'a, T: BorrowDecode<'a, ()>>(
+    max: usize,
+    configuration: impl Config,
+    row: &[u8],
+    bytes: &'a [u8],
+) -> Result<T> {
     if bytes.len() > max {
         return Err(corrupted(row, format_args!("the value has more than {max} bytes")));
     }
@@ -83,7 +90,7 @@ fn decode_at_most<'a, T: Deserialize<'a>>(max: usize, row: &[u8], bytes: &'a [u8
     if version == 0 {
         return Err(corrupted(row, "the value has no version"));
     }
-    let (value, length) = bincode::serde::borrow_decode_from_slice(body, CONFIGURATION)
+    let (value, length) = bincode::borrow_decode_from_slice(body, configuration)
         .map_err(|error| corrupted(row, format_args!("the value can't be decoded: {error}")))?;
     if length == body.len() { Ok(value) } else { Err(corrupted(row, "the value has bytes left over")) }
 }
@@ -97,7 +104,7 @@ pub(crate) struct Fixed {
     pub(crate) history: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Encode, BorrowDecode)]
 struct StoredFixed<'a> {
     incarnation: [u8; 16],
     alias_scope: u8,
@@ -163,7 +170,7 @@ pub(crate) fn decode_tombstone(row: &[u8], bytes: &[u8]) -> Result<Timestamp> {
 pub(crate) const OUTCOME_MAX: usize = 32 * 1024;
 
 /// What came of a request that may be repeated. Its commit is that of the row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub(crate) struct Outcome {
     /// The SHA-256 of the request's body.
     pub(crate) digest: [u8; 32],
@@ -186,39 +193,30 @@ pub(crate) fn decode_outcome(row: &[u8], bytes: &[u8]) -> Result<Outcome> {
 /// takes six bytes, and a short span of time one or two.
 struct Short(u64);
 
-impl Serialize for Short {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let length = (64 - (self.0 | 1).leading_zeros() as usize).div_ceil(7);
-        let mut bytes = serializer.serialize_tuple(length)?;
-        for place in 0..length {
-            let more = if place + 1 < length { 0x80 } else { 0 };
-            bytes.serialize_element(&(((self.0 >> (7 * place)) & 0x7f) as u8 | more))?;
+impl Encode for Short {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> std::result::Result<(), EncodeError> {
+        let mut bytes = [0; SHORT_LENGTH_MAX];
+        let mut length = 0;
+        let mut rest = self.0;
+        loop {
+            let more = if rest >= 0x80 { 0x80 } else { 0 };
+            bytes[length] = (rest & 0x7f) as u8 | more;
+            length += 1;
+            rest >>= 7;
+            if rest == 0 {
+                return encoder.writer().write(&bytes[..length]);
+            }
         }
-        bytes.end()
     }
 }
 
-impl<'de> Deserialize<'de> for Short {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_tuple(SHORT_LENGTH_MAX, ShortVisitor)
-    }
-}
-
-const SHORT_LENGTH_MAX: usize = 10;
-
-struct ShortVisitor;
-
-impl<'de> Visitor<'de> for ShortVisitor {
-    type Value = Short;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number of at most 64 bits")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> std::result::Result<Short, A::Error> {
+impl<Context> Decode<Context> for Short {
+    fn decode<D: Decoder>(decoder: &mut D) -> std::result::Result<Self, DecodeError> {
         let mut number = 0_u64;
         for place in 0..SHORT_LENGTH_MAX {
-            let byte: u8 = bytes.next_element()?.ok_or_else(|| de::Error::invalid_length(place, &self))?;
+            let mut byte = [0];
+            decoder.reader().read(&mut byte)?;
+            let [byte] = byte;
             // The last byte has room for one bit.
             if place + 1 == SHORT_LENGTH_MAX && byte > 1 {
                 break;
@@ -228,9 +226,13 @@ impl<'de> Visitor<'de> for ShortVisitor {
                 return Ok(Short(number));
             }
         }
-        Err(de::Error::custom("a number has more than 64 bits"))
+        Err(DecodeError::Other("a number has more than 64 bits"))
     }
 }
+
+bincode::impl_borrow_decode!(Short);
+
+const SHORT_LENGTH_MAX: usize = 10;
 
 impl Short {
     fn time(time: Timestamp) -> Self {
@@ -252,7 +254,7 @@ impl Short {
 }
 
 /// An id of an enterprise project or a key store, in the shortest of these forms.
-#[derive(Serialize, Deserialize)]
+#[derive(Encode, BorrowDecode)]
 enum StoredId<'a> {
     /// `0`, the default one.
     Zero,
@@ -287,7 +289,7 @@ impl<'a> StoredId<'a> {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Encode, BorrowDecode)]
 struct StoredKey<'a> {
     key_alias: &'a str,
     description: &'a str,
@@ -297,19 +299,16 @@ struct StoredKey<'a> {
     created_at: Short,
     /// How much later than that.
     updated_at: Short,
-    #[serde(borrow)]
     enterprise_project_id: StoredId<'a>,
-    #[serde(borrow)]
     keystore_id: StoredId<'a>,
     /// Unless it is [`StoredLife::usual`].
     life: Option<StoredLife>,
     /// Unless it is the default.
     rotation: Option<StoredRotation>,
-    #[serde(borrow)]
     tags: Vec<(&'a str, &'a str)>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Encode, BorrowDecode)]
 struct StoredLife {
     frozen_from: Option<u8>,
     scheduled_deletion_at: Option<Short>,
@@ -330,7 +329,7 @@ impl StoredLife {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Encode, BorrowDecode)]
 struct StoredRotation {
     enabled: bool,
     interval_days: u16,
@@ -405,20 +404,26 @@ pub(crate) fn encode_key(key: &KeyRecord) -> Vec<u8> {
 }
 
 /// Reads the value of a key's row. The record is consistent in itself.
-pub(crate) fn decode_key(row: &[u8], scope: &Scope, key_id: KeyId, stored: &Stored) -> Result<KeyRecord> {
+pub(crate) fn decode_key<'a>(
+    row: &[u8],
+    scope: &Scope,
+    key_id: KeyId,
+    stored: impl Into<Value<'a>>,
+) -> Result<KeyRecord> {
     let record = decode_key_unchecked(row, scope, key_id, stored)?;
     record.check().map_err(|words| corrupted(row, words))?;
     Ok(record)
 }
 
 /// Reads the value of a key's row. The record's fields may contradict each other.
-pub(crate) fn decode_key_unchecked(
+pub(crate) fn decode_key_unchecked<'a>(
     row: &[u8],
     scope: &Scope,
     key_id: KeyId,
-    stored: &Stored,
+    stored: impl Into<Value<'a>>,
 ) -> Result<KeyRecord> {
-    let value: StoredKey<'_> = decode(row, &stored.bytes)?;
+    let Value { bytes, commit } = stored.into();
+    let value: StoredKey<'_> = decode(row, bytes)?;
     let damaged = |error: &dyn std::error::Error| corrupted(row, error);
     let tags = value.tags.iter().map(|(tag, value)| {
         let tag = TagKey::new(tag).map_err(|error| damaged(&error))?;
@@ -461,11 +466,11 @@ pub(crate) fn decode_key_unchecked(
             .map_err(|error| damaged(&error))?,
         keystore_id: KeystoreId::new(&value.keystore_id.text()).map_err(|error| damaged(&error))?,
         tags: tags.collect::<Result<_>>()?,
-        version: stored.commit,
+        version: commit,
     })
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Encode, BorrowDecode)]
 struct StoredAlias {
     key_id: [u8; 16],
     with_prefix: bool,
@@ -485,13 +490,14 @@ pub(crate) fn encode_alias(alias: &AliasRecord) -> Vec<u8> {
 }
 
 /// Reads the value of an alias's row. The record is consistent in itself.
-pub(crate) fn decode_alias(
+pub(crate) fn decode_alias<'a>(
     row: &[u8],
     scope: &Scope,
     urn_name: &str,
-    stored: &Stored,
+    stored: impl Into<Value<'a>>,
 ) -> Result<AliasRecord> {
-    let value: StoredAlias = decode(row, &stored.bytes)?;
+    let Value { bytes, commit } = stored.into();
+    let value: StoredAlias = decode(row, bytes)?;
     let record = AliasRecord {
         alias: alias_of(urn_name, value.with_prefix, row)?,
         key_id: KeyId::from_bytes(value.key_id),
@@ -499,7 +505,7 @@ pub(crate) fn decode_alias(
         project_id: scope.project().clone(),
         created_at: value.created_at.to_time(),
         updated_at: value.updated_at.after(&value.created_at),
-        version: stored.commit,
+        version: commit,
     };
     record.check().map_err(|words| corrupted(row, words))?;
     Ok(record)
@@ -562,7 +568,7 @@ pub(crate) fn decode_nothing(row: &[u8], bytes: &[u8]) -> Result<()> {
 }
 
 /// How many keys a project has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, BorrowDecode)]
 pub(crate) struct Counts {
     /// Those that count against the quota.
     pub(crate) keys: u64,
@@ -578,18 +584,17 @@ pub(crate) fn decode_counts(row: &[u8], bytes: &[u8]) -> Result<Counts> {
     decode(row, bytes)
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Encode, BorrowDecode)]
 struct StoredEntry<'a> {
     space: &'a [u8],
     time: u64,
     actor: Option<&'a str>,
     request_id: Option<&'a str>,
-    #[serde(borrow)]
     changes: Vec<StoredChange<'a>>,
 }
 
 /// The images are the values of the record's row, before and after.
-#[derive(Serialize, Deserialize)]
+#[derive(Encode, BorrowDecode)]
 struct StoredChange<'a> {
     operation: u8,
     key_id: Option<[u8; 16]>,
@@ -644,7 +649,7 @@ pub(crate) fn encode_log_entry(record: &CommitRecord) -> Vec<u8> {
 /// Reads the entry of a commit in the log.
 pub(crate) fn decode_log_entry(commit: Commit, bytes: &[u8]) -> Result<CommitRecord> {
     let row = log_place(commit);
-    let entry: StoredEntry<'_> = decode_at_most(ENTRY_MAX, &row, bytes)?;
+    let entry: StoredEntry<'_> = decode_at_most(ENTRY_MAX, ENTRIES, &row, bytes)?;
     let scope = scope_of(entry.space).filter(|scope| Space::of_scope(scope).start() == entry.space);
     let scope = scope.ok_or_else(|| corrupted(&row, "it is of no scope"))?;
     let request_id = entry.request_id.map(str::parse).transpose();
@@ -665,19 +670,14 @@ fn change_of(row: &[u8], info: &CommitInfo, stored: StoredChange<'_>) -> Result<
         .map(|(commit, time)| Previous { commit: Commit::new(commit), time: Timestamp::from_millis(time) });
     // The version of what was there before is the commit that made it.
     let former = previous.map(|previous| previous.commit);
-    let image = |bytes: Option<&[u8]>, commit: Option<Commit>| match (bytes, commit) {
-        (Some(bytes), Some(commit)) => Ok(Some(Stored { bytes: bytes.to_vec(), commit })),
-        (Some(_), None) => Err(corrupted(row, "what was there before came from nowhere")),
-        (None, _) => Ok(None),
-    };
-    let (before, after) = (image(stored.before, former)?, image(stored.after, Some(info.commit))?);
+    let (before, after) = (image(row, stored.before, former)?, image(row, stored.after, Some(info.commit))?);
     let images = match (stored.key_id, stored.urn_name) {
         (Some(key_id), None) => {
-            let key = |stored| decode_key(row, &info.scope, KeyId::from_bytes(key_id), &stored).map(Arc::new);
+            let key = |stored| decode_key(row, &info.scope, KeyId::from_bytes(key_id), stored).map(Arc::new);
             Images::Key { before: before.map(key).transpose()?, after: after.map(key).transpose()? }
         }
         (None, Some(name)) => {
-            let alias = |stored| decode_alias(row, &info.scope, name, &stored).map(Arc::new);
+            let alias = |stored| decode_alias(row, &info.scope, name, stored).map(Arc::new);
             Images::Alias { before: before.map(alias).transpose()?, after: after.map(alias).transpose()? }
         }
         _ => return Err(corrupted(row, "a change is of a key or of an alias")),
@@ -692,6 +692,15 @@ fn change_of(row: &[u8], info: &CommitInfo, stored: StoredChange<'_>) -> Result<
         previous,
         images,
     })
+}
+
+/// The value that a record's row had at a commit.
+fn image<'a>(row: &[u8], bytes: Option<&'a [u8]>, commit: Option<Commit>) -> Result<Option<Value<'a>>> {
+    match (bytes, commit) {
+        (Some(bytes), Some(commit)) => Ok(Some(Value { bytes, commit })),
+        (Some(_), None) => Err(corrupted(row, "what was there before came from nowhere")),
+        (None, _) => Ok(None),
+    }
 }
 
 /// How errors name a place in the log.

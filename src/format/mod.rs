@@ -66,6 +66,26 @@ pub(crate) struct Stored {
     pub(crate) commit: Commit,
 }
 
+/// The value of a row where it lies, with the commit that last changed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Value<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) commit: Commit,
+}
+
+impl Value<'_> {
+    /// A copy.
+    pub(crate) fn to_stored(self) -> Stored {
+        Stored { bytes: self.bytes.to_vec(), commit: self.commit }
+    }
+}
+
+impl<'a> From<&'a Stored> for Value<'a> {
+    fn from(stored: &'a Stored) -> Self {
+        Self { bytes: &stored.bytes, commit: stored.commit }
+    }
+}
+
 /// The most bytes that an address may have.
 pub(crate) const ROW_MAX: usize = 1024;
 

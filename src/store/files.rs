@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::engine::Engine;
+use crate::engine::direct::DirectFile;
 use crate::engine::disk::StorageBackend;
 use crate::engine::logged::{LoggedEngine, LoggedReader};
 use crate::engine::redb::{LogState, RedbEngine, RedbReader, TableFile, backend};
@@ -127,10 +128,12 @@ impl Files<'_> {
     }
 
     fn open_log(&self, write: bool) -> Result<Option<Box<dyn StorageBackend>>> {
-        match OpenOptions::new().read(true).write(write).open(self.log_path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => Ok(Some(Box::new(backend(opened?)?))),
-        }
+        let path = self.log_path();
+        let file = match OpenOptions::new().read(true).write(write).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => Box::new(backend(opened?)?),
+        };
+        Ok(Some(if write { Box::new(DirectFile::new(file, &path)) } else { file }))
     }
 
     fn folder(&self) -> PathBuf {
@@ -174,6 +177,6 @@ impl Files<'_> {
         file.as_file().sync_all()?;
         file.persist(self.log_path()).map_err(|refused| refused.error)?;
         self.sync_folder()?;
-        Ok(disk)
+        Ok(Box::new(DirectFile::new(disk, &self.log_path())))
     }
 }

@@ -121,6 +121,7 @@ fn names_stand_only_where_they_may() {
             r"\bredb\b",
             &[
                 "engine/mod.rs",
+                "engine/direct.rs",
                 "engine/disk.rs",
                 "engine/redb.rs",
                 "engine/logged.rs",

@@ -7,7 +7,7 @@ use super::{Place, Staging, Transaction, TransactionLimits};
 use crate::change::{Change, CommitRecord};
 use crate::engine::{Load, Reading};
 use crate::error::{Error, Result};
-use crate::format::{ENTRY_MAX, Row, Stored, after_all, encode_log_entry, table_of};
+use crate::format::{ENTRY_MAX, Row, Stored, Value, after_all, encode_log_entry, table_of};
 use crate::id::Commit;
 use crate::key::NewKey;
 use crate::request::Request;
@@ -125,20 +125,31 @@ impl<'a> Importing<'a> {
 
     /// The row at this address: of what is to be written, or of the engine.
     pub(super) fn get(&self, row: &[u8]) -> Result<Option<Stored>> {
+        let mut found = None;
+        self.with_row(row, &mut |value| found = Some(value.to_stored()))?;
+        Ok(found)
+    }
+
+    /// Shows it, if there is one.
+    pub(super) fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
         if let Some(loaded) = self.load.get(self.before, row) {
-            let stored = |bytes: &[u8]| Stored { bytes: bytes.to_vec(), commit: loaded.commit };
-            return Ok(loaded.value.map(stored));
+            let commit = loaded.commit;
+            loaded.value.into_iter().for_each(|bytes| see(Value { bytes, commit }));
+            return Ok(());
         }
         let mut gaps = self.gaps.borrow_mut();
         let known = gaps.iter_mut().find(|gap| row.starts_with(&gap.table));
         if known.as_ref().is_some_and(|gap| *gap.from <= *row && *row < *gap.to) {
-            return Ok(None);
+            return Ok(());
         }
         let table = table_of(row);
         let end = after_all(table.to_vec());
         let next = self.engine.scan((Bound::Included(row), Bound::Excluded(&end)), 1)?.pop();
         let to = match next {
-            Some((next, stored)) if next == row => return stored.map(Some),
+            Some((next, stored)) if next == row => {
+                see((&stored?).into());
+                return Ok(());
+            }
             Some((next, _)) => next,
             None => end,
         };
@@ -147,6 +158,6 @@ impl<'a> Importing<'a> {
             Some(known) => *known = gap,
             None => gaps.push(gap),
         }
-        Ok(None)
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::alias::{Alias, AliasRecord, KeyAlias};
 use crate::engine::ReadTransaction;
 use crate::error::Result;
 use crate::format::{
-    Row, Space, Stored, Table, after_all, after_space_of, corrupted, decode_alias, decode_key, decode_key_id,
+    Row, Space, Table, Value, after_all, after_space_of, corrupted, decode_alias, decode_key, decode_key_id,
     decode_tag_value, name_in, scope_of, trailing_key_id,
 };
 use crate::id::{KeyId, Scope};
@@ -59,8 +59,6 @@ impl Stretch {
     }
 }
 
-type Rowed<T> = Vec<(Row, T)>;
-
 /// The first address behind this one.
 fn behind(row: &[u8]) -> Row {
     [row, &[0]].concat()
@@ -96,7 +94,7 @@ impl Snapshot<'_> {
         limit: Limit,
     ) -> Result<Page<Arc<KeyRecord>>> {
         let stretch = self.stretch_by_id(filter, after)?;
-        self.page(&stretch, limit, *filter != KeyFilter::all(), |chunk| self.keys_of(filter, chunk))
+        self.page(&stretch, limit, *filter != KeyFilter::all(), |row, value| self.key_of(filter, row, value))
     }
 
     /// The keys of the scope that the filter means, in the order of their key aliases. Each key in
@@ -115,12 +113,8 @@ impl Snapshot<'_> {
         let prefix = self.place.space.table(Table::KeyAlias);
         let name = |key_alias: &KeyAlias| key_alias.as_str().as_bytes().to_vec();
         let stretch = Stretch::new(prefix, binding, after, name)?;
-        self.page(&stretch, limit, *filter != KeyFilter::all(), |chunk| {
-            let ids = chunk.into_iter().map(|(row, stored)| {
-                let key_id = decode_key_id(&row, &stored.bytes)?;
-                Ok((row, key_id))
-            });
-            self.matching(filter, ids.collect::<Result<_>>()?)
+        self.page(&stretch, limit, *filter != KeyFilter::all(), |row, value| {
+            self.matching(filter, row, decode_key_id(row, value.bytes)?)
         })
     }
 
@@ -133,13 +127,9 @@ impl Snapshot<'_> {
         let prefix = self.place.space.table(Table::Alias);
         let name = |alias: &Alias| alias.urn_name().as_bytes().to_vec();
         let stretch = Stretch::new(prefix, self.binding(List::Aliases, &[]), after, name)?;
-        self.page(&stretch, limit, false, |chunk| {
-            let aliases = chunk.into_iter().map(|(row, stored)| {
-                let urn_name = name_in(&row, &stretch.prefix)?;
-                let alias = decode_alias(&row, self.place.scope, urn_name, &stored)?;
-                Ok((row, Some(Arc::new(alias))))
-            });
-            aliases.collect()
+        self.page(&stretch, limit, false, |row, value| {
+            let urn_name = name_in(row, &stretch.prefix)?;
+            Ok(Some(Arc::new(decode_alias(row, self.place.scope, urn_name, value)?)))
         })
     }
 
@@ -191,11 +181,14 @@ impl Snapshot<'_> {
         let (mut from, to) = (stretch.prefix.clone(), after_all(stretch.prefix));
         let mut count = 0;
         loop {
-            let chunk = self.scan(&from, &to, EXAMINED_MAX)?;
-            let Some((last, _)) = chunk.last() else { return Ok(count) };
-            from = behind(last);
-            let keys = self.keys_of(filter, chunk)?;
-            count += keys.iter().filter(|(_, key)| key.is_some()).count() as u64;
+            let mut last = None;
+            self.each_row(&from, &to, EXAMINED_MAX, |row, value| {
+                last = Some(behind(row));
+                count += u64::from(self.key_of(filter, row, value)?.is_some());
+                Ok(())
+            })?;
+            let Some(last) = last else { return Ok(count) };
+            from = last;
         }
     }
 
@@ -220,42 +213,39 @@ impl Snapshot<'_> {
         Stretch::new(prefix, binding, after, |key_id: &KeyId| key_id.as_bytes().to_vec())
     }
 
-    /// The keys behind rows of the table of keys or of the index of tags, where the filter means them.
-    fn keys_of(&self, filter: &KeyFilter, chunk: Rowed<Stored>) -> Result<Rowed<Option<Arc<KeyRecord>>>> {
-        let key_id = |row: &Row| trailing_key_id(row).ok_or_else(|| corrupted(row, "it names no key"));
-        if let Some((_, Some(value))) = &filter.tag {
-            let mut ids = Vec::with_capacity(chunk.len());
-            for (row, stored) in chunk {
-                // Another value could only have the same digest.
-                if decode_tag_value(&row, &stored.bytes)? == *value {
-                    let key_id = key_id(&row)?;
-                    ids.push((row, key_id));
-                }
-            }
-            return self.matching(filter, ids);
+    /// The key behind a row of the table of keys or of the index of tags, if the filter means it.
+    fn key_of(&self, filter: &KeyFilter, row: &[u8], value: Value<'_>) -> Result<Option<Arc<KeyRecord>>> {
+        let key_id = trailing_key_id(row).ok_or_else(|| corrupted(row, "it names no key"))?;
+        if let Some((_, Some(wanted))) = &filter.tag {
+            // Another value could only have the same digest.
+            let is_wanted = decode_tag_value(row, value.bytes)? == *wanted;
+            return if is_wanted { self.matching(filter, row, key_id) } else { Ok(None) };
         }
-        let keys = chunk.into_iter().map(|(row, stored)| {
-            let key = decode_key(&row, self.place.scope, key_id(&row)?, &stored)?;
-            let meant = filter.matches(&key).then(|| Arc::new(key));
-            Ok((row, meant))
-        });
-        keys.collect()
+        let key = decode_key(row, self.place.scope, key_id, value)?;
+        Ok(filter.matches(&key).then(|| Arc::new(key)))
     }
 
-    /// The keys that rows of an index name, where the filter means them.
-    fn matching(&self, filter: &KeyFilter, ids: Rowed<KeyId>) -> Result<Rowed<Option<Arc<KeyRecord>>>> {
-        let keys = ids.into_iter().map(|(row, key_id)| {
-            let key = read::named_key(self, key_id, &row)?;
-            let meant = filter.matches(&key).then_some(key);
-            Ok((row, meant))
-        });
-        keys.collect()
+    /// The key that a row of an index names, if the filter means it.
+    fn matching(&self, filter: &KeyFilter, row: &[u8], key_id: KeyId) -> Result<Option<Arc<KeyRecord>>> {
+        let key = read::named_key(self, key_id, row)?;
+        Ok(filter.matches(&key).then_some(key))
     }
 
-    /// The rows from `from` on and before `to`.
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rowed<Stored>> {
-        let rows = self.rows.scan((Bound::Included(from), Bound::Excluded(to)), limit)?;
-        rows.into_iter().map(|(row, stored)| Ok((row, stored?))).collect()
+    /// Shows the rows from `from` on and before `to`, at most `limit`, until one can't be read.
+    fn each_row(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        mut see: impl FnMut(&[u8], Value<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut outcome = Ok(());
+        self.rows.with_rows((Bound::Included(from), Bound::Excluded(to)), limit, &mut |row, value| {
+            if outcome.is_ok() {
+                outcome = value.and_then(|value| see(row, value));
+            }
+        })?;
+        outcome
     }
 
     /// One page of a list: `read` tells what each examined row stands for, if it is meant at all.
@@ -264,37 +254,33 @@ impl Snapshot<'_> {
         stretch: &Stretch,
         limit: Limit,
         filtered: bool,
-        read: impl Fn(Rowed<Stored>) -> Result<Rowed<Option<T>>>,
+        read: impl Fn(&[u8], Value<'_>) -> Result<Option<T>>,
     ) -> Result<Page<T>> {
         let mut from = stretch.from.clone();
         let to = after_all(stretch.prefix.clone());
-        let mut page = Page { items: Vec::new(), next: None };
+        let mut items = Vec::with_capacity(limit.get());
         let mut examined = 0;
         loop {
             let wanted = if filtered { CHUNK.min(EXAMINED_MAX - examined) } else { limit.get() };
+            let mut last = Row::new();
+            let (mut seen, mut goes_on) = (0, false);
             // One row more than wanted tells whether the list goes on.
-            let mut chunk = self.scan(&from, &to, wanted + 1)?;
-            let goes_on = chunk.len() > wanted;
-            chunk.truncate(wanted);
-            examined += chunk.len();
-            let Some((last, _)) = chunk.last() else { return Ok(page) };
-            let last = last.clone();
-            from = behind(&last);
-            for (row, item) in read(chunk)? {
-                page.items.extend(item);
-                if page.items.len() == limit.get() {
-                    let ended = row == last && !goes_on;
-                    page.next = (!ended).then(|| stretch.cursor_behind(&row));
-                    return Ok(page);
+            self.each_row(&from, &to, wanted + 1, |row, value| {
+                goes_on |= seen == wanted || items.len() == limit.get();
+                if !goes_on {
+                    seen += 1;
+                    last.clear();
+                    last.extend_from_slice(row);
+                    items.extend(read(row, value)?);
                 }
+                Ok(())
+            })?;
+            examined += seen;
+            let full = items.len() == limit.get() || examined == EXAMINED_MAX;
+            if full || !goes_on {
+                return Ok(Page { items, next: goes_on.then(|| stretch.cursor_behind(&last)) });
             }
-            if !goes_on {
-                return Ok(page);
-            }
-            if examined == EXAMINED_MAX {
-                page.next = Some(stretch.cursor_behind(&last));
-                return Ok(page);
-            }
+            from = behind(&last);
         }
     }
 }

@@ -38,7 +38,7 @@ use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::change::{Operation, Previous};
 use crate::engine::Reading;
 use crate::error::{Error, Result};
-use crate::format::{Row, Space, Stored};
+use crate::format::{Row, Space, Stored, Value};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::Policy;
@@ -132,6 +132,10 @@ impl Rows for Snapshot<'_> {
         self.rows.get(rows)
     }
 
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.rows.with_row(row, see)
+    }
+
     fn newest(&self) -> Commit {
         self.rows.commit()
     }
@@ -212,8 +216,8 @@ impl Rows for Transaction<'_> {
         self.staging.rows(rows)
     }
 
-    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
-        self.staging.row(row)
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.staging.with_row(row, see)
     }
 
     fn newest(&self) -> Commit {

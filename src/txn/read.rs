@@ -7,7 +7,7 @@ use super::cache::{Entry, Known, Name};
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::error::{Error, Result};
 use crate::format::{
-    Counts, Row, Stored, corrupted, decode_alias, decode_alias_names, decode_counts, decode_key,
+    Counts, Row, Stored, Value, corrupted, decode_alias, decode_alias_names, decode_counts, decode_key,
     decode_key_id,
 };
 use crate::id::{Commit, KeyId};
@@ -20,10 +20,8 @@ pub(crate) trait Rows {
     /// The rows at these addresses.
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
 
-    /// The row at this address.
-    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
-        Ok(self.rows(&[row])?.pop().flatten())
-    }
+    /// Shows the row at this address where it lies, if there is one.
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()>;
 
     /// The newest commit that is seen.
     fn newest(&self) -> Commit;
@@ -43,9 +41,10 @@ pub(crate) trait Rows {
     fn keep(&self, _name: Name<'_>, _entry: impl FnOnce(Commit) -> Entry) {}
 
     /// What the row at this address says.
-    fn read<T>(&self, row: &[u8], decode: impl FnOnce(&Stored) -> Result<T>) -> Result<Option<T>> {
-        let stored = self.row(row)?;
-        stored.map(|stored| decode(&stored).map_err(|error| self.met(error))).transpose()
+    fn read<T>(&self, row: &[u8], mut decode: impl FnMut(Value<'_>) -> Result<T>) -> Result<Option<T>> {
+        let mut found = None;
+        self.with_row(row, &mut |value| found = Some(decode(value)))?;
+        found.transpose().map_err(|error| self.met(error))
     }
 }
 
@@ -78,7 +77,7 @@ fn shared_key(rows: &impl Rows, key_id: KeyId) -> Result<Option<Arc<KeyRecord>>>
 /// The id of the key whose own name this is, if there is one.
 pub(super) fn key_id_of(rows: &impl Rows, key_alias: &KeyAlias) -> Result<Option<KeyId>> {
     let row = rows.place().space.key_alias(key_alias);
-    rows.read(&row, |stored| decode_key_id(&row, &stored.bytes))
+    rows.read(&row, |stored| decode_key_id(&row, stored.bytes))
 }
 
 pub(super) fn key_by_key_alias(rows: &impl Rows, key_alias: &KeyAlias) -> Result<Arc<KeyRecord>> {
@@ -187,11 +186,11 @@ pub(super) fn resolve_urn(rows: &impl Rows, urn: &AliasUrn) -> Result<Arc<KeyRec
 /// The names of a key's aliases, in their order.
 pub(super) fn alias_names(rows: &impl Rows, key_id: KeyId) -> Result<Vec<Alias>> {
     let row = rows.place().space.aliases_of_key(key_id);
-    Ok(rows.read(&row, |stored| decode_alias_names(&row, &stored.bytes))?.unwrap_or_default())
+    Ok(rows.read(&row, |stored| decode_alias_names(&row, stored.bytes))?.unwrap_or_default())
 }
 
 /// How many keys the project has.
 pub(super) fn counts(rows: &impl Rows) -> Result<Counts> {
     let row = rows.place().space.counts();
-    Ok(rows.read(&row, |stored| decode_counts(&row, &stored.bytes))?.unwrap_or_default())
+    Ok(rows.read(&row, |stored| decode_counts(&row, stored.bytes))?.unwrap_or_default())
 }

@@ -8,7 +8,7 @@ use super::import::Importing;
 use crate::change::Change;
 use crate::engine::{Batch, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{ROW_MAX, Row, Stored, VALUE_MAX, encode_images};
+use crate::format::{ROW_MAX, Row, Stored, VALUE_MAX, Value, encode_images};
 use crate::id::Commit;
 
 /// What a change takes in the log besides its images, at most.
@@ -56,6 +56,13 @@ impl Below<'_> {
         match self {
             Self::Engine(engine) => engine.get(rows),
             Self::Import(import) => rows.iter().map(|row| import.get(row)).collect(),
+        }
+    }
+
+    fn with_row(self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        match self {
+            Self::Engine(engine) => engine.with_row(row, see),
+            Self::Import(import) => import.with_row(row, see),
         }
     }
 
@@ -173,26 +180,29 @@ impl<'a> Staging<'a> {
             .collect())
     }
 
-    /// As [`rows`](Self::rows), of one address.
-    pub(super) fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
-        if let Some(value) = self.staged.get(row) {
+    /// Shows the row at this address, if there is one.
+    pub(super) fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        if let Some(staged) = self.staged.get(row) {
             let commit = self.below.next_commit();
-            return Ok(value.clone().map(|bytes| Stored { bytes, commit }));
+            staged.iter().for_each(|bytes| see(Value { bytes, commit }));
+            return Ok(());
         }
         if let Below::Import(import) = self.below {
             // It is in memory already, and no key reads as many rows as a transaction may.
-            return import.get(row).map_err(|error| self.fail(error));
+            return import.with_row(row, see).map_err(|error| self.fail(error));
         }
         let mut read = self.read.borrow_mut();
-        if let Some(known) = read.get(row) {
-            return Ok(known.clone());
+        if !read.contains_key(row) {
+            if read.len() == TransactionLimits::ROWS_READ_MAX {
+                return Err(too_large("rows read", TransactionLimits::ROWS_READ_MAX));
+            }
+            let mut found = None;
+            let looked = self.below.with_row(row, &mut |value| found = Some(value.to_stored()));
+            looked.map_err(|error| self.fail(error))?;
+            read.insert(row.to_vec(), found);
         }
-        if read.len() == TransactionLimits::ROWS_READ_MAX {
-            return Err(too_large("rows read", TransactionLimits::ROWS_READ_MAX));
-        }
-        let found = self.below.get(&[row]).map_err(|error| self.fail(error))?.pop().flatten();
-        read.insert(row.to_vec(), found.clone());
-        Ok(found)
+        read.get(row).into_iter().flatten().for_each(|stored| see(stored.into()));
+        Ok(())
     }
 
     /// Marks the transaction with an error of the engine.
