@@ -79,6 +79,34 @@ fn is_id(text: &str) -> bool {
     (1..=ID_MAX).contains(&text.len()) && text.bytes().all(in_id)
 }
 
+/// The 16 bytes that 32 lower-case hexadecimal digits stand for.
+pub(crate) fn hex_digits(text: &str) -> Option<[u8; 16]> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let pairs: &[[u8; 2]; 16] = pairs.try_into().ok().filter(|_| rest.is_empty())?;
+    let mut bytes = [0; 16];
+    // No digit is marked by the high bit; one look at the end will do.
+    let mut all = 0;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (HEX_DIGITS[usize::from(*high)], HEX_DIGITS[usize::from(*low)]);
+        all |= high | low;
+        *byte = high << 4 | low;
+    }
+    (all < NO_HEX_DIGIT).then_some(bytes)
+}
+
+const NO_HEX_DIGIT: u8 = 0x80;
+
+/// For each byte the value of the digit that it is.
+const HEX_DIGITS: [u8; 256] = {
+    let mut digits = [NO_HEX_DIGIT; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        digits[b"0123456789abcdef"[digit as usize] as usize] = digit;
+        digit += 1;
+    }
+    digits
+};
+
 macro_rules! plain_id {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
@@ -124,11 +152,7 @@ macro_rules! plain_id {
         impl $name {
             /// The 16 bytes of an id that is 32 lower-case hexadecimal digits, the usual form.
             pub(crate) fn hex_digits(&self) -> Option<[u8; 16]> {
-                let mut bytes = [0; 16];
-                let coder = &data_encoding::HEXLOWER;
-                (self.0.len() == 32).then_some(())?;
-                coder.decode_mut(self.0.as_bytes(), &mut bytes).ok()?;
-                Some(bytes)
+                hex_digits(&self.0)
             }
         }
     };

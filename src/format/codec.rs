@@ -21,6 +21,7 @@ use crate::change::{Change, CommitInfo, CommitRecord, Images, Operation, Previou
 use crate::error::{Error, Result};
 use crate::id::{
     Commit, EnterpriseProjectId, InvalidRequestId, KeyId, KeystoreId, ProjectId, Region, RequestId, Scope,
+    hex_digits,
 };
 use crate::key::{
     Description, KeyRecord, KeySpec, KeyState, KeyUsage, Material, Origin, Rotation, TagKey, TagValue,
@@ -50,7 +51,12 @@ const VALUES: Configured<Limit<{ COUNTED_BYTES * VALUE_MAX }>> = bincode::config
 const ENTRIES: Configured<Limit<{ COUNTED_BYTES * ENTRY_MAX }>> = bincode::config::standard().with_limit();
 
 fn encode(value: impl Encode) -> Vec<u8> {
-    let mut bytes = Bytes(Vec::with_capacity(USUAL_LENGTH));
+    encode_about(USUAL_LENGTH, value)
+}
+
+/// As [`encode`], of a value with about so many bytes.
+fn encode_about(length: usize, value: impl Encode) -> Vec<u8> {
+    let mut bytes = Bytes(Vec::with_capacity(length));
     let written = bincode::encode_into_writer((FORMAT_VERSION, value), &mut bytes, ENCODING);
     written.expect("plain numbers and texts can always be encoded");
     bytes.0
@@ -267,13 +273,9 @@ enum StoredId<'a> {
 
 impl<'a> StoredId<'a> {
     fn of(text: &'a str) -> Self {
-        let mut digits = [0; 16];
         match text.len() {
             1 if text == "0" => Self::Zero,
-            32 => match HEXLOWER.decode_mut(text.as_bytes(), &mut digits) {
-                Ok(_) => Self::Digits(digits),
-                Err(_) => Self::Text(text),
-            },
+            32 => hex_digits(text).map_or(Self::Text(text), Self::Digits),
             36 => text.parse::<KeyId>().map_or(Self::Text(text), |id| Self::Uuid(*id.as_bytes())),
             _ => Self::Text(text),
         }
@@ -606,23 +608,44 @@ struct StoredChange<'a> {
     after: Option<&'a [u8]>,
 }
 
-/// The bytes of a change's two images.
-pub(crate) fn encode_images(images: &Images) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
-    match images {
-        Images::Key { before, after } => {
-            (before.as_deref().map(encode_key), after.as_deref().map(encode_key))
-        }
-        Images::Alias { before, after } => {
-            (before.as_deref().map(encode_alias), after.as_deref().map(encode_alias))
-        }
+/// A change with its two images as the log has them.
+#[derive(Debug, PartialEq)]
+pub(crate) struct EncodedChange {
+    pub(crate) change: Change,
+    before: Option<Vec<u8>>,
+    after: Option<Vec<u8>>,
+}
+
+impl EncodedChange {
+    pub(crate) fn new(change: Change) -> Self {
+        let (before, after) = match &change.images {
+            Images::Key { before, after } => {
+                (before.as_deref().map(encode_key), after.as_deref().map(encode_key))
+            }
+            Images::Alias { before, after } => {
+                (before.as_deref().map(encode_alias), after.as_deref().map(encode_alias))
+            }
+        };
+        Self { change, before, after }
+    }
+
+    /// The bytes of the images.
+    pub(crate) fn bytes(&self) -> usize {
+        [&self.before, &self.after].into_iter().flatten().map(Vec::len).sum()
     }
 }
 
 /// The entry of a commit in the log. The commit's number is not in it: its place says that.
 pub(crate) fn encode_log_entry(record: &CommitRecord) -> Vec<u8> {
-    let images: Vec<_> = record.changes.iter().map(|change| encode_images(&change.images)).collect();
-    let ids: Vec<_> = record.changes.iter().map(|change| RecordId::of(&change.images)).collect();
-    let changes = record.changes.iter().zip(&images).zip(&ids).map(|((change, (before, after)), id)| {
+    let changes: Vec<_> = record.changes.iter().cloned().map(EncodedChange::new).collect();
+    encode_changes(&record.info, &changes)
+}
+
+/// As [`encode_log_entry`], of changes that were encoded before.
+pub(crate) fn encode_changes(info: &CommitInfo, changes: &[EncodedChange]) -> Vec<u8> {
+    let ids: Vec<_> = changes.iter().map(|encoded| RecordId::of(&encoded.change.images)).collect();
+    let length = changes.iter().map(|change| USUAL_LENGTH + change.bytes()).sum();
+    let changes = changes.iter().zip(&ids).map(|(EncodedChange { change, before, after }, id)| {
         let (key_id, urn_name) = match id {
             RecordId::Key(key_id) => (Some(*key_id.as_bytes()), None),
             RecordId::Alias(urn_name) => (None, Some(urn_name.as_str())),
@@ -631,19 +654,20 @@ pub(crate) fn encode_log_entry(record: &CommitRecord) -> Vec<u8> {
             operation: number_of(Operation::REGISTER, &change.operation),
             key_id,
             urn_name,
-            later: change.time.as_millis().saturating_sub(record.info.time.as_millis()),
+            later: change.time.as_millis().saturating_sub(info.time.as_millis()),
             previous: change.previous.map(|previous| (previous.commit.number(), previous.time.as_millis())),
             before: before.as_deref(),
             after: after.as_deref(),
         }
     });
-    encode(StoredEntry {
-        space: &Space::of_scope(&record.info.scope).start(),
-        time: record.info.time.as_millis(),
-        actor: record.info.actor.as_deref(),
-        request_id: record.info.request_id.as_ref().map(RequestId::as_str),
+    let entry = StoredEntry {
+        space: &Space::of_scope(&info.scope).start(),
+        time: info.time.as_millis(),
+        actor: info.actor.as_deref(),
+        request_id: info.request_id.as_ref().map(RequestId::as_str),
         changes: changes.collect(),
-    })
+    };
+    encode_about(length, entry)
 }
 
 /// Reads the entry of a commit in the log.

@@ -48,12 +48,12 @@ use crate::rules;
 use crate::time::Timestamp;
 
 pub(crate) use codec::{
-    Counts, ENTRY_MAX, Fixed, Floor, OUTCOME_MAX, Outcome, VALUE_MAX, decode_alias, decode_alias_names,
-    decode_claim, decode_counts, decode_fixed, decode_floor, decode_key, decode_key_id, decode_key_unchecked,
-    decode_log_entry, decode_nothing, decode_outcome, decode_tag_value, decode_tombstone, encode_alias,
-    encode_alias_names, encode_claim, encode_counts, encode_fixed, encode_floor, encode_images, encode_key,
-    encode_key_id, encode_log_entry, encode_nothing, encode_outcome, encode_tag_value, encode_tombstone,
-    log_place,
+    Counts, ENTRY_MAX, EncodedChange, Fixed, Floor, OUTCOME_MAX, Outcome, VALUE_MAX, decode_alias,
+    decode_alias_names, decode_claim, decode_counts, decode_fixed, decode_floor, decode_key, decode_key_id,
+    decode_key_unchecked, decode_log_entry, decode_nothing, decode_outcome, decode_tag_value,
+    decode_tombstone, encode_alias, encode_alias_names, encode_changes, encode_claim, encode_counts,
+    encode_fixed, encode_floor, encode_key, encode_key_id, encode_log_entry, encode_nothing, encode_outcome,
+    encode_tag_value, encode_tombstone, log_place,
 };
 
 /// The address of a row. It is not empty, and its first byte is not ff: both are left to engines.
@@ -195,19 +195,17 @@ impl Space {
     /// The tombstone of a key or an alias of the scope. In the domain's space, so that an erased scope
     /// holds nothing.
     pub(crate) fn tombstone(scope: &Scope, record: &RecordId) -> Row {
-        let domain = Self::of_domain(scope.domain());
-        let mut key = Row::new();
-        push_id(&mut key, scope.project().hex_digits(), scope.project().as_str());
-        match record {
-            RecordId::Key(key_id) => {
-                key.extend(key_id.as_bytes());
-                domain.row(Table::GoneKey, &key)
-            }
-            RecordId::Alias(urn_name) => {
-                key.extend(urn_name.as_bytes());
-                domain.row(Table::GoneAlias, &key)
-            }
-        }
+        let (table, name) = match record {
+            RecordId::Key(key_id) => (Table::GoneKey, &key_id.as_bytes()[..]),
+            RecordId::Alias(urn_name) => (Table::GoneAlias, urn_name.as_bytes()),
+        };
+        let (domain, project) = (scope.domain(), scope.project());
+        let mut row = Row::with_capacity(2 * (1 + ID_LENGTH) + 2 + name.len());
+        push_id(&mut row, domain.hex_digits(), domain.as_str());
+        row.extend([NONE, table as u8]);
+        push_id(&mut row, project.hex_digits(), project.as_str());
+        row.extend(name);
+        row
     }
 
     pub(crate) fn outcome(&self, request_id: &RequestId) -> Row {

@@ -20,10 +20,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::change::{Change, CommitRecord};
+use crate::change::Change;
 use crate::engine::{Batch, Engine, Log, LogStats, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{ENTRY_MAX, encode_log_entry};
+use crate::format::{ENTRY_MAX, EncodedChange, encode_changes};
 use crate::id::{Commit, Region, RequestId, Scope};
 use crate::page::{After, Limit, Page};
 use crate::policy::{AliasScope, Policy, Quotas, Retention};
@@ -234,7 +234,7 @@ impl Store {
         let ran = self.run(&*transaction, request, &closure);
         transaction.end()?;
         let (value, _, changes) = ran?;
-        Ok(DryRun { value, changes })
+        Ok(DryRun { value, changes: changes.into_iter().map(|encoded| encoded.change).collect() })
     }
 
     /// As [`read`](Self::read), if this commit can be seen here already; for a reader in another
@@ -300,9 +300,8 @@ impl Store {
                 return Err(refused);
             }
         };
-        let entry = (!changes.is_empty()).then(|| {
-            encode_log_entry(&CommitRecord { info: request.info(transaction.next_commit()), changes })
-        });
+        let info = || request.info(transaction.next_commit());
+        let entry = (!changes.is_empty()).then(|| encode_changes(&info(), &changes));
         if entry.as_ref().is_some_and(|entry| entry.len() > ENTRY_MAX) {
             transaction.end()?;
             return Err(Error::TransactionTooLarge { what: "bytes in the log", max: ENTRY_MAX });
@@ -316,8 +315,8 @@ impl Store {
         transaction: &dyn WriteTransaction,
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
-    ) -> Result<(T, Batch, Vec<Change>)> {
-        let run = || -> Result<(T, Batch, Vec<Change>)> {
+    ) -> Result<(T, Batch, Vec<EncodedChange>)> {
+        let run = || -> Result<(T, Batch, Vec<EncodedChange>)> {
             let place = Place::new(request.scope(), &self.inner.policy);
             let mut txn = Transaction::new(Staging::new(transaction), place, request.time());
             let outcome = closure(&mut txn);

@@ -4,10 +4,9 @@ use std::cell::RefCell;
 use std::ops::Bound;
 
 use super::{Place, Staging, Transaction, TransactionLimits};
-use crate::change::{Change, CommitRecord};
 use crate::engine::{Load, Reading};
 use crate::error::{Error, Result};
-use crate::format::{ENTRY_MAX, Row, Stored, Value, after_all, encode_log_entry, table_of};
+use crate::format::{ENTRY_MAX, EncodedChange, Row, Stored, Value, after_all, encode_changes, table_of};
 use crate::id::Commit;
 use crate::key::NewKey;
 use crate::request::Request;
@@ -29,7 +28,7 @@ pub(crate) struct Importing<'a> {
     /// What the open commit has so far.
     rows: usize,
     bytes: usize,
-    changes: Vec<Change>,
+    changes: Vec<EncodedChange>,
     gaps: RefCell<Vec<Gap>>,
 }
 
@@ -69,7 +68,7 @@ impl<'a> Importing<'a> {
 
     /// Creates a key with its aliases; returns why not, if it is refused. An error is one of the engine.
     pub(crate) fn create(&mut self, new: &NewKey) -> Result<Option<Error>> {
-        let place = Place::new(self.place.scope, self.place.policy);
+        let place = self.place.again();
         let mut txn = Transaction::new(Staging::of_import(self), place, self.request.time());
         let created = txn.create_key(new);
         let staging = txn.into_staging();
@@ -94,7 +93,7 @@ impl<'a> Importing<'a> {
     fn end_commit(&mut self) -> Result<()> {
         let changes = std::mem::take(&mut self.changes);
         let info = self.request.info(self.load.open_commit());
-        let entry = (!changes.is_empty()).then(|| encode_log_entry(&CommitRecord { info, changes }));
+        let entry = (!changes.is_empty()).then(|| encode_changes(&info, &changes));
         if entry.as_ref().is_some_and(|entry| entry.len() > ENTRY_MAX) {
             return Err(Error::TransactionTooLarge { what: "bytes in the log", max: ENTRY_MAX });
         }

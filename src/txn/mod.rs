@@ -97,6 +97,12 @@ impl<'a> Place<'a> {
     pub(crate) fn new(scope: &'a Scope, policy: &'a Policy) -> Self {
         Self { scope, space: ScopeSpace { scope, space: OnceLock::new() }, policy }
     }
+
+    /// The same place, for another transaction.
+    fn again(&self) -> Self {
+        let space = ScopeSpace { scope: self.scope, space: Space::clone(&self.space).into() };
+        Self { space, ..*self }
+    }
 }
 
 impl Deref for ScopeSpace<'_> {

@@ -8,7 +8,7 @@ use super::import::Importing;
 use crate::change::Change;
 use crate::engine::{Batch, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{ROW_MAX, Row, Stored, VALUE_MAX, Value, encode_images};
+use crate::format::{EncodedChange, ROW_MAX, Row, Stored, VALUE_MAX, Value};
 use crate::id::Commit;
 
 /// What a change takes in the log besides its images, at most.
@@ -23,8 +23,8 @@ pub(crate) struct Staging<'a> {
     undo: Vec<(Row, Option<Option<Vec<u8>>>)>,
     /// An engine error that an operation met. It is the outcome, whatever the closure returns.
     failure: RefCell<Option<Error>>,
-    /// What the operations did, each with the bytes that its images take in the log.
-    changes: Vec<(Change, usize)>,
+    /// What the operations did.
+    changes: Vec<EncodedChange>,
     /// The bytes of what is staged, and of what the changes take in the log.
     bytes: usize,
 }
@@ -119,10 +119,10 @@ impl<'a> Staging<'a> {
     }
 
     /// The rows to be written and what they change, or the engine's error that was met on the way.
-    pub(crate) fn finish(self) -> Result<(Batch, Vec<Change>)> {
+    pub(crate) fn finish(self) -> Result<(Batch, Vec<EncodedChange>)> {
         match self.failure.into_inner() {
             Some(error) => Err(error),
-            None => Ok((self.staged, self.changes.into_iter().map(|(change, _)| change).collect())),
+            None => Ok((self.staged, self.changes)),
         }
     }
 
@@ -138,11 +138,9 @@ impl<'a> Staging<'a> {
 
     /// Notes what an operation did.
     pub(super) fn note(&mut self, change: Change) -> Result<()> {
-        let (before, after) = encode_images(&change.images);
-        let bytes =
-            CHANGE_BYTES + before.map_or(0, |image| image.len()) + after.map_or(0, |image| image.len());
-        self.changes.push((change, bytes));
-        self.bytes += bytes;
+        let change = EncodedChange::new(change);
+        self.bytes += CHANGE_BYTES + change.bytes();
+        self.changes.push(change);
         self.check_bytes()
     }
 
@@ -249,7 +247,8 @@ impl<'a> Staging<'a> {
 
     /// Drops what was staged since the mark. What was read stays read.
     pub(super) fn roll_back(&mut self, mark: Mark) {
-        self.bytes -= self.changes.drain(mark.changes..).map(|(_, bytes)| bytes).sum::<usize>();
+        let dropped = self.changes.drain(mark.changes..);
+        self.bytes -= dropped.map(|change| CHANGE_BYTES + change.bytes()).sum::<usize>();
         for (row, former) in self.undo.drain(mark.undo..).rev() {
             self.bytes += former.as_ref().map_or(0, |former| bytes_of(&row, former));
             let dropped = match former {
