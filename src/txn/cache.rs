@@ -20,11 +20,21 @@ use crate::engine::{ReadTransaction, RowHash};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
 
-/// The most lanes of a cache: a record that all threads ask for is there once in each.
+/// The most lanes of a cache: a record that all threads ask for often is there once in each.
 const LANES_MAX: usize = 4;
 
-/// So many locks has a lane; fewer if it is small.
-const LOCKS: usize = 8;
+/// All lanes together have one part in so many of the memory.
+const PART_OF_LANES: usize = 4;
+
+/// Of so many records that a thread finds outside of its lane, one is copied to it: those that are asked for
+/// often will be among them.
+const COPIED: u64 = 16;
+
+/// So many locks has each part of a cache; fewer if it is small.
+const LOCKS: usize = 16;
+
+/// Texts of so few bytes lie inside of their record.
+const TEXT_INSIDE: usize = 23;
 
 /// What an entry takes, besides its records: twice its place and its index, because tables double, and its
 /// part of the names that were dropped, which are remembered for a while.
@@ -76,9 +86,11 @@ pub(crate) struct Entry {
 
 /// Records of all scopes, shared by all snapshots of a store.
 ///
-/// Each thread keeps to one of a few lanes, so that threads on different cores do not write the same
-/// locks, counters, and counts of references.
+/// To use a record, a thread counts itself in and out, and if others do so at the same time they wait for
+/// each other. So each thread keeps to one of a few lanes, and those have copies of the records that are
+/// asked for most.
 pub(crate) struct Cache {
+    records: Part,
     lanes: Box<[Lane]>,
     hasher: RandomState,
     /// For a test of the tests: believes every entry.
@@ -86,11 +98,13 @@ pub(crate) struct Cache {
     pub(crate) credulous: bool,
 }
 
+/// By the hash of scope and name. What is found is compared with what was asked for.
+type Part = Weighted<u64, Entry, Weigh, RandomState>;
+
 /// Its own cache lines, two at a time, as processors fetch them.
 #[repr(align(128))]
 struct Lane {
-    /// By the hash of scope and name. What is found is compared with what was asked for.
-    entries: Weighted<u64, Entry, Weigh, RandomState>,
+    copies: Part,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -102,54 +116,63 @@ impl Cache {
     /// With at most so much memory. `None` if that is nothing.
     pub(crate) fn new(bytes: usize) -> Option<Self> {
         let lanes = thread::available_parallelism().map_or(1, usize::from).min(LANES_MAX);
-        Self::with_lanes(bytes, lanes)
+        (bytes > 0).then(|| Self::with_lanes(bytes, lanes))
     }
 
-    fn with_lanes(bytes: usize, lanes: usize) -> Option<Self> {
+    fn with_lanes(bytes: usize, lanes: usize) -> Self {
         let hasher = RandomState::default();
-        let lane = || {
-            let options = OptionsBuilder::new()
-                .shards(LOCKS)
-                .estimated_items_capacity(bytes / lanes / ENTRY_BYTES_USUAL)
-                .weight_capacity((bytes / lanes) as u64)
-                .build()
-                .expect("both capacities are set");
-            let lifecycle = DefaultLifecycle::default();
-            let entries = Weighted::with_options(options, Weigh, hasher.clone(), lifecycle);
-            Lane { entries, hits: AtomicU64::default(), misses: AtomicU64::default() }
+        // A thread alone needs no copies.
+        let of_lanes = if lanes > 1 { bytes / PART_OF_LANES } else { 0 };
+        let lane = || Lane {
+            copies: part(of_lanes / lanes, &hasher),
+            hits: AtomicU64::default(),
+            misses: AtomicU64::default(),
         };
-        (bytes > 0).then(|| Self {
+        Self {
+            records: part(bytes - of_lanes, &hasher),
             lanes: (0..lanes).map(|_| lane()).collect(),
             hasher: hasher.clone(),
             #[cfg(test)]
             credulous: false,
-        })
+        }
     }
 
     /// What this name stands for in a snapshot, if it is known.
     pub(super) fn get(&self, rows: &dyn ReadTransaction, scope: &Scope, name: Name<'_>) -> Option<Entry> {
-        let lane = self.lane();
-        let found = lane.entries.get(&self.hash(scope, name));
-        let found = found.filter(|entry| entry.is_of(scope, name) && self.holds(entry, rows));
-        let counter = if found.is_some() { &lane.hits } else { &lane.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
+        let (lane, hash) = (self.lane(), self.hash(scope, name));
+        let is_meant = |entry: &Entry| entry.is_of(scope, name) && self.holds(entry, rows);
+        let copy = lane.copies.get(&hash).filter(is_meant);
+        if copy.is_some() {
+            lane.hits.fetch_add(1, Ordering::Relaxed);
+            return copy;
+        }
+        let found = self.records.get(&hash).filter(is_meant);
+        let Some(entry) = &found else {
+            lane.misses.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        let before = lane.hits.fetch_add(1, Ordering::Relaxed);
+        if before % COPIED == COPIED - 1 {
+            lane.copies.insert(hash, entry.copied());
+        }
         found
     }
 
     /// Keeps what was read from a snapshot, unless it has changed already.
     pub(super) fn keep(&self, rows: &dyn ReadTransaction, scope: &Scope, name: Name<'_>, entry: Entry) {
         if self.holds(&entry, rows) {
-            self.lane().entries.insert(self.hash(scope, name), entry);
+            self.records.insert(self.hash(scope, name), entry);
         }
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
-        self.lanes.iter().fold(CacheStats::default(), |sum, lane| CacheStats {
-            hits: sum.hits + lane.hits.load(Ordering::Relaxed),
-            misses: sum.misses + lane.misses.load(Ordering::Relaxed),
-            bytes: sum.bytes + lane.entries.weight(),
-            entries: sum.entries + lane.entries.len() as u64,
-        })
+        let parts = || self.lanes.iter().map(|lane| &lane.copies).chain([&self.records]);
+        CacheStats {
+            hits: self.lanes.iter().map(|lane| lane.hits.load(Ordering::Relaxed)).sum(),
+            misses: self.lanes.iter().map(|lane| lane.misses.load(Ordering::Relaxed)).sum(),
+            bytes: parts().map(Part::weight).sum(),
+            entries: parts().map(|part| part.len() as u64).sum(),
+        }
     }
 
     fn hash(&self, scope: &Scope, name: Name<'_>) -> u64 {
@@ -176,7 +199,23 @@ impl Cache {
     }
 }
 
+/// A part of a cache with at most so much memory.
+fn part(bytes: usize, hasher: &RandomState) -> Part {
+    let options = OptionsBuilder::new()
+        .shards(LOCKS)
+        .estimated_items_capacity(bytes / ENTRY_BYTES_USUAL)
+        .weight_capacity(bytes as u64)
+        .build()
+        .expect("both capacities are set");
+    Weighted::with_options(options, Weigh, hasher.clone(), DefaultLifecycle::default())
+}
+
 impl Entry {
+    /// With records of its own.
+    fn copied(&self) -> Self {
+        Self { alias: self.alias.as_ref().map(Known::copied), key: self.key.copied(), read_at: self.read_at }
+    }
+
     /// Whether it is about this name. Two names may have one hash.
     fn is_of(&self, scope: &Scope, name: Name<'_>) -> bool {
         let (domain_id, project_id, same) = match (name, &self.alias) {
@@ -200,6 +239,12 @@ impl<T> Known<T> {
     }
 }
 
+impl<T: Clone> Known<T> {
+    fn copied(&self) -> Self {
+        Self { record: Arc::new(T::clone(&self.record)), row: self.row }
+    }
+}
+
 impl<T> Clone for Known<T> {
     fn clone(&self) -> Self {
         Self { record: Arc::clone(&self.record), row: self.row }
@@ -210,7 +255,7 @@ impl Weighter<u64, Entry> for Weigh {
     fn weight(&self, _: &u64, entry: &Entry) -> u64 {
         let alias = entry.alias.as_ref().map(|alias| {
             let record = &alias.record;
-            size_of::<AliasRecord>() + record.alias.as_str().len() + 2 * ALLOCATION_BYTES
+            size_of::<AliasRecord>() + ALLOCATION_BYTES + text_bytes(record.alias.as_str())
         });
         (ENTRY_BYTES + alias.unwrap_or_default() + key_bytes(&entry.key.record)) as u64
     }
@@ -227,8 +272,15 @@ fn key_bytes(key: &KeyRecord) -> usize {
         key.keystore_id.as_str(),
     ];
     let tags = key.tags.iter().flat_map(|(tag, value)| [tag.as_str(), value.as_str()]);
-    let text = |text: &str| text.len() + ALLOCATION_BYTES;
     // A tree of tags has nodes for 11, which may be half empty.
     let node = if key.tags.is_empty() { 0 } else { 512 + 64 * key.tags.len() };
-    size_of::<KeyRecord>() + ALLOCATION_BYTES + node + texts.into_iter().chain(tags).map(text).sum::<usize>()
+    size_of::<KeyRecord>()
+        + ALLOCATION_BYTES
+        + node
+        + texts.into_iter().chain(tags).map(text_bytes).sum::<usize>()
+}
+
+/// What a text takes outside of its record.
+fn text_bytes(text: &str) -> usize {
+    if text.len() <= TEXT_INSIDE { 0 } else { text.len() + ALLOCATION_BYTES }
 }
