@@ -24,7 +24,7 @@ use crate::key::KeyRecord;
 const LANES_MAX: usize = 4;
 
 /// All lanes together have one part in so many of the memory.
-const PART_OF_LANES: usize = 4;
+const PART_OF_LANES: usize = 8;
 
 /// Of so many records that a thread finds outside of its lane, one is copied to it: those that are asked for
 /// often will be among them.
