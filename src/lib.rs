@@ -68,6 +68,10 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 /// The examples in the documents are tests too.
 #[cfg(doctest)]
 mod documents {

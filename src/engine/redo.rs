@@ -40,7 +40,7 @@ const FRAME_MAGIC: &[u8; 4] = b"ksf1";
 const FRAME_HEADER: usize = 32;
 
 /// The most bytes of commits that a frame may have: more than the largest transaction makes.
-const COMMITS_MAX: usize = 4 * 1024 * 1024;
+const COMMITS_MAX: usize = if cfg!(fuzzing) { 64 * 1024 } else { 4 * 1024 * 1024 };
 /// How far behind the last frame of a segment is looked for frames that must not be there: behind a
 /// damaged one, the next begins within the length of the largest.
 const LOOK_AHEAD: u64 = COMMITS_MAX as u64 + SECTOR;
@@ -370,6 +370,36 @@ impl RedoLog {
         let first = first.filter(|_| in_order).ok_or_else(malformed)?;
         let (checksum, commits) = (checksum_in(&header), commits.into());
         Ok(Some(Frame { sequence, previous, checksum, commits, first, last }))
+    }
+}
+
+#[cfg(fuzzing)]
+impl RedoLog {
+    /// Fills a log with whole frames, the first commit after this one: each has as many bytes of the data as
+    /// its first two say, as the rows of the next commit if the third is even, and otherwise instead of
+    /// commits.
+    pub(crate) fn fill(log: &mut [u8], mut data: &[u8], durable: Commit) {
+        let id: LogId = log[16..32].try_into().expect("a log has a header");
+        let segment = usize::try_from(segment_bytes(log.len() as u64)).expect("it is in memory");
+        let header = usize::try_from(HEADER_BYTES).expect("it is small");
+        let (mut offset, mut previous, mut commit) = (0, 0, durable.number());
+        log[header..].fill(0);
+        while let [low, high, how, rest @ ..] = data {
+            let length = rest.len().min(usize::from(u16::from_le_bytes([*low, *high])));
+            let (piece, left) = rest.split_at(length);
+            let mut commits = Vec::new();
+            if how % 2 == 0 {
+                commit = commit.wrapping_add(1);
+                commits.extend(commit.to_le_bytes());
+            }
+            commits.extend(piece);
+            let frame = encode_frame(&id, 2, previous, &commits);
+            if commits.is_empty() || offset + frame.len() > segment {
+                return;
+            }
+            log[header + offset..header + offset + frame.len()].copy_from_slice(&frame);
+            (offset, previous, data) = (offset + frame.len(), checksum_in(&frame), left);
+        }
     }
 }
 

@@ -349,6 +349,13 @@ impl Store {
     }
 }
 
+#[cfg(fuzzing)]
+impl Store {
+    pub(crate) fn engine(&self) -> &dyn crate::engine::Engine {
+        &*self.inner.engine
+    }
+}
+
 /// How a repeatable request went.
 enum Once<T> {
     Ran { value: T, changed: bool },

@@ -1,0 +1,5 @@
+//! Whole frames of a redo log that hold anything.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| keystead::fuzzing::replay(data));
