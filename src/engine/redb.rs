@@ -27,7 +27,6 @@ use redb::{
 
 use super::bell::Bell;
 use super::disk::StorageBackend;
-use super::memtable::Memtable;
 use super::redo::LogId;
 use super::scratch::Scratch;
 use super::{
@@ -418,14 +417,18 @@ impl TableFile {
         self.write(newest, state, |_| Ok(()))
     }
 
-    /// Writes the newest version of each row, all or nothing, durably.
-    pub(super) fn checkpoint(&self, rows: &Memtable, newest: Commit, state: LogState) -> Result<RedbRead> {
+    /// Writes some rows as a commit left them, deleted ones as `None`, all or nothing, durably.
+    pub(super) fn checkpoint(
+        &self,
+        rows: &[(Row, Option<Stored>)],
+        newest: Commit,
+        state: LogState,
+    ) -> Result<RedbRead> {
         self.write(newest, state, |table| {
-            let found = rows.scan((Bound::Unbounded, Bound::Unbounded), newest);
-            for (row, stored) in found {
+            for (row, stored) in rows {
                 match stored {
                     Some(stored) => {
-                        let sealed = seal(&row, stored.commit, &stored.bytes);
+                        let sealed = seal(row, stored.commit, &stored.bytes);
                         table.insert(row.as_slice(), sealed.as_slice()).map_err(of_storage)?;
                     }
                     None => drop(table.remove(row.as_slice()).map_err(of_storage)?),
