@@ -837,6 +837,11 @@ impl ReadTransaction for Snapshot {
         let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
         RedbRead::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
     }
+
+    fn audit(&self) -> Result<()> {
+        // Of each frame of the log the whole was read when it was opened.
+        self.view.base.audit()
+    }
 }
 
 fn next_if_at<T>(rows: &mut Peekable<impl Iterator<Item = (Row, T)>>, row: &Row) -> Option<T> {
