@@ -8,6 +8,7 @@ mod layers;
 mod outcomes;
 mod promises;
 mod seal;
+mod spaces;
 
 use crate::engine::redb::RedbEngine;
 use crate::engine::scripted::Scripted;

@@ -262,7 +262,7 @@ fn what_is_no_store_is_refused() {
     must_be_no_store(&file("long text", "this is a long text\n".repeat(1000).as_bytes()));
     must_be_no_store(&file("zeros", &[0; 1 << 16]));
     let of_another: redb::TableDefinition<'_, u64, &str> = redb::TableDefinition::new("their table");
-    let of_our_name: redb::TableDefinition<'_, u64, &str> = redb::TableDefinition::new("keystead rows");
+    let of_our_name: redb::TableDefinition<'_, u64, &str> = redb::TableDefinition::new("keystead");
     for table in [of_another, of_our_name] {
         let _ = fs::remove_file(&path);
         let database = redb::Database::create(&path).unwrap();
@@ -283,7 +283,7 @@ fn what_is_no_store_is_refused() {
 #[test]
 fn a_store_that_was_never_begun_is_refused() {
     let (_folder, path) = in_folder();
-    let table: redb::TableDefinition<'_, &[u8], &[u8]> = redb::TableDefinition::new("keystead rows");
+    let table: redb::TableDefinition<'_, &[u8], &[u8]> = redb::TableDefinition::new("keystead");
     let database = redb::Database::create(&path).unwrap();
     let transaction = database.begin_write().unwrap();
     drop(transaction.open_table(table).unwrap());

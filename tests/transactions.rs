@@ -985,9 +985,10 @@ fn key_aliases_and_aliases_are_two_name_spaces() {
 }
 
 /// Makes the record of key 1 unreadable: its value gets a format version that is to come, under a
-/// checksum that is right. It is the row whose address ends with the table of keys and the id.
+/// checksum that is right. It is the row whose place ends with the table of keys and the id; what its address
+/// begins with is in the only row that says the number of a space.
 fn make_unreadable(path: &std::path::Path) {
-    let table = redb::TableDefinition::<&[u8], &[u8]>::new("keystead rows");
+    let table = redb::TableDefinition::<&[u8], &[u8]>::new("keystead");
     let database = redb::Database::open(path).unwrap();
     let transaction = database.begin_write().unwrap();
     {
@@ -1001,9 +1002,14 @@ fn make_unreadable(path: &std::path::Path) {
             found.map(|(row, value)| (row.value().to_vec(), value.value().to_vec())).unwrap();
         // checksum (4), commit (1, as there are few), version (1)
         sealed[5] = 200;
+        let mut numbers = redb::ReadableTable::range::<&[u8]>(&rows, &[0, 0][..]..&[1][..]).unwrap();
+        let space = numbers.next().unwrap().unwrap().0.value()[1..].to_vec();
+        assert!(numbers.next().is_none());
+        drop(numbers);
+        let address = [space, ending].concat();
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&(row.len() as u64).to_be_bytes());
-        hasher.update(&row);
+        hasher.update(&(address.len() as u64).to_be_bytes());
+        hasher.update(&address);
         hasher.update(&sealed[4..]);
         sealed[..4].copy_from_slice(&hasher.finalize().to_be_bytes());
         rows.insert(row.as_slice(), sealed.as_slice()).unwrap();

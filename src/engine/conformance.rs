@@ -12,13 +12,13 @@ use super::redo::RedoLog;
 use super::scripted::{Random, Scripted};
 use super::{Batch, Engine, Load, Log, Range, ReadTransaction, Reading, RowHash, Waited};
 use crate::error::Error;
-use crate::format::{Row, Stored};
+use crate::format::{Row, Stored, after_all};
 use crate::id::Commit;
 use crate::tests::disk::{Disk, LOG, TABLE};
 
 /// Runs the suite. `make` gives a fresh, empty engine at each call.
 pub(crate) fn suite(make: impl Fn() -> Box<dyn Engine>) {
-    let checks: [fn(&dyn Engine); 17] = [
+    let checks: [fn(&dyn Engine); 18] = [
         an_empty_engine_has_no_rows,
         a_commit_is_seen_by_later_reads_only,
         rows_carry_the_commit_that_changed_them,
@@ -36,11 +36,12 @@ pub(crate) fn suite(make: impl Fn() -> Box<dyn Engine>) {
         a_load_is_as_its_commits_one_by_one,
         a_load_is_made_out_upon_the_newest_commit,
         waiting_ends_with_a_commit_or_the_time_or_for_good,
+        spaces_that_are_empty_again_hold_nothing,
     ];
     for check in checks {
         check(&*make());
     }
-    for seed in 0..4 {
+    for seed in 0..6 {
         it_is_as_a_map(&*make(), seed);
     }
 }
@@ -89,6 +90,15 @@ fn redb_for_reading_sees_what_is_written_beside_it() {
     let after = reader.begin_read().unwrap();
     assert_eq!((rows(&*before), rows(&*after)), (vec![], vec![row(b"a", b"1", commit)]));
     assert_eq!(after.commit(), commit);
+    // Spaces that are new to the reader, and one that it knows.
+    let space = |project: u8| [&[1][..], &[7; 16], &[1], &[project; 16], b"\x10"].concat();
+    for project in [3, 1, 2, 1] {
+        let commit = write(&writer, &[(&space(project), Some(b"2"))]);
+        let read = reader.begin_read().unwrap();
+        assert_eq!(rows(&*read), rows(&*writer.begin_read().unwrap()));
+        assert_eq!(read.get(&[&space(project)]).unwrap()[0].as_ref().unwrap().commit, commit);
+        assert_eq!(after.get(&[&space(project)]).unwrap(), [None], "an earlier read does not see it");
+    }
     assert!(matches!(reader.begin_write().err(), Some(Error::ReadOnly)));
 }
 
@@ -371,21 +381,68 @@ fn it_is_as_a_map(engine: &dyn Engine, seed: u64) {
             }
         }
     }
+    engine.begin_read().unwrap().audit().unwrap();
 }
 
+/// An address of a few bytes, which is in no space, or one in some space.
 fn some_row(random: &mut Random) -> Row {
+    if random.below(3) > 0 {
+        return some_row_in_a_space(random);
+    }
     let length = 1 + random.index(3);
     // No address begins with ff.
     let byte = |n| if n == 0 { [0, 1, b'a', 0xfe] } else { [0, 1, b'a', 0xff] };
     (0..length).map(|n| byte(n)[random.index(4)]).collect()
 }
 
-fn some_bound(random: &mut Random) -> Bound<Row> {
-    match random.below(5) {
-        0 => Bound::Unbounded,
-        1 | 2 => Bound::Included(some_row(random)),
-        _ => Bound::Excluded(some_row(random)),
+/// In the space of a scope or a domain, whose ids are digits or text; sometimes cut off in the middle.
+fn some_row_in_a_space(random: &mut Random) -> Row {
+    let [low, high] = [0, 0xff].map(|digit| [&[1][..], &[digit; 16]].concat());
+    let ids = [low, high, b"\x02\x01\0".to_vec(), b"\x02a\0".to_vec(), b"\x02ab\0".to_vec()];
+    let mut row = ids[random.index(ids.len())].clone();
+    match random.index(ids.len() + 1) {
+        project if project < ids.len() => row.extend(&ids[project]),
+        _ => row.push(0),
     }
+    let behind = [&b""[..], b"\0", b"\x10", b"\x10\0", b"\x10a", b"\x11", b"\xff", b"\xff\xff"];
+    row.extend(behind[random.index(behind.len())]);
+    if random.below(8) == 0 {
+        row.truncate(1 + random.index(row.len()));
+    }
+    row
+}
+
+fn some_bound(random: &mut Random) -> Bound<Row> {
+    let row = some_row(random);
+    match random.below(6) {
+        0 => Bound::Unbounded,
+        1 | 2 => Bound::Included(row),
+        3 => Bound::Excluded(after_all(row)),
+        _ => Bound::Excluded(row),
+    }
+}
+
+/// The spaces that others had before are passed over when their rows are gone.
+fn spaces_that_are_empty_again_hold_nothing(engine: &dyn Engine) {
+    let row_in = |domain: u8, rest: &[u8]| [&[1][..], &[domain; 16], &[0], rest].concat();
+    let put = |domain: u8, value: Option<&[u8]>| write(engine, &[(&row_in(domain, b"\x02a"), value)]);
+    for domain in 0..100 {
+        put(domain, Some(b"1"));
+    }
+    for domain in (0..100).filter(|domain| *domain != 50) {
+        put(domain, None);
+    }
+    let read = engine.begin_read().unwrap();
+    let found = rows(&*read);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].0, row_in(50, b"\x02a"));
+    let after = after_all(row_in(50, b""));
+    assert_eq!(scan(&*read, Bound::Included(&after), Bound::Unbounded, 10), []);
+    let commit = put(7, Some(b"2"));
+    let read = engine.begin_read().unwrap();
+    let expected = [row(&row_in(7, b"\x02a"), b"2", commit), found[0].clone()];
+    assert_eq!(rows(&*read), expected);
+    read.audit().unwrap();
 }
 
 /// Commits a row, with an entry in the log that says the same.

@@ -43,6 +43,15 @@ const STRIPES: usize = 1 << 18;
 /// How often a thread looks whether the writer is free before it sleeps.
 const YIELDS_MAX: u32 = 100;
 
+/// How many rows a checkpoint writes in one commit of the table file. Until that is done redb keeps the
+/// pages of before, and the log's syncs wait behind its own: so a few thousand pages at most. Each commit
+/// has two syncs and some pages of its own: so not fewer rows than this.
+#[cfg(not(test))]
+const PART_ROWS: usize = 2000;
+/// So few that each checkpoint has several parts.
+#[cfg(test)]
+const PART_ROWS: usize = 5;
+
 /// How many rows of the table file are read at once by a scan.
 const ROWS_AT_ONCE: usize = 256;
 
@@ -662,10 +671,8 @@ impl Shared {
     /// Writes what was frozen to the table file.
     #[expect(clippy::disallowed_methods, reason = "it is measured how long a checkpoint takes")]
     fn checkpoint(&self, frozen: &Frozen) -> Result<()> {
-        self.make_durable(frozen.last)?;
         let started = Instant::now();
-        let state = LogState::InUse { id: self.log.id(), floor: frozen.last };
-        let base = Arc::new(self.table.checkpoint(&frozen.rows, frozen.last, state)?);
+        let base = self.write_frozen(frozen, self.log_needed(frozen))?;
         let mut state = self.lock();
         let active = state.view.active.clone();
         state.view = Arc::new(View { active, frozen: None, base });
@@ -673,6 +680,42 @@ impl Shared {
         self.publish(&state);
         self.checkpointed.notify_all();
         Ok(())
+    }
+
+    /// What the table file says while it has rows of what was frozen.
+    fn log_needed(&self, frozen: &Frozen) -> LogState {
+        LogState::InUse { id: self.log.id(), floor: frozen.last }
+    }
+
+    /// Writes what was frozen to the table file in parts, in the order of addresses.
+    ///
+    /// Up to the last part the file's newest commit stays that of before, so after a crash in between all
+    /// of what was frozen is read from the log, which still has it, and lies over the parts. They hold rows
+    /// of commits up to the last, so from the first part on the log must reach to that.
+    fn write_frozen(&self, frozen: &Frozen, finally: LogState) -> Result<Arc<RedbRead>> {
+        self.make_durable(frozen.last)?;
+        let before = self.lock().view.base.commit();
+        let mut rows = frozen.rows.scan((Bound::Unbounded, Bound::Unbounded), frozen.last).peekable();
+        loop {
+            let part: Vec<_> = rows.by_ref().take(PART_ROWS).collect();
+            if rows.peek().is_none() {
+                return Ok(Arc::new(self.table.checkpoint(&part, frozen.last, finally)?));
+            }
+            let base = self.table.checkpoint(&part, before, self.log_needed(frozen))?;
+            self.replace_base(Arc::new(base));
+        }
+    }
+
+    /// Lets all who begin from now on read from this state of the table file, in which part of what is
+    /// frozen is written: while the state of before is read from, redb can't use its pages again.
+    ///
+    /// It shows some rows as the last frozen commit left them. That is covered by what is frozen, for
+    /// whoever reads from that commit or a later one; and all do, because that one is durable by now.
+    fn replace_base(&self, base: Arc<RedbRead>) {
+        let mut state = self.lock();
+        let (active, frozen) = (state.view.active.clone(), state.view.frozen.clone());
+        state.view = Arc::new(View { active, frozen, base });
+        self.publish(&state);
     }
 
     /// Brings the table file up to date, so that it needs the log no more. Nobody uses the engine any
@@ -687,9 +730,7 @@ impl Shared {
         let frozen = state.view.frozen.clone();
         drop(state);
         if let Some(frozen) = frozen {
-            self.make_durable(frozen.last)?;
-            let closed = LogState::Closed { id: self.log.id() };
-            self.table.checkpoint(&frozen.rows, frozen.last, closed)?;
+            self.write_frozen(&frozen, LogState::Closed { id: self.log.id() })?;
         }
         writer.in_use = false;
         Ok(())
@@ -825,6 +866,11 @@ impl ReadTransaction for Snapshot {
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
         RedbRead::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
+    }
+
+    fn audit(&self) -> Result<()> {
+        // Of each frame of the log the whole was read when it was opened.
+        self.view.base.audit()
     }
 }
 

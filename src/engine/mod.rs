@@ -129,6 +129,12 @@ pub(crate) trait ReadTransaction: Send + Sync {
     /// The first entries of the log after a commit, at most `limit`, in order. Damage as in
     /// [`scan`](Self::scan).
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>>;
+
+    /// Looks through what the engine keeps for itself, if that is more than rows. Damage there may hide rows,
+    /// so that a scan does not see that they are missing: it is `Corrupted`.
+    fn audit(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A transaction that may commit.

@@ -440,6 +440,19 @@ pub(crate) fn after_space_of(row: &[u8]) -> Option<Row> {
     Some(after_all(row[..row.len() - rest.len()].to_vec()))
 }
 
+/// The space of a scope or a domain that an address begins with, and what is behind it. No such space is
+/// the beginning of another, so there is at most one.
+pub(crate) fn split_space(row: &[u8]) -> Option<(&[u8], &[u8])> {
+    let after_id = |row: &[u8], start: usize| match *row.get(start)? {
+        HEX => (row.len() > start + ID_LENGTH).then_some(start + 1 + ID_LENGTH),
+        TEXT => row[start..].iter().position(|byte| *byte == NONE).map(|length| start + length + 1),
+        _ => None,
+    };
+    let domain = after_id(row, 0)?;
+    let end = if row.get(domain) == Some(&NONE) { domain + 1 } else { after_id(row, domain)? };
+    Some(row.split_at(end))
+}
+
 /// The beginning that an address shares with all others of its table.
 pub(crate) fn table_of(row: &[u8]) -> &[u8] {
     let after_id = |start: usize| match row.get(start) {

@@ -767,3 +767,25 @@ fn the_largest_entry_of_the_log_can_be_read() {
     let longer = [bytes, vec![0; 20_000]].concat();
     assert!(matches!(decode_log_entry(Commit::new(9), &longer), Err(Error::Corrupted(_))));
 }
+
+#[test]
+fn an_address_is_split_behind_its_space() {
+    let scopes = ["3bab8e245e854f68af5967c00dd43127", "text"]
+        .map(|domain| ["0d0466b0e7274d9cb35df84bb474a37f", "p"].map(|project| (domain, project)));
+    for (domain, project) in scopes.into_iter().flatten() {
+        let scope = Scope::new(domain, project).unwrap();
+        for space in [Space::of_scope(&scope), Space::of_domain(scope.domain())] {
+            let start = space.start();
+            for rest in [&b""[..], b"\x10", b"\0", b"\x12name"] {
+                let row = [&start, rest].concat();
+                assert_eq!(split_space(&row), Some((&start[..], rest)));
+            }
+            for cut in 0..start.len() {
+                assert_eq!(split_space(&start[..cut]), None, "{cut} bytes of {start:x?}");
+            }
+        }
+    }
+    for other in [Space::of_store().fixed(), b"row".to_vec(), vec![0xff; 40]] {
+        assert_eq!(split_space(&other), None);
+    }
+}

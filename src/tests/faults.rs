@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::disk::{Disk, Fails, Image, LOG, TABLE};
 use super::{new_key, request, scope};
 use crate::engine::logged::LoggedEngine;
-use crate::engine::redb::{RedbEngine, TableFile, builder};
+use crate::engine::redb::{LogState, RedbEngine, TableFile, builder};
 use crate::engine::redo::RedoLog;
 use crate::engine::scripted::Scripted;
 use crate::engine::{Batch, Engine, Log};
@@ -314,6 +314,55 @@ fn a_checkpoint_that_fails_is_told_when_the_store_is_closed() {
         RedbEngine::on(disk.file(TABLE), &builder(1 << 20)).unwrap().begin_read().unwrap().commit(),
         commit
     );
+}
+
+/// A crash between the parts of a checkpoint: the table file has rows of commits that the log alone has
+/// whole. With the log all is there; an older copy of the log is refused.
+#[test]
+fn part_of_a_checkpoint_needs_the_whole_log() {
+    let open = |disk: &Disk| {
+        let table = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
+        LoggedEngine::on(table, Box::new(disk.file(LOG)), usize::MAX)
+    };
+    let write = |engine: &LoggedEngine, number: u8| {
+        let batch = Batch::from([(vec![b'a', number], Some(vec![number]))]);
+        engine.begin_write().unwrap().commit(&batch, Log { append: Some(&[number]), trim: None }).unwrap()
+    };
+    let rows = |engine: &dyn Engine| {
+        engine.begin_read().unwrap().scan((Bound::Included(b"a"), Bound::Unbounded), 100).unwrap().len()
+    };
+    let base = disk_with_store().bytes();
+    let (mut parts, mut from) = (0, 0);
+    loop {
+        from += 1;
+        let disk = Disk::of(base.clone());
+        let engine = open(&disk).unwrap();
+        write(&engine, 0);
+        let [_, older] = disk.synced();
+        let last = (1..20).fold(Commit::default(), |_, number| write(&engine, number));
+        disk.fail(Some(Fails { from, ever_after: true }));
+        if engine.close().is_ok() {
+            break;
+        }
+        for [table, log] in disk.survivors(from) {
+            let when = format!("call {from}");
+            let disk = Disk::of([table.clone(), log]);
+            let file = RedbEngine::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
+            let (state, newest) = (file.log_state(), file.begin_read().unwrap().commit());
+            drop(file);
+            assert_eq!(rows(&open(&disk).unwrap()), 20, "{when}");
+            if newest < last && matches!(state, LogState::InUse { floor, .. } if floor == last) {
+                parts += 1;
+                let refused = open(&Disk::of([table, older.clone()])).err();
+                assert!(matches!(refused, Some(Error::LogMismatch(_))), "{when}: {refused:?}");
+            } else if newest < last {
+                let file = Disk::of([table, Vec::new()]).file(TABLE);
+                let file = RedbEngine::on(file, &builder(1 << 20)).unwrap();
+                assert_eq!(rows(&file), 0, "{when}: the log need not reach to what the file has");
+            }
+        }
+    }
+    assert!(parts > 20, "{parts}");
 }
 
 #[test]

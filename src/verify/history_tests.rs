@@ -782,3 +782,23 @@ proptest! {
         decode_all(&harmed(encode_log_entry(&record), &harms));
     }
 }
+
+#[test]
+fn a_space_whose_number_is_gone_or_can_not_be_read_is_seen() {
+    let bench = Bench::new();
+    let is_number = |place: &Vec<u8>| place.len() > 1 && place[0] == 0;
+    let spaces: Vec<_> = bench.engine.places().into_iter().filter(is_number).collect();
+    assert!(spaces.len() > 1, "a scope and its domain");
+    for place in spaces {
+        let bench = Bench::new();
+        bench.engine.damage_place(&place, None);
+        let hidden = bench.report().violations;
+        assert!(hidden.iter().any(|seen| seen.what.starts_with("rows may be hidden: ")), "{hidden:#?}");
+        bench.engine.damage_place(&place, Some(b"not sealed"));
+        let report = bench.report();
+        let space = crate::format::show(&place[1..]);
+        let seen = report.violations.iter().find(|seen| seen.rows == [space.as_str()]);
+        let seen = seen.unwrap_or_else(|| panic!("{report:#?}"));
+        assert!(seen.what.contains("the checksum is wrong"), "{}", seen.what);
+    }
+}

@@ -119,6 +119,12 @@ pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Repo
         from = Bound::Excluded(&last);
     }
     walk.end_scope();
+    match rows.audit() {
+        Err(Error::Corrupted(what)) => {
+            walk.violation(12, &[], format!("rows may be hidden: {what}"));
+        }
+        audited => audited?,
+    }
     walk.log()?;
     Ok(walk.report)
 }

@@ -703,8 +703,9 @@ fn fixed() -> Fixed {
 
 /// A part of each text that the walk itself may report. The texts of contradicting records, and of
 /// values that can't be read, come from `key` and `format`.
-const REPORTED: [&str; 23] = [
+const REPORTED: [&str; 24] = [
     "the rows from here on can't be read",
+    "rows may be hidden",
     ", which is to come",
     NO_ADDRESS,
     NOT_ITSELF,
@@ -736,8 +737,8 @@ fn every_damage_is_seen_and_nothing_else() {
     for case in [KEYS, RECORDS, ALIASES, BYTES].into_iter().flatten() {
         reported.extend(case.run().into_iter().map(|violation| violation.what));
     }
-    // These two need more than rows; the tests for them are below.
-    let mut unseen: Vec<_> = REPORTED[2..].to_vec();
+    // These three need more than rows; the tests for them are elsewhere.
+    let mut unseen: Vec<_> = REPORTED[3..].to_vec();
     unseen.retain(|part| !reported.iter().any(|what| what.contains(part)));
     assert_eq!(unseen, [""; 0]);
 }
@@ -941,15 +942,18 @@ fn a_damaged_checksum_is_reported_in_its_place() {
     let store = Store::open(&path).unwrap();
     store.write(&Request::new(&scope), |txn| txn.create_key(&new)).unwrap();
     drop(store);
-    let table = redb::TableDefinition::<&[u8], &[u8]>::new("keystead rows");
-    let row = Space::of_scope(&scope).key_alias(&new.key_alias);
+    let table = redb::TableDefinition::<&[u8], &[u8]>::new("keystead");
+    let space = Space::of_scope(&scope);
+    let row = space.key_alias(&new.key_alias);
+    // The first space that has a number.
+    let place = [&[2], &row[space.start().len()..]].concat();
     let database = redb::Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
     {
         let mut table = transaction.open_table(table).unwrap();
-        let mut value = table.get(row.as_slice()).unwrap().unwrap().value().to_vec();
+        let mut value = table.get(place.as_slice()).unwrap().unwrap().value().to_vec();
         *value.last_mut().unwrap() ^= 1;
-        table.insert(row.as_slice(), value.as_slice()).unwrap();
+        table.insert(place.as_slice(), value.as_slice()).unwrap();
     }
     transaction.commit().unwrap();
     drop(database);

@@ -1,0 +1,64 @@
+//! redb's errors, and its panics, as those of the seam.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use redb::{CommitError, DatabaseError, StorageError, TableError, TransactionError};
+
+use crate::error::{Error, Result};
+
+pub(super) const UNREADABLE_PAGE: &str = "redb met a page that it can't read";
+
+/// Runs what calls redb; a panic in there means that a page is not what it should be.
+pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(Error::Corrupted(UNREADABLE_PAGE.into())))
+}
+
+pub(super) fn of_database(error: DatabaseError) -> Error {
+    match of_redb(error.into()) {
+        Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Error::NotAStore(error.to_string().into())
+        }
+        other => other,
+    }
+}
+
+pub(super) fn of_transaction(error: TransactionError) -> Error {
+    of_redb(error.into())
+}
+
+pub(super) fn of_table(error: TableError) -> Error {
+    of_redb(error.into())
+}
+
+pub(super) fn of_storage(error: StorageError) -> Error {
+    of_redb(error.into())
+}
+
+/// A commit that redb could not complete may have become durable, except where it says otherwise.
+pub(super) fn of_commit(error: CommitError) -> Error {
+    match error {
+        CommitError::Storage(error) => Error::CommitUnknown(of_storage(error).to_string().into()),
+        other => of_redb(other.into()),
+    }
+}
+
+fn of_redb(error: redb::Error) -> Error {
+    match error {
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::Corrupted("the file ends too early".into())
+        }
+        redb::Error::Io(error) => error.into(),
+        redb::Error::Unsupported => io::Error::from(io::ErrorKind::Unsupported).into(),
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => Error::Poisoned,
+        redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Error::AlreadyOpen,
+        redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
+            Error::NotAStore("it is a redb file without the table of a keystead store".into())
+        }
+        redb::Error::UpgradeRequired(version) => {
+            Error::NotAStore(format!("it is a redb file of the old format {version}").into())
+        }
+        redb::Error::RepairAborted => Error::RecoveryNeeded,
+        other => Error::Corrupted(other.to_string().into()),
+    }
+}

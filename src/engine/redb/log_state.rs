@@ -1,0 +1,41 @@
+//! [`LogState`]: what a table file says of its redo log.
+
+use crate::engine::redo::LogId;
+use crate::error::Result;
+use crate::format::corrupted;
+use crate::id::Commit;
+
+use super::spaces::NEWEST;
+
+/// Whether a table file needs the redo log beside it; it is the value of the row with the empty address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogState {
+    /// There never was one.
+    None,
+    /// The file has all that was in its log: `00 id (16)`.
+    Closed { id: LogId },
+    /// The log may go on after the newest commit of the file: `01 id (16) floor (8)`, and it must hold
+    /// the commit with the number of the floor, or a later one.
+    InUse { id: LogId, floor: Commit },
+}
+
+impl LogState {
+    pub(super) fn encode(self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Closed { id } => [&[0][..], &id].concat(),
+            Self::InUse { id, floor } => [&[1][..], &id, &floor.number().to_le_bytes()].concat(),
+        }
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+        let Some((kind, rest)) = bytes.split_first() else { return Ok(Self::None) };
+        let malformed = || corrupted(NEWEST, "what it says of the redo log is malformed");
+        let (id, rest) = rest.split_first_chunk().ok_or_else(malformed)?;
+        match (kind, <[u8; 8]>::try_from(rest)) {
+            (0, _) if rest.is_empty() => Ok(Self::Closed { id: *id }),
+            (1, Ok(floor)) => Ok(Self::InUse { id: *id, floor: Commit::new(u64::from_le_bytes(floor)) }),
+            _ => Err(malformed()),
+        }
+    }
+}

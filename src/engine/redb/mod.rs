@@ -1,0 +1,449 @@
+//! The embedded engine: one redb table in one file, or in memory.
+//!
+//! `spaces` says where in the table a row lies, `seal` what is around its value. The log lies behind all
+//! rows, in the same tree, because a second one would cost each commit more pages. redb may panic on a
+//! damaged page; here that becomes `Corrupted` too, and inside of redb's commit `CommitUnknown`.
+
+mod errors;
+mod log_state;
+mod read;
+mod seal;
+mod spaces;
+mod write;
+
+use std::fs::{File, OpenOptions};
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, RepairSession, TableDefinition};
+
+use super::bell::Bell;
+use super::disk::StorageBackend;
+use super::scratch::Scratch;
+use super::{
+    Batch, Engine, Load, LoadedRow, Log, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited,
+    WriteTransaction,
+};
+use crate::error::{Error, Result};
+use crate::format::{Row, Stored, Value};
+use crate::id::Commit;
+
+pub(crate) use log_state::LogState;
+pub(crate) use read::RedbRead;
+#[cfg(any(test, fuzzing))]
+pub(crate) use seal::{seal, unseal};
+pub(crate) use spaces::log_row;
+
+use errors::{guarded, of_database};
+use spaces::KnownNumbers;
+use write::{Writing, write, write_first};
+
+const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("keystead");
+
+/// How often a reader looks whether the writing process has committed.
+const POLL: Duration = Duration::from_millis(10);
+
+/// A store that this process may write.
+pub(crate) struct RedbEngine {
+    database: Closing<Database>,
+    numbers: Arc<KnownNumbers>,
+    newest: Newest,
+    log_state: LogState,
+    stripes: Arc<Stripes>,
+    writer: Mutex<()>,
+    poisoned: AtomicBool,
+    bell: Bell,
+}
+
+/// A store that this process only reads, maybe beside another that writes it.
+pub(crate) struct RedbReader {
+    database: Closing<ReadOnlyDatabase>,
+    numbers: Arc<KnownNumbers>,
+    bell: Bell,
+}
+
+/// A database whose closing is guarded: redb works on its pages then too, and may panic on a damaged
+/// one.
+struct Closing<D>(Option<D>);
+
+/// A table file that a redo log is written in front of.
+pub(crate) struct TableFile {
+    database: Closing<Database>,
+    numbers: Arc<KnownNumbers>,
+}
+
+struct RedbWrite<'a> {
+    engine: &'a RedbEngine,
+    read: Reading,
+    _writer: MutexGuard<'a, ()>,
+}
+
+impl RedbEngine {
+    /// Makes a store in an empty file that nobody else has.
+    pub(crate) fn create(file: File, cache_bytes: usize) -> Result<Self> {
+        Self::initialize(FileBackend::new(file).map_err(of_database)?, &file_builder(cache_bytes))
+    }
+
+    /// Makes a store in memory.
+    pub(crate) fn in_memory(cache_bytes: usize) -> Result<Self> {
+        Self::initialize(InMemoryBackend::new(), &builder(cache_bytes))
+    }
+
+    /// Opens a store that exists.
+    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
+        Self::on(existing(path)?, &file_builder(cache_bytes))
+    }
+
+    /// What the file says of a redo log. If it is in use, nothing may be written past it.
+    pub(crate) fn log_state(&self) -> LogState {
+        self.log_state
+    }
+
+    /// Makes a store on an empty backend.
+    pub(crate) fn initialize(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        let database = builder.create_with_backend(backend).map_err(of_database)?;
+        write_first(&database)?;
+        Self::of(database)
+    }
+
+    /// Opens the store on a backend that has one.
+    pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        guarded(|| Self::of(builder.create_with_backend(backend).map_err(of_database)?))
+    }
+
+    fn of(database: Database) -> Result<Self> {
+        let database = Closing(Some(database));
+        let (stripes, numbers) = (Stripes::new(Stripes::COUNT_DEFAULT), KnownNumbers::new());
+        let (stripes, numbers) = (Arc::new(stripes), Arc::new(numbers));
+        let newest = RedbRead::newest(&*database, &numbers, Some(&stripes))?;
+        let bell = Bell::default();
+        bell.ring(newest.commit());
+        let (log_state, newest, writer) = (newest.log_state(), Newest::new(newest), Mutex::new(()));
+        let poisoned = AtomicBool::new(false);
+        Ok(Self { database, numbers, newest, log_state, stripes, writer, poisoned, bell })
+    }
+
+    fn apply(&self, batch: &Batch, log: Log<'_>, commit: Commit) -> Result<()> {
+        self.write(commit, |writing| {
+            for (row, value) in batch {
+                writing.write(row, commit, value.as_deref())?;
+            }
+            if let Some(entry) = log.append {
+                writing.write(&log_row(commit), commit, Some(entry))?;
+            }
+            log.trim.map_or(Ok(()), |trim| writing.trim_log(trim))
+        })
+    }
+
+    fn write(&self, newest: Commit, rows: impl FnOnce(&mut Writing<'_>) -> Result<()>) -> Result<()> {
+        guarded(|| write(&self.database, &self.numbers, false, (newest, self.log_state), rows))
+    }
+
+    fn read_newest(&self) -> Result<RedbRead> {
+        guarded(|| RedbRead::newest(&*self.database, &self.numbers, Some(&self.stripes)))
+    }
+
+    /// Shows the newest state to readers, or, if it was not written for sure, writes no more.
+    fn publish<'a>(
+        &self,
+        applied: Result<()>,
+        commit: Commit,
+        changed: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Commit> {
+        let published = applied.and_then(|()| {
+            // Durable from here on: if the new state can't be read, that is not known to the caller.
+            let newest =
+                self.read_newest().map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
+            for row in changed {
+                self.stripes.mark(RowHash::of(row), commit);
+            }
+            self.newest.publish(newest);
+            self.bell.ring(commit);
+            Ok(commit)
+        });
+        if published.is_err() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        published
+    }
+}
+
+#[cfg(test)]
+impl RedbEngine {
+    /// Puts a value, sealed or not, where it may not belong, or takes one away; without a commit.
+    pub(crate) fn damage(&self, row: &[u8], value: Option<&[u8]>) {
+        self.change_table(|writing| match value {
+            Some(value) => writing.put_sealed(row, Commit::default(), value).unwrap(),
+            None => writing.delete(row).unwrap(),
+        });
+        // No cache may hide it.
+        self.stripes.mark(RowHash::of(row), Commit::new(u64::MAX));
+    }
+
+    /// The same, at a place in the table.
+    pub(crate) fn damage_place(&self, place: &[u8], value: Option<&[u8]>) {
+        self.change_table(|writing| writing.put_at(place, value).unwrap());
+    }
+
+    /// All places that are taken, in their order.
+    pub(crate) fn places(&self) -> Vec<Row> {
+        let read = redb::ReadableDatabase::begin_read(&*self.database).unwrap();
+        let rows = read.open_table(ROWS).unwrap();
+        redb::ReadableTable::iter(&rows).unwrap().map(|row| row.unwrap().0.value().to_vec()).collect()
+    }
+
+    fn change_table(&self, change: impl FnOnce(&mut Writing<'_>)) {
+        let transaction = self.database.begin_write().unwrap();
+        change(&mut Writing::begin(&transaction, &self.numbers).unwrap());
+        transaction.commit().unwrap();
+        self.numbers.forget();
+        self.newest.publish(self.read_newest().unwrap());
+    }
+}
+
+impl Engine for RedbEngine {
+    fn begin_read(&self) -> Result<Reading> {
+        Ok(self.newest.read())
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        // A closure that panicked left nothing half done: its writes were only staged.
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(Error::Poisoned);
+        }
+        Ok(Box::new(RedbWrite { engine: self, read: self.newest.read(), _writer: writer }))
+    }
+
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        Ok(self.bell.wait(after, timeout))
+    }
+
+    fn stop_waiting(&self) {
+        self.bell.end();
+    }
+}
+
+impl WriteTransaction for RedbWrite<'_> {
+    fn commit_read(&self) -> Commit {
+        self.read.commit()
+    }
+
+    fn next_commit(&self) -> Commit {
+        Commit::new(self.read.commit().number() + 1)
+    }
+
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        self.read.get(rows)
+    }
+
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.read.with_row(row, see)
+    }
+
+    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.read.log_entry(commit)
+    }
+
+    fn end(self: Box<Self>) -> Result<()> {
+        // Only what is durable was read.
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
+        let commit = self.next_commit();
+        let applied = self.engine.apply(batch, log, commit);
+        self.engine.publish(applied, commit, batch.keys().map(Vec::as_slice))
+    }
+
+    fn load(self: Box<Self>, load: &Load) -> Result<Commit> {
+        if load.base() != self.read.commit() {
+            return Err(Error::Conflict);
+        }
+        if load.is_empty() {
+            return Ok(load.base());
+        }
+        let Self { engine, .. } = *self;
+        let last = load.last_commit();
+        let applied = engine.write(last, |writing| writing.load(load));
+        engine.publish(applied, last, load.addresses())
+    }
+}
+
+impl TableFile {
+    /// Opens the table file of a store, for nobody else.
+    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
+        Self::on(existing(path)?, &builder(cache_bytes))
+    }
+
+    /// Opens the table file on a backend that has one.
+    pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        guarded(|| {
+            let database = builder.create_with_backend(backend).map_err(of_database)?;
+            Ok(Self { database: Closing(Some(database)), numbers: Arc::new(KnownNumbers::new()) })
+        })
+    }
+
+    /// Opens the table file of a store that nobody has open to write, also if it was not closed; nothing
+    /// is written to it.
+    pub(crate) fn offline(path: &Path, cache_bytes: usize) -> Result<Self> {
+        let file = backend(OpenOptions::new().read(true).open(path)?)?;
+        let mut builder = builder(cache_bytes);
+        // A file with a redo log needs none; of any other it would be long.
+        builder.set_repair_callback(RepairSession::abort);
+        Self::on(Scratch::new(file)?, &builder)
+    }
+
+    pub(super) fn newest(&self) -> Result<RedbRead> {
+        guarded(|| RedbRead::newest(&*self.database, &self.numbers, None))
+    }
+
+    /// What the file says of its log.
+    pub(crate) fn log_state(&self) -> Result<LogState> {
+        Ok(self.newest()?.log_state())
+    }
+
+    /// Changes what the file says of its log, and nothing else.
+    pub(crate) fn mark(&self, state: LogState) -> Result<()> {
+        let newest = self.newest()?.commit();
+        self.write(newest, state, |_| Ok(()))
+    }
+
+    /// Writes some rows as a commit left them, deleted ones as `None`, all or nothing, durably.
+    pub(super) fn checkpoint(
+        &self,
+        rows: &[(Row, Option<Stored>)],
+        newest: Commit,
+        state: LogState,
+    ) -> Result<RedbRead> {
+        self.write(newest, state, |writing| {
+            rows.iter().try_for_each(|(row, stored)| match stored {
+                Some(stored) => writing.write(row, stored.commit, Some(&stored.bytes)),
+                None => writing.delete(row),
+            })
+        })?;
+        self.newest()
+    }
+
+    /// Writes many commits, all or nothing, durably.
+    pub(super) fn load(&self, load: &Load, state: LogState) -> Result<RedbRead> {
+        self.write(load.last_commit(), state, |writing| writing.load(load))?;
+        // Durable from here on: if the new state can't be read, that is not known to the caller.
+        self.newest().map_err(|error| Error::CommitUnknown(error.to_string().into()))
+    }
+
+    fn write(
+        &self,
+        newest: Commit,
+        state: LogState,
+        rows: impl FnOnce(&mut Writing<'_>) -> Result<()>,
+    ) -> Result<()> {
+        // With quick repair, so that the file can be opened at once after a crash, also for reading only.
+        guarded(|| write(&self.database, &self.numbers, true, (newest, state), rows))
+    }
+}
+
+impl RedbReader {
+    /// Opens a store for reading, also while another process writes it.
+    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
+        guarded(|| {
+            let database = file_builder(cache_bytes).open_read_only(path).map_err(of_database)?;
+            let (database, numbers) = (Closing(Some(database)), Arc::new(KnownNumbers::new()));
+            let reader = Self { database, numbers, bell: Bell::default() };
+            reader.newest()?;
+            Ok(reader)
+        })
+    }
+
+    /// What the file says of a redo log.
+    pub(crate) fn log_state(&self) -> Result<LogState> {
+        Ok(self.newest()?.log_state())
+    }
+
+    fn newest(&self) -> Result<RedbRead> {
+        guarded(|| RedbRead::newest(&*self.database, &self.numbers, None))
+    }
+}
+
+impl Engine for RedbReader {
+    fn begin_read(&self) -> Result<Reading> {
+        // Each read looks for what the writing process has committed since.
+        Ok(Reading::of(self.newest()?))
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        Err(Error::ReadOnly)
+    }
+
+    /// The writing process can't wake this one, so it looks every 10 ms.
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        let mut left = timeout;
+        loop {
+            if self.newest()?.commit() > after {
+                return Ok(Waited::Committed);
+            }
+            if left.is_zero() {
+                return Ok(Waited::TimedOut);
+            }
+            let pause = left.min(POLL);
+            left -= pause;
+            if self.bell.wait(after, pause) == Waited::Closed {
+                return Ok(Waited::Closed);
+            }
+        }
+    }
+
+    fn stop_waiting(&self) {
+        self.bell.end();
+    }
+}
+
+impl<D> Deref for Closing<D> {
+    type Target = D;
+
+    fn deref(&self) -> &D {
+        self.0.as_ref().expect("it is taken only when it is closed")
+    }
+}
+
+impl<D> Drop for Closing<D> {
+    fn drop(&mut self) {
+        // Nothing is lost: every commit was durable before.
+        let _ = guarded(|| {
+            drop(self.0.take());
+            Ok(())
+        });
+    }
+}
+
+/// A file that exists, and is not empty.
+fn existing(path: &Path) -> Result<FileBackend> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Err(Error::NotAStore("the file is empty".into()));
+    }
+    backend(file)
+}
+
+/// A file to be read and written, for redb or for the redo log.
+pub(crate) fn backend(file: File) -> Result<FileBackend> {
+    FileBackend::new(file).map_err(of_database)
+}
+
+/// The settings for a backend that nobody else can open.
+pub(crate) fn builder(cache_bytes: usize) -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(cache_bytes);
+    builder
+}
+
+/// The settings for a file: one process writes, others may read along.
+fn file_builder(cache_bytes: usize) -> Builder {
+    let mut builder = builder(cache_bytes);
+    builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
+    builder
+}
