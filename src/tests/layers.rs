@@ -46,9 +46,11 @@ fn sources() -> BTreeMap<String, String> {
     sources.into_iter().map(|(place, source)| (place, without_comments(&source))).collect()
 }
 
-/// The modules that are declared under `#[cfg(test)]`: files, or folders of the same name.
+/// The modules that are declared for tests and the fuzzer only: files, or folders of the same name.
 fn tests_in(sources: &BTreeMap<String, String>) -> Vec<PathBuf> {
-    let declared = Regex::new(r"#\[cfg\(test\)\]\s*(?:pub(?:\([a-z]+\))? )?mod (\w+);").unwrap();
+    let declared =
+        r"#\[cfg\((?:test|fuzzing)\)\]\s*(?:#\[doc\(hidden\)\]\s*)?(?:pub(?:\([a-z]+\))? )?mod (\w+);";
+    let declared = Regex::new(declared).unwrap();
     let mut tests = Vec::new();
     for (place, source) in sources {
         let folder = Path::new(place).parent().unwrap();
