@@ -28,10 +28,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use foldhash::quality::RandomState;
+use redb::TableDefinition;
 
 use crate::error::Result;
 use crate::format::{Row, corrupted, split_space};
 use crate::id::Commit;
+
+/// The one table of the file.
+pub(super) const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("keystead");
 
 /// The place of the row that holds the newest commit.
 pub(super) const NEWEST: &[u8] = &[];
