@@ -127,6 +127,7 @@ fn names_stand_only_where_they_may() {
                 "engine/disk.rs",
                 "engine/redb/mod.rs",
                 "engine/redb/errors.rs",
+                "engine/redb/spaces.rs",
                 "engine/redb/read.rs",
                 "engine/redb/write.rs",
                 "engine/logged.rs",

@@ -19,14 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, RepairSession, TableDefinition};
+use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, RepairSession};
 
 use super::bell::Bell;
 use super::disk::StorageBackend;
 use super::scratch::Scratch;
 use super::{
-    Batch, Engine, Load, LoadedRow, Log, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited,
-    WriteTransaction,
+    Batch, Engine, Load, Log, Newest, ReadTransaction, Reading, RowHash, Stripes, Waited, WriteTransaction,
 };
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, Value};
@@ -41,8 +40,6 @@ pub(crate) use spaces::log_row;
 use errors::{guarded, of_database};
 use spaces::KnownNumbers;
 use write::{Writing, write, write_first};
-
-const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("keystead");
 
 /// How often a reader looks whether the writing process has committed.
 const POLL: Duration = Duration::from_millis(10);
@@ -192,7 +189,7 @@ impl RedbEngine {
     /// All places that are taken, in their order.
     pub(crate) fn places(&self) -> Vec<Row> {
         let read = redb::ReadableDatabase::begin_read(&*self.database).unwrap();
-        let rows = read.open_table(ROWS).unwrap();
+        let rows = read.open_table(spaces::ROWS).unwrap();
         redb::ReadableTable::iter(&rows).unwrap().map(|row| row.unwrap().0.value().to_vec()).collect()
     }
 

@@ -28,10 +28,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use foldhash::quality::RandomState;
+use redb::TableDefinition;
 
 use crate::error::Result;
 use crate::format::{Row, corrupted, split_space};
 use crate::id::Commit;
+
+/// The one table of the file.
+pub(super) const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("keystead");
 
 /// The place of the row that holds the newest commit.
 pub(super) const NEWEST: &[u8] = &[];
@@ -56,9 +60,13 @@ const NUMBER_LENGTH_MAX: usize = 9;
 /// Addresses that are shorter are put together without asking for memory.
 const SHORT: usize = 96;
 
-/// How many numbers are kept in memory: with those of a few thousand scopes that are used much, most have
-/// a slot of their own. Some 2 MiB when all are full, 128 KiB while they are empty.
-const SLOTS: usize = 1 << 14;
+/// How many numbers are kept in memory: of a thousand scopes that are used much, most have a slot of their
+/// own. Half a mebibyte when all are full. To make and to drop them takes time, so not more.
+#[cfg(not(test))]
+const SLOTS: usize = 1 << 12;
+/// Tests open a store thousands of times, and spaces shall take each other's slots.
+#[cfg(test)]
+const SLOTS: usize = 1 << 6;
 
 /// What a place in the table begins with: the number of a space, or what there is instead of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

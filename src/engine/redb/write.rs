@@ -10,9 +10,9 @@ use super::errors::{UNREADABLE_PAGE, of_commit, of_storage, of_table, of_transac
 use super::log_state::LogState;
 use super::seal::{seal, seal_into, unseal};
 use super::spaces::{
-    Beginning, KnownNumbers, NEWEST, NUMBERS, Start, log_row, place_of_number, read_count, read_number,
+    Beginning, KnownNumbers, NEWEST, NUMBERS, ROWS, Start, log_row, place_of_number, read_count, read_number,
 };
-use super::{Load, LoadedRow, ROWS};
+use crate::engine::{Load, LoadedRow};
 use crate::error::{Error, Result};
 use crate::format::{Row, corrupted};
 use crate::id::Commit;
