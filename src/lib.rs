@@ -67,6 +67,9 @@ mod verify;
 
 #[cfg(test)]
 mod tests;
+/// So that tests in here can use what those in `tests` share.
+#[cfg(test)]
+extern crate self as keystead;
 
 /// The examples in the documents are tests too.
 #[cfg(doctest)]
@@ -92,7 +95,9 @@ mod documents {
 // The handle, and what a call is made with.
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
-pub use store::{Committed, DryRun, Import, Imported, Options, Removed, Stats, Store, Swept};
+pub use store::{
+    Backup, Committed, DryRun, Import, Imported, Options, Removed, Restore, Restored, Stats, Store, Swept,
+};
 pub use txn::{CacheStats, Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 
 // Names and ids.

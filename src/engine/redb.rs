@@ -8,6 +8,8 @@
 //! same tree, because a second one would cost each commit more pages. redb may panic on a damaged page;
 //! here that becomes `Corrupted` too, and inside of redb's commit `CommitUnknown`.
 
+mod draft;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::iter::Peekable;
@@ -37,6 +39,8 @@ use super::{
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, corrupted};
 use crate::id::Commit;
+
+pub(crate) use draft::Draft;
 
 const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("keystead rows");
 
