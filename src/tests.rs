@@ -10,6 +10,7 @@ mod import;
 mod layers;
 mod outcomes;
 mod promises;
+mod repair;
 mod seal;
 
 use crate::engine::redb::RedbEngine;

@@ -6,6 +6,7 @@ mod feed;
 mod files;
 mod import;
 mod options;
+mod repair;
 mod restore;
 mod sweep;
 
@@ -13,6 +14,7 @@ pub use backup::Backup;
 pub use feed::Changes;
 pub use import::{Import, Imported};
 pub use options::Options;
+pub use repair::{Finding, RepairReport, repair};
 pub use restore::{Restore, Restored};
 pub use sweep::{Removed, Swept};
 

@@ -22,12 +22,12 @@ use crate::{
 
 /// Every row and every entry of the log, with their commits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Rows {
-    rows: BTreeMap<Row, Stored>,
-    log: BTreeMap<Commit, Vec<u8>>,
+pub(super) struct Rows {
+    pub(super) rows: BTreeMap<Row, Stored>,
+    pub(super) log: BTreeMap<Commit, Vec<u8>>,
 }
 
-fn rows_of(rows: &dyn ReadTransaction) -> Rows {
+pub(super) fn rows_of(rows: &dyn ReadTransaction) -> Rows {
     let all = rows.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX).unwrap();
     let log = rows.log(Commit::default(), usize::MAX).unwrap();
     Rows {
@@ -63,7 +63,7 @@ impl Rows {
     }
 
     /// As they are if the history was trimmed so far.
-    fn trimmed(mut self, floor: Commit) -> Self {
+    pub(super) fn trimmed(mut self, floor: Commit) -> Self {
         self.log.retain(|commit, _| *commit > floor);
         self.rows.retain(|row, stored| {
             stored.commit > floor || !matches!(read_address(row), Some(Address::Tombstone { .. }))
