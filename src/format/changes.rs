@@ -17,6 +17,9 @@
 //! Of every outcome that is there at the end there is a frame, in the order of addresses; the outcome is in
 //! it only if it is newer than `since`. So the ones that were forgotten can be told.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{Read, Write};
 
 use twox_hash::XxHash3_64;

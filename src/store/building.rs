@@ -139,6 +139,9 @@ impl<'a> Building<'a> {
     }
 
     fn flush(&mut self) -> Result<()> {
+        if self.waiting.is_empty() && self.written.commit() == self.newest {
+            return Ok(());
+        }
         let rows = self.waiting.iter().map(|(row, (commit, value))| LoadedRow {
             row,
             value: value.as_deref(),

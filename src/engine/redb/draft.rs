@@ -66,7 +66,7 @@ impl Draft {
     /// Writes rows in the order of their addresses, and which commit is the newest; all or nothing.
     pub(crate) fn write<'a>(&self, newest: Commit, rows: impl Iterator<Item = LoadedRow<'a>>) -> Result<()> {
         guarded(|| {
-            write(&self.database, true, newest, self.log_state, |table| {
+            write(&self.database, false, newest, self.log_state, |table| {
                 write_sorted(table, &mut rows.peekable())
             })
         })
@@ -75,7 +75,7 @@ impl Draft {
     /// Removes the entries of the log up to and with a commit.
     pub(crate) fn trim(&self, newest: Commit, to: Commit) -> Result<()> {
         guarded(|| {
-            write(&self.database, true, newest, self.log_state, |table| {
+            write(&self.database, false, newest, self.log_state, |table| {
                 let (first, last) = (log_row(Commit::default()), log_row(to));
                 table.retain_in(first.as_slice()..=last.as_slice(), |_, _| false).map_err(of_storage)?;
                 Ok(())
