@@ -310,7 +310,8 @@ fn a_restore_does_not_trim_the_history() {
     let store = Store::in_memory().unwrap();
     let new = NewKey::new("name").unwrap();
     store.write(&request(&scope), |txn| txn.create_key(&new)).unwrap();
-    let last = (0..10).map(|number| rename(&store, &scope, &new, &format!("a-{number}"))).last().unwrap();
+    let renamed = (0..10).map(|number| rename(&store, &scope, &new, &format!("a-{number}")));
+    let last = renamed.collect::<Vec<_>>()[9];
     store.backup(path("backup")).unwrap();
     let first = Restore::of(path("backup")).into_file(path("restored")).unwrap().position.commit();
     let kept = |commits| Retention { history_commits: Some(commits), ..Retention::default() };
