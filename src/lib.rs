@@ -35,7 +35,8 @@
 //! [`Transaction`], which has all operations that change something, and commits all of it or nothing;
 //! [`Store::read`] runs one on a [`Snapshot`], which has the look-ups and the lists. A call is made in one
 //! [`Scope`]; a write takes a [`Request`], which adds the time. [`Error`] says of each failure what to do.
-//! Whoever runs a store calls [`Store::sweep`] from a timer, and [`Store::verify`] now and then.
+//! Whoever runs a store calls [`Store::sweep`] from a timer, [`Store::verify`] now and then, and
+//! [`Store::backup`]; what was lost comes back by [`Restore`], and `docs/backup.md` tells how.
 //!
 //! Every commit keeps who made it, when, and each record before and after: [`Snapshot::history`] and
 //! [`Snapshot::resolve_at`] tell what was before, [`Transaction::revert`] undoes a wrong move, and
@@ -78,6 +79,8 @@ mod documents {
     mod readme {}
     #[doc = include_str!("../docs/architecture.md")]
     mod architecture {}
+    #[doc = include_str!("../docs/backup.md")]
+    mod backup {}
     #[doc = include_str!("../docs/format.md")]
     mod format {}
     #[doc = include_str!("../docs/history.md")]

@@ -384,3 +384,54 @@ fn a_damaged_backup_is_not_restored() {
     }
     Restore::of(rig.path("base")).changes(rig.path("changes")).into_file(rig.path("restored")).unwrap();
 }
+
+/// A copy that was made by other means, of a store with a redo log too.
+#[test]
+fn a_copied_file_that_takes_the_place_of_the_store_begins_anew() {
+    for redo_log in [false, true] {
+        let rig = Rig::new(options(redo_log));
+        let lost = move_alias(&rig.store, 0, 1).unwrap().commit;
+        drop(rig.store);
+        let copy = rig.folder.path().join("copy");
+        fs::copy(rig.folder.path().join("store"), &copy).unwrap();
+        let store = options(redo_log).restored(true).open(&copy).unwrap();
+        let first = store.position().unwrap();
+        assert_eq!(first.commit().number(), 1 << 40);
+        assert!(matches!(store.changes(Some(&rig.changes), Limit::MAX), Err(Error::PositionOfAnotherStore)));
+        let next = move_alias(&store, 0, 2).unwrap();
+        assert_eq!(next.commit.number(), first.commit().number() + 1);
+        store.read_at_least(&scope(0), lost, |_| Ok(())).unwrap();
+        let never = store.read_at_least(&scope(0), Commit::new(lost.number() + 1), |_| Ok(()));
+        assert!(matches!(never, Err(Error::CommitNotFound(_))));
+        assert_clean(&store);
+        drop(store);
+        // With the other mode, and as a base of its own.
+        let store = options(!redo_log).open(&copy).unwrap();
+        assert_eq!(store.position().unwrap(), store.position_after(next.commit));
+        let base = store.backup(rig.folder.path().join("new base")).unwrap();
+        move_alias(&store, 0, 3).unwrap();
+        store.backup_changes(&base.position, rig.folder.path().join("new changes")).unwrap();
+        let restore = Restore::of(rig.folder.path().join("new base"));
+        let restore = restore.changes(rig.folder.path().join("new changes"));
+        let restored = restore.into_file(rig.folder.path().join("restored")).unwrap();
+        assert_eq!(restored.position.commit().number(), 2 << 40);
+    }
+}
+
+/// Whoever comes second finds that the name is taken; nothing of theirs is left.
+#[test]
+fn one_of_two_that_make_the_same_file_succeeds() {
+    let rig = Rig::new(options(false));
+    let before = names_in(rig.folder.path()).len();
+    for round in 0..5 {
+        let path = rig.path(&format!("race {round}"));
+        let made: Vec<_> = thread::scope(|threads| {
+            let one = || threads.spawn(|| rig.store.backup(&path));
+            [one(), one(), one()].map(|thread| thread.join().unwrap()).into()
+        });
+        let refused = made.iter().filter(|made| matches!(made, Err(Error::FileExists(_)))).count();
+        assert_eq!((made.iter().filter(|made| made.is_ok()).count(), refused), (1, 2));
+        Store::verify_backup(&path).unwrap();
+        assert_eq!(names_in(rig.folder.path()).len(), before + round + 1);
+    }
+}

@@ -9,12 +9,12 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::history_support::{Step, Tick, World, assert_clean, steps};
-use crate::engine::redb::{RedbEngine, RedbReader};
+use crate::engine::redb::{RedbEngine, RedbReader, seal};
 use crate::engine::scripted::Scripted;
-use crate::engine::{Engine, ReadTransaction};
+use crate::engine::{Batch, Draft, Engine, Log, ReadTransaction};
 use crate::format::{
-    Address, Row, ScopedTable, Space, Stored, decode_floor, decode_restored, first_after_restore,
-    read_address,
+    Address, Row, ScopedTable, Space, Stored, decode_floor, decode_restored, encode_restored,
+    first_after_restore, read_address,
 };
 use crate::{
     AliasScope, At, Commit, Error, Limit, NewKey, Options, Request, Restore, Retention, Scope, Store,
@@ -329,4 +329,70 @@ fn a_restore_does_not_trim_the_history() {
     assert_eq!(sweep(&store), Some(last));
     assert_eq!(store.changes(Some(&store.position_after(last)), Limit::MAX).unwrap().commits.len(), 2);
     assert_clean(&store);
+}
+
+/// What a restore notes, and a store in which it is not true.
+#[test]
+fn the_note_of_a_restore_is_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = super::scripted();
+    store.write(&super::request(), |txn| txn.create_key(&super::new_key("one", 1))).unwrap();
+    let last = store.backup(folder.path().join("backup")).unwrap().position.commit();
+    Restore::of(folder.path().join("backup")).into_file(folder.path().join("restored")).unwrap();
+    let first = first_after_restore(last);
+    let row = Space::of_store().restored(first);
+    let noted = |commit: Commit, last: Commit| seal(&row, commit, &encode_restored(last));
+    let in_between = Draft::log_row(Commit::new(last.number() + 1));
+    let entry = {
+        let rows = rows_of(
+            &*RedbReader::open(&folder.path().join("backup"), 1 << 20).unwrap().begin_read().unwrap(),
+        );
+        rows.log[&last].clone()
+    };
+    let cases = [
+        ("a restore is noted that can't have been", row.clone(), noted(last, last)),
+        ("a restore is noted that can't have been", row.clone(), noted(first, first)),
+        ("does not encode", row.clone(), seal(&row, first, &[1, 0xfb, 2, 0])),
+        ("a commit that was lost", in_between.clone(), seal(&in_between, last, &entry)),
+    ];
+    for (what, row, value) in cases {
+        let damaged = folder.path().join("damaged");
+        std::fs::copy(folder.path().join("restored"), &damaged).unwrap();
+        assert_clean(&Options::new().open_read_only(&damaged).unwrap());
+        let draft = Draft::open(&damaged).unwrap();
+        draft.damage(&row, Some(&value));
+        drop(draft);
+        let report = Options::new().open_read_only(&damaged).unwrap().verify().unwrap();
+        let seen = report.violations.iter().any(|violation| violation.what.contains(what));
+        assert!(seen, "{what}: {:?}", report.violations);
+    }
+}
+
+/// Whatever fails, nothing is left.
+#[test]
+fn a_failed_backup_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+    let options = Options::new();
+    options.begin(&engine).unwrap();
+    let store = options.on(Box::new(engine.clone())).unwrap();
+    store.write(&super::request(), |txn| txn.create_key(&super::new_key("one", 1))).unwrap();
+    let base = store.position().unwrap();
+    let write = |row: Row, value: Vec<u8>, entry: Option<&[u8]>| {
+        let batch = Batch::from([(row, Some(value))]);
+        engine.begin_write().unwrap().commit(&batch, Log { append: entry, trim: None }).unwrap();
+    };
+    let space = Space::of_scope(&super::scope());
+    // Of an entry that can't be read, and of a row.
+    write(space.key_alias(&"one".parse().unwrap()), vec![1], Some(&[1, 0xff]));
+    let refused = store.backup_changes(&base, folder.path().join("changes"));
+    assert!(matches!(refused, Err(Error::Corrupted(_))), "{refused:?}");
+    let refused = store.backup(folder.path().join("copy"));
+    assert!(matches!(refused, Err(Error::Unsound(_))), "{refused:?}");
+    let outcome = space.outcome(&"0".repeat(36).parse().unwrap());
+    write(outcome, vec![1], None);
+    let since = store.position_after(Commit::new(store.position().unwrap().commit().number() - 1));
+    let refused = store.backup_changes(&since, folder.path().join("changes"));
+    assert!(matches!(refused, Err(Error::Corrupted(_))), "{refused:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
