@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::building::{Building, Walk};
+use super::building::{Building, ENTRIES_AT_ONCE, Walk};
 use super::files::NewFile;
 use super::{Options, Store};
 use crate::change::Position;
@@ -19,9 +19,6 @@ use crate::format::{
     encode_outcome, log_place,
 };
 use crate::id::Commit;
-
-/// How many entries of the log are read at once.
-const ENTRIES_AT_ONCE: usize = 16;
 
 /// A backup that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

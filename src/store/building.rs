@@ -15,14 +15,14 @@ use crate::format::{
 use crate::id::{Commit, random_bytes};
 use crate::verify::Report;
 
-/// How many bytes of rows wait in memory to be written together.
-const WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// How many bytes of rows wait in memory to be written together. Tests have small stores.
+const WAITING_BYTES: usize = if cfg!(test) { 16 * 1024 } else { 16 * 1024 * 1024 };
 /// What a row counts besides its bytes.
 const ROW_BYTES: usize = 128;
 /// How many rows are read at once.
-const ROWS_AT_ONCE: usize = 200;
+pub(super) const ROWS_AT_ONCE: usize = if cfg!(test) { 7 } else { 200 };
 /// How many entries of the log are read at once.
-const ENTRIES_AT_ONCE: usize = 16;
+pub(super) const ENTRIES_AT_ONCE: usize = if cfg!(test) { 3 } else { 16 };
 
 /// A store in a file that has no name yet, and rows that are on their way there.
 pub(super) struct Building<'a> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::backup::now;
-use super::building::{Building, Walk};
+use super::building::{Building, ENTRIES_AT_ONCE, ROWS_AT_ONCE, Walk};
 use super::{Options, Store};
 use crate::alias::AliasRecord;
 use crate::change::{Change, Position};
@@ -32,11 +32,6 @@ use crate::id::{Commit, DomainId, KeyId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::{AliasScope, Policy, Quotas};
 use crate::time::Timestamp;
-
-/// How many rows are read at once.
-const ROWS_AT_ONCE: usize = 200;
-/// How many entries of the log are read at once.
-const ENTRIES_AT_ONCE: usize = 16;
 
 /// What a [repair](repair()) did, and what it could not do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -396,3 +396,39 @@ fn a_failed_backup_leaves_no_file() {
     assert!(matches!(refused, Err(Error::Corrupted(_))), "{refused:?}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+/// Commits of an import have more changes than any other, and are written at once.
+#[test]
+fn what_was_imported_is_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for alias_scope in [AliasScope::Project, AliasScope::Domain] {
+        let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+        let quotas = crate::Quotas { keys_per_project: 10_000, ..Default::default() };
+        let options = Options::new().alias_scope(alias_scope).quotas(quotas);
+        options.begin(&engine).unwrap();
+        let store = options.on(Box::new(engine.clone())).unwrap();
+        let names = ["base", "changes", "restored"].map(|name| path(&format!("{name} {alias_scope:?}")));
+        let base = store.backup(&names[0]).unwrap();
+        let keys = (0..300_u64).map(|number| {
+            let new = NewKey::new(&format!("key-{number}"))
+                .unwrap()
+                .tag("env".parse().unwrap(), "x".parse().unwrap());
+            (0..number % 5)
+                .fold(new, |new, alias| new.alias(format!("alias-{number}-{alias}").parse().unwrap()))
+        });
+        let batches = store.import(&super::request(), keys).batch_bytes(40_000);
+        assert_eq!(batches.map(|batch| batch.unwrap().created).sum::<u64>(), 300);
+        let changes = store.backup_changes(&base.position, &names[1]).unwrap();
+        assert!(changes.entries < 50, "each commit has many changes");
+        Restore::of(&names[0]).changes(&names[1]).into_file(&names[2]).unwrap();
+        let (mut restored, _) =
+            rows_of(&*RedbReader::open(&names[2], 1 << 20).unwrap().begin_read().unwrap())
+                .without_what_differs();
+        let (was, _) = rows_of(&*engine.begin_read().unwrap()).without_what_differs();
+        assert!(restored == was, "{alias_scope:?}");
+        // The comparison can fail.
+        restored.rows.pop_last();
+        assert!(restored != was);
+    }
+}
