@@ -97,7 +97,7 @@ fn assert_is_at(store: &Store, up_to: Commit, told: &BTreeMap<Commit, (u64, u64,
     assert_clean(store);
     for writer in 0..WRITERS {
         let of_writer = || told.iter().filter(|(_, (by, ..))| *by == writer);
-        let last = of_writer().filter(|(commit, _)| **commit <= up_to).next_back();
+        let last = of_writer().rfind(|(commit, _)| **commit <= up_to);
         let expected = last.map_or(key_id(writer, u64::from(KEYS) - 1), |(_, (.., key))| *key);
         let named = store.read(&scope(writer), |snap| snap.resolve(&alias(writer))).unwrap();
         assert_eq!(named.key_id, expected, "writer {writer} at {up_to}");

@@ -5,6 +5,7 @@ mod building;
 mod feed;
 mod files;
 mod import;
+mod incarnation;
 mod options;
 mod repair;
 mod restore;

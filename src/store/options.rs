@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::building::begin_anew_in_place;
 use super::files::{Files, LOG_BYTES_MAX, LOG_BYTES_MIN};
+use super::incarnation::begin_anew_in_place;
 use super::{Inner, Store};
 use crate::engine::redb::RedbEngine;
 use crate::engine::{Batch, Engine, Log};
