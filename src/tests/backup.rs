@@ -432,3 +432,32 @@ fn what_was_imported_is_restored() {
         assert!(restored != was);
     }
 }
+
+/// An id of a request may be used anew when its outcome was forgotten.
+#[test]
+fn an_outcome_of_an_id_that_was_used_anew_is_the_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+    let options = options(AliasScope::Project, None);
+    options.begin(&engine).unwrap();
+    let store = options.on(Box::new(engine.clone())).unwrap();
+    let id = "0".repeat(36).parse().unwrap();
+    let once = |store: &Store, request: &Request, body: &[u8]| {
+        store.write_once(request, &id, body, |txn| Ok(txn.time().as_millis())).unwrap()
+    };
+    let (first, second) = (super::request(), super::request().at(super::request().time().plus_hours(2)));
+    once(&store, &first, b"first");
+    store.write(&first, |txn| txn.create_key(&super::new_key("one", 1))).unwrap();
+    let base = store.backup(path("base")).unwrap();
+    assert_eq!(store.sweep(second.time(), 100, None).unwrap().outcomes_pruned, 1);
+    let answer = once(&store, &second, b"second");
+    store.backup_changes(&base.position, path("changes")).unwrap();
+
+    Restore::of(path("base")).changes(path("changes")).into_file(path("restored")).unwrap();
+    let restored = rows_of(&*RedbReader::open(&path("restored"), 1 << 20).unwrap().begin_read().unwrap());
+    assert_eq!(restored.outcomes(), rows_of(&*engine.begin_read().unwrap()).outcomes());
+    let store = Store::open(path("restored")).unwrap();
+    let again = once(&store, &second, b"second");
+    assert!(again.replayed && (again.value, again.commit) == (answer.value, answer.commit));
+}

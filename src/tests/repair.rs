@@ -459,3 +459,27 @@ proptest! {
         prop_assert!(missing == 0 || !silent || damage.iter().all(|(_, value)| value.is_none()));
     }
 }
+
+/// Of a key nothing is left, and the history still has a change of the alias that named it.
+#[test]
+fn an_alias_of_a_lost_key_goes_with_its_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("whole");
+    let store = Store::open(&path).unwrap();
+    fill(&store).unwrap();
+    let newest = store.position().unwrap().commit();
+    store.trim_history(Commit::new(newest.number() - 1)).unwrap();
+    drop(store);
+    let rig = Rig { rows: read(&path), folder, history: true };
+    assert_eq!(rig.rows.log.keys().collect::<Vec<_>>(), [&newest], "that moved an alias to the key");
+    let (space, spare) = (Space::of_scope(&scope()), KeyId::from_bytes([2; 16]));
+    let (repaired, report) = rig.repair(&[(space.key(spare), Some(Vec::new()))]).unwrap();
+    let lost: Vec<_> = report.lost.iter().map(|finding| finding.row.clone()).collect();
+    let expected = [space.key(spare), space.alias("second")].map(|row| row.escape_ascii().to_string());
+    assert_eq!(lost, expected);
+    let mut left = rig.rows.clone();
+    without_key(&mut left, &scope(), spare);
+    let floor = Space::of_store().floor();
+    left.rows.insert(floor.clone(), repaired.rows[&floor].clone());
+    rig.assert_same(&left.trimmed(newest), &repaired, "without the key");
+}
