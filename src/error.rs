@@ -228,6 +228,17 @@ pub enum Error {
     /// back in its place, beside the file and named as it, with `.redo` added.
     #[error("the redo log does not belong to the store: {0}")]
     LogMismatch(Box<str>),
+    /// There is a file at the path at which one was to be made. Choose another, or move it away; nothing is
+    /// ever overwritten.
+    #[error("there is a file already: {0}")]
+    FileExists(Box<str>),
+    /// The files of a backup do not belong together, or one is of another kind. Take those that do.
+    #[error("the backup does not fit: {0}")]
+    BackupMismatch(Box<str>),
+    /// What was written does not hold what a store must hold; it was taken away again. Of a backup: the store
+    /// is damaged, [`repair`](crate::repair) it. Of a repair: the damage leaves more than one way to go on.
+    #[error("the copy is not sound: {}", findings(.0))]
+    Unsound(Box<[String]>),
     /// The operating system reported an error.
     #[error("input or output failed: {0}")]
     Io(Arc<io::Error>),
@@ -305,6 +316,14 @@ fn describe(actual: &Option<Actual>) -> String {
     match actual {
         Some(Actual { target, version }) => format!("there is key {target}, version {version}"),
         None => "there is nothing".to_owned(),
+    }
+}
+
+fn findings(all: &[String]) -> String {
+    match all {
+        [] => "nothing is known of it".to_owned(),
+        [one] => one.clone(),
+        [first, others @ ..] => format!("{first}, and {} more", others.len()),
     }
 }
 
@@ -403,6 +422,9 @@ impl Error {
             | Self::Corrupted(_)
             | Self::RecoveryNeeded
             | Self::LogMismatch(_)
+            | Self::FileExists(_)
+            | Self::BackupMismatch(_)
+            | Self::Unsound(_)
             | Self::Io(_)
             | Self::TransactionTooLarge { .. }
             | Self::NestedTransaction

@@ -35,7 +35,8 @@
 //! [`Transaction`], which has all operations that change something, and commits all of it or nothing;
 //! [`Store::read`] runs one on a [`Snapshot`], which has the look-ups and the lists. A call is made in one
 //! [`Scope`]; a write takes a [`Request`], which adds the time. [`Error`] says of each failure what to do.
-//! Whoever runs a store calls [`Store::sweep`] from a timer, and [`Store::verify`] now and then.
+//! Whoever runs a store calls [`Store::sweep`] from a timer, [`Store::verify`] now and then, and
+//! [`Store::backup`]; what was lost comes back by [`Restore`], and `docs/backup.md` tells how.
 //!
 //! Every commit keeps who made it, when, and each record before and after: [`Snapshot::history`] and
 //! [`Snapshot::resolve_at`] tell what was before, [`Transaction::revert`] undoes a wrong move, and
@@ -67,6 +68,9 @@ mod verify;
 
 #[cfg(test)]
 mod tests;
+/// So that tests in here can use what those in `tests` share.
+#[cfg(test)]
+extern crate self as keystead;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -79,6 +83,8 @@ mod documents {
     mod readme {}
     #[doc = include_str!("../docs/architecture.md")]
     mod architecture {}
+    #[doc = include_str!("../docs/backup.md")]
+    mod backup {}
     #[doc = include_str!("../docs/format.md")]
     mod format {}
     #[doc = include_str!("../docs/history.md")]
@@ -96,7 +102,9 @@ mod documents {
 // The handle, and what a call is made with.
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
-pub use store::{Committed, DryRun, Import, Imported, Options, Removed, Stats, Store, Swept};
+pub use store::{
+    Backup, Committed, DryRun, Import, Imported, Options, Removed, Restore, Restored, Stats, Store, Swept,
+};
 pub use txn::{CacheStats, Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 
 // Names and ids.
@@ -126,4 +134,5 @@ pub use txn::{At, HistoryOf, Order};
 
 // What may go wrong, and what is wrong.
 pub use error::{Actual, ApiCode, Error, Quota, Result};
+pub use store::{Finding, RepairReport, repair};
 pub use verify::{Report, Violation};

@@ -1,12 +1,16 @@
 //! Tests of the whole crate that need more than its public items.
 
+mod backup;
 pub(crate) mod disk;
 mod errors;
 mod faults;
+#[path = "../tests/history_support/mod.rs"]
+mod history_support;
 mod import;
 mod layers;
 mod outcomes;
 mod promises;
+mod repair;
 mod seal;
 mod spaces;
 

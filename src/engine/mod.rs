@@ -33,6 +33,7 @@ use crate::error::Result;
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 
+pub(crate) use self::redb::Draft;
 pub(crate) use load::{Load, LoadedRow};
 
 /// What a commit writes: a value, or `None` for a row to be deleted.

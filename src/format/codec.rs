@@ -162,6 +162,16 @@ pub(crate) fn decode_floor(row: &[u8], bytes: &[u8]) -> Result<Floor> {
     Ok(Floor { commit: Commit::new(commit), time: Timestamp::from_millis(time) })
 }
 
+/// The value of the row that tells of a restore: the last commit before.
+pub(crate) fn encode_restored(last: Commit) -> Vec<u8> {
+    encode(last.number())
+}
+
+/// Reads the value of the row that tells of a restore.
+pub(crate) fn decode_restored(row: &[u8], bytes: &[u8]) -> Result<Commit> {
+    decode(row, bytes).map(Commit::new)
+}
+
 /// The value of a tombstone's row: the time of the deletion. Its commit is that of the row.
 pub(crate) fn encode_tombstone(time: Timestamp) -> Vec<u8> {
     encode(time.as_millis())
@@ -627,6 +637,11 @@ impl EncodedChange {
             }
         };
         Self { change, before, after }
+    }
+
+    /// What the record's row holds after it.
+    pub(crate) fn into_after(self) -> Option<Vec<u8>> {
+        self.after
     }
 
     /// The bytes of the images.

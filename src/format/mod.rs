@@ -13,6 +13,7 @@
 //! space    table  key                              value
 //! store    01     -                                what was fixed when the store was created
 //! store    03     -                                up to where the history was trimmed
+//! store    06     first commit after               the last commit before a restore
 //! domain   02     URN name                         whose it is (alias scope Domain only)
 //! domain   04     project, key id                  when the key was last deleted, if it is not there
 //! domain   05     project, URN name                when the alias was last deleted, likewise
@@ -33,6 +34,7 @@
 //! are ordered as what they name, and no two things share a row. Each value begins with the version
 //! of its format.
 
+pub(crate) mod changes;
 mod codec;
 #[cfg(test)]
 mod tests;
@@ -50,10 +52,10 @@ use crate::time::Timestamp;
 pub(crate) use codec::{
     Counts, ENTRY_MAX, EncodedChange, Fixed, Floor, OUTCOME_MAX, Outcome, VALUE_MAX, decode_alias,
     decode_alias_names, decode_claim, decode_counts, decode_fixed, decode_floor, decode_key, decode_key_id,
-    decode_key_unchecked, decode_log_entry, decode_nothing, decode_outcome, decode_tag_value,
-    decode_tombstone, encode_alias, encode_alias_names, encode_changes, encode_claim, encode_counts,
-    encode_fixed, encode_floor, encode_key, encode_key_id, encode_log_entry, encode_nothing, encode_outcome,
-    encode_tag_value, encode_tombstone, log_place,
+    decode_key_unchecked, decode_log_entry, decode_nothing, decode_outcome, decode_restored,
+    decode_tag_value, decode_tombstone, encode_alias, encode_alias_names, encode_changes, encode_claim,
+    encode_counts, encode_fixed, encode_floor, encode_key, encode_key_id, encode_log_entry, encode_nothing,
+    encode_outcome, encode_restored, encode_tag_value, encode_tombstone, log_place,
 };
 
 /// The address of a row. It is not empty, and its first byte is not ff: both are left to engines.
@@ -98,6 +100,7 @@ pub(crate) enum Table {
     Floor = 0x03,
     GoneKey = 0x04,
     GoneAlias = 0x05,
+    Restored = 0x06,
     Key = 0x10,
     KeyAlias = 0x11,
     Alias = 0x12,
@@ -111,12 +114,13 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Fixed,
         Self::Claim,
         Self::Floor,
         Self::GoneKey,
         Self::GoneAlias,
+        Self::Restored,
         Self::Key,
         Self::KeyAlias,
         Self::Alias,
@@ -190,6 +194,12 @@ impl Space {
 
     pub(crate) fn floor(&self) -> Row {
         self.row(Table::Floor, &[])
+    }
+
+    /// That the commits before this one were restored, and those between the last of them and this never
+    /// were in this store.
+    pub(crate) fn restored(&self, first: Commit) -> Row {
+        self.row(Table::Restored, &first.number().to_be_bytes())
     }
 
     /// The tombstone of a key or an alias of the scope. In the domain's space, so that an erased scope
@@ -312,6 +322,22 @@ pub(crate) fn after_all(mut prefix: Row) -> Row {
     vec![u8::MAX]
 }
 
+/// How many commits a store may make before a commit that it makes could have the number of one made after
+/// it was restored from an earlier state: eight years of 4,000 a second.
+const EPOCH_COMMITS: u64 = 1 << 40;
+
+/// The commit with which a store begins that was restored from a state at this commit. What was lost had
+/// lower numbers.
+pub(crate) fn first_after_restore(restored: Commit) -> Commit {
+    let epoch = restored.number() / EPOCH_COMMITS + 1;
+    Commit::new(epoch.saturating_mul(EPOCH_COMMITS))
+}
+
+/// The first commit of the restored store in which this commit was made, if that was restored.
+pub(crate) fn first_in_epoch(commit: Commit) -> Commit {
+    Commit::new(commit.number() - commit.number() % EPOCH_COMMITS)
+}
+
 /// Which record of a scope a change is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum RecordId {
@@ -345,6 +371,7 @@ impl RecordId {
 pub(crate) enum Address {
     Fixed,
     Floor,
+    Restored { first: Commit },
     Claim { domain: DomainId, urn_name: String },
     Tombstone { scope: Scope, record: RecordId },
     Scoped { scope: Scope, table: ScopedTable },
@@ -372,6 +399,10 @@ pub(crate) fn read_address(row: &[u8]) -> Option<Address> {
         return match rest {
             [table] if *table == Table::Fixed as u8 => Some(Address::Fixed),
             [table] if *table == Table::Floor as u8 => Some(Address::Floor),
+            [table, first @ ..] if *table == Table::Restored as u8 => {
+                let first = Commit::new(u64::from_be_bytes(first.try_into().ok()?));
+                Some(Address::Restored { first })
+            }
             _ => None,
         };
     }
@@ -398,7 +429,9 @@ pub(crate) fn read_address(row: &[u8]) -> Option<Address> {
             let time = Timestamp::from_millis(u64::from_be_bytes(*time));
             ScopedTable::OutcomeTime(time, text(request_id)?.parse().ok()?)
         }
-        Table::Fixed | Table::Floor | Table::Claim | Table::GoneKey | Table::GoneAlias => return None,
+        Table::Fixed | Table::Floor | Table::Claim | Table::GoneKey | Table::GoneAlias | Table::Restored => {
+            return None;
+        }
     };
     Some(Address::Scoped { scope, table })
 }

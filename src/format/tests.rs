@@ -111,6 +111,7 @@ fn addresses_are_pinned() {
     let in_hex_scope = |end: &str| format!("{HEX_SCOPE}{end}");
     let pinned = [
         ("fixed", Space::of_store().fixed(), "0001".to_owned()),
+        ("restored", Space::of_store().restored(Commit::new(1 << 40)), "00060000010000000000".to_owned()),
         (
             "claim",
             Space::of_domain(hex_scope().domain()).claim("first"),
@@ -221,7 +222,7 @@ fn numbers_are_pinned() {
     let tables: Vec<_> = Table::ALL.iter().map(|table| *table as u8).collect();
     assert_eq!(
         tables,
-        [0x01, 0x02, 0x03, 0x04, 0x05, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19]
+        [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19]
     );
     // Before them: version, length and text of "orders", length and text of "signs".
     let place = 1 + 7 + 6;
@@ -365,7 +366,7 @@ fn scope_of_key(key: &KeyRecord) -> Scope {
 /// Every kind of address, with what it names.
 fn addressed() -> impl Strategy<Value = (Row, Address)> {
     let parts = (scope(), a_key_id(), a_key_alias(), an_alias(), tag_key(), tag_value(), time());
-    (0..10, parts).prop_map(|(kind, (scope, key_id, key_alias, alias, tag, value, time))| {
+    (0..11, parts).prop_map(|(kind, (scope, key_id, key_alias, alias, tag, value, time))| {
         let space = Space::of_scope(&scope);
         let urn_name = alias.urn_name().to_owned();
         let behind_time = |table| {
@@ -390,6 +391,10 @@ fn addressed() -> impl Strategy<Value = (Row, Address)> {
             }
             7 => (behind_time(Table::Due), ScopedTable::Due(key_id)),
             8 => (behind_time(Table::Expiry), ScopedTable::Expiry(key_id)),
+            9 => {
+                let first = Commit::new(time.as_millis());
+                return (Space::of_store().restored(first), Address::Restored { first });
+            }
             _ => (space.counts(), ScopedTable::Counts),
         };
         (row, Address::Scoped { scope, table })
@@ -560,6 +565,9 @@ fn kinds() -> Vec<(&'static str, Vec<u8>, Again)> {
     vec![
         ("fixed", encode_fixed(&fixed), |bytes| {
             decode_fixed(b"row", bytes).map(|fixed| encode_fixed(&fixed))
+        }),
+        ("restored", encode_restored(Commit::new(300)), |bytes| {
+            decode_restored(b"row", bytes).map(encode_restored)
         }),
         ("claim", encode_claim(hex_scope().project()), |bytes| {
             decode_claim(b"row", bytes).map(|project| encode_claim(&project))

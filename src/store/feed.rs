@@ -120,11 +120,11 @@ impl Store {
         Ok(Some(floor))
     }
 
-    fn must_have_history(&self) -> Result<()> {
+    pub(super) fn must_have_history(&self) -> Result<()> {
         if self.inner.policy.history { Ok(()) } else { Err(Error::HistoryDisabled) }
     }
 
-    fn commit_of(&self, position: &Position) -> Result<Commit> {
+    pub(super) fn commit_of(&self, position: &Position) -> Result<Commit> {
         if position.incarnation == self.inner.incarnation {
             Ok(position.commit)
         } else {

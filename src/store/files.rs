@@ -122,9 +122,7 @@ impl Files<'_> {
     }
 
     fn log_path(&self) -> PathBuf {
-        let mut name = OsString::from(self.path);
-        name.push(LOG_SUFFIX);
-        name.into()
+        log_path(self.path)
     }
 
     fn open_log(&self, write: bool) -> Result<Option<Box<dyn StorageBackend>>> {
@@ -136,27 +134,9 @@ impl Files<'_> {
         Ok(Some(if write { Box::new(DirectFile::new(file, &path)) } else { file }))
     }
 
-    fn folder(&self) -> PathBuf {
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
-    }
-
-    /// A file beside the store, for its owner only, that goes unless it gets a name.
-    fn unnamed(&self) -> Result<NamedTempFile> {
-        Ok(tempfile::Builder::new().prefix(".keystead-").tempfile_in(self.folder())?)
-    }
-
-    /// A name is durable only with its folder; there is nothing to sync where that can't be done.
-    fn sync_folder(&self) -> Result<()> {
-        if cfg!(unix) {
-            File::open(self.folder())?.sync_all()?;
-        }
-        Ok(())
-    }
-
     /// Makes a store beside the path and moves it there, unless something is there by then.
     fn create(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<()> {
-        let file = self.unnamed()?;
+        let file = unnamed(self.path)?;
         let engine = RedbEngine::create(file.reopen()?, self.cache_bytes)?;
         begin(&engine)?;
         drop(engine);
@@ -166,17 +146,103 @@ impl Files<'_> {
             Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             persisted => persisted.map_err(|refused| refused.error)?,
         };
-        self.sync_folder()
+        sync_folder_of(self.path)
     }
 
     /// Makes an empty log in the place of what is left of an older one.
     fn create_log(&self, id: LogId) -> Result<Box<dyn StorageBackend>> {
-        let file = self.unnamed()?;
+        let file = unnamed(self.path)?;
         let disk = Box::new(backend(file.reopen()?)?);
         RedoLog::create(&*disk, id, self.log_bytes)?;
         file.as_file().sync_all()?;
         file.persist(self.log_path()).map_err(|refused| refused.error)?;
-        self.sync_folder()?;
+        sync_folder_of(self.path)?;
         Ok(Box::new(DirectFile::new(disk, &self.log_path())))
     }
+}
+
+/// A file that is written under no name of its own, and gets its name when it is whole.
+pub(super) struct NewFile<'a> {
+    path: &'a Path,
+    file: NamedTempFile,
+}
+
+impl<'a> NewFile<'a> {
+    /// An empty file, for its owner only, beside the place in which it will be.
+    ///
+    /// # Errors
+    ///
+    /// `FileExists` if there is a file already, or the redo log of one.
+    pub(super) fn create(path: &'a Path) -> Result<Self> {
+        for taken in [path.to_path_buf(), log_path(path)] {
+            match taken.symlink_metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                found => return found.map_err(Error::from).and(Err(exists(&taken))),
+            }
+        }
+        Ok(Self { path, file: unnamed(path)? })
+    }
+
+    /// To be written through.
+    pub(super) fn handle(&self) -> Result<File> {
+        Ok(self.file.reopen()?)
+    }
+
+    /// Where it is until it gets its name.
+    pub(super) fn temporary(&self) -> &Path {
+        self.file.path()
+    }
+
+    pub(super) fn sync(&self) -> Result<()> {
+        Ok(self.file.as_file().sync_all()?)
+    }
+
+    /// Gives it its name, durably, and returns its length. If that fails, there is no file of this name.
+    ///
+    /// # Errors
+    ///
+    /// `FileExists` if somebody else made a file there meanwhile.
+    pub(super) fn name(self) -> Result<u64> {
+        let bytes = self.file.as_file().metadata()?.len();
+        match self.file.persist_noclobber(self.path) {
+            Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(exists(self.path));
+            }
+            persisted => drop(persisted.map_err(|refused| refused.error)?),
+        }
+        let synced = sync_folder_of(self.path);
+        if synced.is_err() {
+            // It was made here, so nothing of anybody else is taken away.
+            let _ = std::fs::remove_file(self.path);
+        }
+        synced.map(|()| bytes)
+    }
+}
+
+fn exists(path: &Path) -> Error {
+    Error::FileExists(path.display().to_string().into())
+}
+
+fn log_path(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(LOG_SUFFIX);
+    name.into()
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// A file beside a path, for its owner only, that goes unless it gets a name.
+fn unnamed(path: &Path) -> Result<NamedTempFile> {
+    Ok(tempfile::Builder::new().prefix(".keystead-").tempfile_in(folder_of(path))?)
+}
+
+/// A name is durable only with its folder; there is nothing to sync where that can't be done.
+fn sync_folder_of(path: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(folder_of(path))?.sync_all()?;
+    }
+    Ok(())
 }

@@ -1,14 +1,22 @@
 //! [`Store`]: the handle that runs closures in transactions.
 
+mod backup;
+mod building;
 mod feed;
 mod files;
 mod import;
+mod incarnation;
 mod options;
+mod repair;
+mod restore;
 mod sweep;
 
+pub use backup::Backup;
 pub use feed::Changes;
 pub use import::{Import, Imported};
 pub use options::Options;
+pub use repair::{Finding, RepairReport, repair};
+pub use restore::{Restore, Restored};
 pub use sweep::{Removed, Swept};
 
 use std::cell::Cell;
@@ -21,14 +29,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::change::Change;
-use crate::engine::{Batch, Engine, Log, LogStats, WriteTransaction};
+use crate::engine::{Batch, Engine, Log, LogStats, ReadTransaction, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{ENTRY_MAX, EncodedChange, encode_changes};
 use crate::id::{Commit, Region, RequestId, Scope};
 use crate::page::{After, Limit, Page};
 use crate::policy::{AliasScope, Policy, Quotas, Retention};
 use crate::request::Request;
-use crate::txn::{Cache, CacheStats, Place, Replay, Snapshot, Staging, Transaction, scopes};
+use crate::txn::{Cache, CacheStats, Place, Replay, Snapshot, Staging, Transaction, scopes, was_lost};
 use crate::verify::{self, Report};
 
 /// How often a transaction that met another one is run before [`Error::Conflict`] is returned.
@@ -250,7 +258,8 @@ impl Store {
         closure: impl FnOnce(&Snapshot<'_>) -> Result<T>,
     ) -> Result<T> {
         self.read(scope, |snap| {
-            if snap.commit() < commit { Err(Error::CommitNotFound(commit)) } else { closure(snap) }
+            let missing = snap.commit() < commit || was_lost(snap, commit)?;
+            if missing { Err(Error::CommitNotFound(commit)) } else { closure(snap) }
         })
     }
 
@@ -271,7 +280,11 @@ impl Store {
     ///
     /// [`Io`](Error::Io). What is wrong with the store is in the report, not an error.
     pub fn verify(&self) -> Result<Report> {
-        verify::verify(&*self.inner.engine.begin_read()?, &self.inner.policy)
+        self.verify_at(&*self.inner.engine.begin_read()?)
+    }
+
+    fn verify_at(&self, rows: &dyn ReadTransaction) -> Result<Report> {
+        verify::verify(rows, &self.inner.policy)
     }
 
     /// How the store has done since it was opened.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{Files, LOG_BYTES_MAX, LOG_BYTES_MIN};
+use super::incarnation::begin_anew_in_place;
 use super::{Inner, Store};
 use crate::engine::redb::RedbEngine;
 use crate::engine::{Batch, Engine, Log};
@@ -176,10 +177,12 @@ impl Options {
         self
     }
 
-    /// Says that the file is a copy that takes the place of the store: opening it begins a new
-    /// incarnation, in a commit of its own. Whoever kept a [`Position`](crate::Position) of the store
-    /// before gets [`PositionOfAnotherStore`](Error::PositionOfAnotherStore), and can't miss that commits
-    /// were lost. To be said once, when a copy is put in place.
+    /// Says that the file is a copy, made by other means than [`backup`](Store::backup), that takes the place of
+    /// the store: opening it begins a new incarnation, in a commit of its own. Whoever kept a
+    /// [`Position`](crate::Position) of the store before gets
+    /// [`PositionOfAnotherStore`](Error::PositionOfAnotherStore), and can't miss that commits were lost; their
+    /// numbers are not given again, as after a [`Restore`](crate::Restore). To be said once, when a copy is put
+    /// in place.
     pub fn restored(mut self, restored: bool) -> Self {
         self.restored = restored;
         self
@@ -204,6 +207,13 @@ impl Options {
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         self.check()?;
+        if self.restored {
+            // It is closed again, and has all that was in its redo log.
+            let as_it_was = self.clone().restored(false);
+            drop(as_it_was.open(path)?);
+            begin_anew_in_place(path)?;
+            return as_it_was.open(path);
+        }
         let files = self.files(path);
         let begin = |engine: &dyn Engine| self.begin(engine);
         let engine = match self.redo_log {
@@ -224,6 +234,9 @@ impl Options {
     /// writing once before: [`RecoveryNeeded`](Error::RecoveryNeeded).
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.check()?;
+        if self.restored {
+            return Err(Error::ReadOnly);
+        }
         // Its engine can't tell what has changed, so a cache would never be used.
         self.clone().record_cache_bytes(0).on(self.files(path.as_ref()).open_read_only()?)
     }
@@ -293,15 +306,10 @@ impl Options {
         let row = Space::of_store().fixed();
         let stored = engine.begin_read()?.get(&[&row])?.pop().flatten();
         let not_a_store = || Error::NotAStore("it was never begun".into());
-        let mut fixed = decode_fixed(&row, &stored.ok_or_else(not_a_store)?.bytes)?;
+        let fixed = decode_fixed(&row, &stored.ok_or_else(not_a_store)?.bytes)?;
         must_be("alias_scope", self.alias_scope.map(AliasScope::as_str), fixed.alias_scope.as_str())?;
         must_be("region", self.region.as_ref().map(Region::as_str), fixed.region.as_str())?;
         must_be("history", self.history.map(show), show(fixed.history))?;
-        if self.restored {
-            fixed.incarnation = random_bytes();
-            let batch = Batch::from([(row, Some(encode_fixed(&fixed)))]);
-            engine.begin_write()?.commit(&batch, Log::default())?;
-        }
         let policy = Policy {
             alias_scope: fixed.alias_scope,
             compatibility: self.compatibility,

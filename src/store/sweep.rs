@@ -11,7 +11,7 @@ use crate::page::{After, Limit};
 use crate::policy::Retention;
 use crate::request::Request;
 use crate::time::Timestamp;
-use crate::txn::{Transaction, newest_change};
+use crate::txn::{Transaction, last_before, newest_change};
 
 /// How many rows are looked for at once.
 const SWEPT_AT_ONCE: usize = 100;
@@ -249,11 +249,14 @@ impl Store {
             return Ok(true);
         }
         // Counted from the newest change, as the commits of sweeping would push out the rest.
-        let newest = newest_change(&*self.inner.engine.begin_read()?)?;
-        let last_to_go = history_commits.map_or(0, |kept| newest.number().saturating_sub(kept));
+        let rows = self.inner.engine.begin_read()?;
+        let newest = newest_change(&*rows)?;
+        let last_to_go = history_commits.map(|kept| last_before(&*rows, newest, kept)).transpose()?;
+        let last_to_go = last_to_go.unwrap_or_default();
+        drop(rows);
         let may_go = |entry: &CommitRecord| {
             let old = history_days.is_some_and(|days| entry.info.time.plus_days(days) <= now);
-            old || entry.info.commit.number() <= last_to_go
+            old || entry.info.commit <= last_to_go
         };
         while *steps > 0 {
             let Some(floor) = self.trim(newest, false, may_go)? else { return Ok(true) };

@@ -67,6 +67,9 @@ const WITHOUT_CODE: &[&str] = &[
     "Corrupted",
     "RecoveryNeeded",
     "LogMismatch",
+    "FileExists",
+    "BackupMismatch",
+    "Unsound",
     "Io",
     "TransactionTooLarge",
     "NestedTransaction",
@@ -337,8 +340,31 @@ fn by_engine() -> Produced {
     ]
 }
 
+/// What comes of backups.
+fn by_backups() -> Produced {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (store, _) = scripted();
+    let backup = store.backup(path("backup")).unwrap();
+    let (damaged, engine) = scripted();
+    let stranger = Space::of_scope(&scope()).key_alias(&"nobody".parse().unwrap());
+    let batch = Batch::from([(stranger, Some(crate::format::encode_key_id(ONE)))]);
+    engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
+    damaged.backup_changes(&damaged.position().unwrap(), path("of another")).unwrap();
+    let mixed = Restore::of(path("backup")).changes(path("of another")).into_file(path("mixed"));
+    vec![
+        ("FileExists", store.backup(path("backup")).unwrap_err()),
+        ("FileExists", store.backup_changes(&backup.position, path("backup")).unwrap_err()),
+        ("BackupMismatch", mixed.unwrap_err()),
+        ("Unsound", damaged.backup(path("damaged")).unwrap_err()),
+    ]
+}
+
 fn produced() -> Produced {
-    [by_values(), by_names(), by_states(), by_history(), by_engine()].into_iter().flatten().collect()
+    [by_values(), by_names(), by_states(), by_history(), by_engine(), by_backups()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The variants that `error.rs` declares, in their order.

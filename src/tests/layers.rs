@@ -126,6 +126,7 @@ fn names_stand_only_where_they_may() {
                 "engine/direct.rs",
                 "engine/disk.rs",
                 "engine/redb/mod.rs",
+                "engine/redb/draft.rs",
                 "engine/redb/errors.rs",
                 "engine/redb/spaces.rs",
                 "engine/redb/read.rs",
@@ -135,13 +136,17 @@ fn names_stand_only_where_they_may() {
                 "store/options.rs",
             ],
         ),
-        (r"\bredb::(?:redb|Database|Builder|backends)\b", &["engine/redb/mod.rs", "engine/redb/write.rs"]),
+        (
+            r"\bredb::(?:redb|Database|Builder|backends)\b",
+            &["engine/redb/draft.rs", "engine/redb/mod.rs", "engine/redb/write.rs"],
+        ),
         (r"\bSystemTime\b", &["time.rs"]),
         (r"\bnew_v4\b", &["id.rs"]),
         (
             r"\bRedb[A-Z]\w*\b",
             &[
                 "engine/redb/mod.rs",
+                "engine/redb/draft.rs",
                 "engine/redb/read.rs",
                 "engine/logged.rs",
                 "store/files.rs",

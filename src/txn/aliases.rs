@@ -309,7 +309,7 @@ impl Transaction<'_> {
 /// The only functions that write an alias's row, its claim, or the row of a key's aliases.
 impl Transaction<'_> {
     /// Makes an alias name the key that its record says, which has these so far.
-    fn link(&mut self, record: &AliasRecord, mut names: Vec<Alias>) -> Result<()> {
+    pub(super) fn link(&mut self, record: &AliasRecord, mut names: Vec<Alias>) -> Result<()> {
         let urn_name = record.alias.urn_name();
         self.put(self.place.space.alias(urn_name), encode_alias(record))?;
         if self.place.policy.alias_scope == AliasScope::Domain {
@@ -322,7 +322,7 @@ impl Transaction<'_> {
     }
 
     /// Takes aliases from the key that has them.
-    fn unlink(&mut self, key_id: KeyId, aliases: &[Arc<AliasRecord>]) -> Result<()> {
+    pub(super) fn unlink(&mut self, key_id: KeyId, aliases: &[Arc<AliasRecord>]) -> Result<()> {
         if aliases.is_empty() {
             return Ok(());
         }

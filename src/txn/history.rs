@@ -10,8 +10,8 @@ use crate::alias::{Alias, AliasRecord};
 use crate::change::{Change, ChangeRecord, CommitRecord, Images, Previous};
 use crate::error::{Error, Result};
 use crate::format::{
-    Floor, RecordId, Space, corrupted, decode_floor, decode_log_entry, decode_tombstone, encode_tombstone,
-    log_place,
+    Floor, RecordId, Space, corrupted, decode_floor, decode_log_entry, decode_restored, decode_tombstone,
+    encode_tombstone, first_after_restore, log_place,
 };
 use crate::id::{Commit, KeyId};
 use crate::key::KeyRecord;
@@ -94,6 +94,18 @@ pub(super) fn floor(rows: &impl Rows) -> Result<Floor> {
     Ok(rows.read(&row, |stored| decode_floor(&row, &stored.bytes))?.unwrap_or_default())
 }
 
+/// Whether a commit of this number was lost when the store was restored from an earlier state, if there
+/// ever was one.
+pub(crate) fn was_lost(rows: &impl Rows, commit: Commit) -> Result<bool> {
+    let first = first_after_restore(commit);
+    if first > rows.newest() {
+        return Ok(false);
+    }
+    let row = Space::of_store().restored(first);
+    let last = rows.read(&row, |stored| decode_restored(&row, &stored.bytes))?;
+    Ok(last.is_some_and(|last| commit > last))
+}
+
 /// The entry of a commit that a record's chain leads to.
 fn entry(rows: &impl Rows, commit: Commit, floor: Floor) -> Result<CommitRecord> {
     if commit <= floor.commit {
@@ -153,6 +165,7 @@ fn image_at(rows: &impl Rows, record: &RecordId, at: At) -> Result<Option<Image>
     match at {
         At::Commit(commit) if commit > rows.newest() => return Err(Error::CommitNotFound(commit)),
         At::Commit(commit) if commit < floor.commit => return trimmed,
+        At::Commit(commit) if was_lost(rows, commit)? => return Err(Error::CommitNotFound(commit)),
         _ => {}
     }
     let mut place = head(rows, record)?;
@@ -431,6 +444,10 @@ impl Transaction<'_> {
             return Ok(());
         }
         let time = self.change_time(Some(previous));
+        self.put_tombstone(record, time)
+    }
+
+    pub(super) fn put_tombstone(&mut self, record: &RecordId, time: Timestamp) -> Result<()> {
         self.put(Space::tombstone(self.place.scope, record), encode_tombstone(time))
     }
 

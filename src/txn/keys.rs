@@ -334,18 +334,23 @@ impl Transaction<'_> {
         let (previous, created_at) = self.rise(&RecordId::Key(record.key_id))?;
         (record.created_at, record.updated_at) = (created_at, created_at);
         record.version = self.staging.next_commit();
-        self.put(self.place.space.key(record.key_id), encode_key(&record))?;
-        for (row, value) in self.place.space.index_rows(&record) {
+        self.put_new_key(&record, counts)?;
+        let record = Arc::new(record);
+        self.note(Images::Key { before: None, after: Some(Arc::clone(&record)) }, previous)?;
+        Ok(record)
+    }
+
+    /// The rows of a key that was not there.
+    pub(super) fn put_new_key(&mut self, record: &KeyRecord, counts: Counts) -> Result<()> {
+        self.put(self.place.space.key(record.key_id), encode_key(record))?;
+        for (row, value) in self.place.space.index_rows(record) {
             self.put(row, value)?;
         }
         let counts = match record.default {
             true => Counts { default_keys: counts.default_keys + 1, ..counts },
             false => Counts { keys: counts.keys + 1, ..counts },
         };
-        self.put(self.place.space.counts(), encode_counts(counts))?;
-        let record = Arc::new(record);
-        self.note(Images::Key { before: None, after: Some(Arc::clone(&record)) }, previous)?;
-        Ok(record)
+        self.put(self.place.space.counts(), encode_counts(counts))
     }
 
     /// Takes away a key if it is there, for the removal of its whole scope.
@@ -361,6 +366,14 @@ impl Transaction<'_> {
         let names = read::alias_names(self, key.key_id)?;
         let aliases = names.iter().map(|name| self.alias_on(key.key_id, name)).collect::<Result<Vec<_>>>()?;
         self.delete_linked(key.key_id, aliases)?;
+        self.delete_key_rows(key)?;
+        let previous = Previous::from(key);
+        self.bury(&RecordId::Key(key.key_id), previous)?;
+        self.note(Images::Key { before: Some(Arc::new(key.clone())), after: None }, Some(previous))
+    }
+
+    /// The rows of a key that has no aliases any more.
+    pub(super) fn delete_key_rows(&mut self, key: &KeyRecord) -> Result<()> {
         self.delete(self.place.space.key(key.key_id))?;
         for (row, _) in self.place.space.index_rows(key) {
             self.delete(row)?;
@@ -372,14 +385,7 @@ impl Transaction<'_> {
             false => Counts { keys: less(counts.keys)?, ..counts },
         };
         let row = self.place.space.counts();
-        if counts == Counts::default() {
-            self.delete(row)?;
-        } else {
-            self.put(row, encode_counts(counts))?;
-        }
-        let previous = Previous::from(key);
-        self.bury(&RecordId::Key(key.key_id), previous)?;
-        self.note(Images::Key { before: Some(Arc::new(key.clone())), after: None }, Some(previous))
+        if counts == Counts::default() { self.delete(row) } else { self.put(row, encode_counts(counts)) }
     }
 
     fn counted_wrong(&self) -> Error {

@@ -13,6 +13,7 @@ mod import;
 mod keys;
 mod list;
 mod read;
+mod replay;
 mod requests;
 mod revert;
 mod staging;
@@ -24,12 +25,14 @@ pub use expect::Expect;
 pub use history::{At, HistoryOf, Order};
 
 pub(crate) use cache::Cache;
+pub(crate) use history::was_lost;
 pub(crate) use import::Importing;
 pub(crate) use list::scopes;
 pub(crate) use read::Rows;
+pub(crate) use replay::replay;
 pub(crate) use requests::Replay;
 pub(crate) use staging::Staging;
-pub(crate) use trim::{changes_after, floor_of, newest_change, trim_step};
+pub(crate) use trim::{changes_after, floor_of, last_before, newest_change, trim_step};
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};

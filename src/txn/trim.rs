@@ -3,7 +3,9 @@
 use crate::change::{CommitRecord, Images};
 use crate::engine::{Batch, ReadTransaction, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{Floor, RecordId, Space, decode_floor, decode_log_entry, encode_floor};
+use crate::format::{
+    Floor, RecordId, Space, decode_floor, decode_log_entry, decode_restored, encode_floor, first_in_epoch,
+};
 use crate::id::Commit;
 use crate::time::Timestamp;
 
@@ -67,6 +69,25 @@ pub(crate) fn newest_change(rows: &dyn ReadTransaction) -> Result<Commit> {
         }
     }
     Ok(Commit::new(first))
+}
+
+/// The commit after which there are so many up to and with the newest change, by their numbers; those that
+/// were lost when the store was restored are not counted.
+pub(crate) fn last_before(rows: &dyn ReadTransaction, newest: Commit, mut kept: u64) -> Result<Commit> {
+    let mut newest = newest.number();
+    loop {
+        let first = first_in_epoch(Commit::new(newest));
+        let row = Space::of_store().restored(first);
+        let stored = rows.get(&[&row])?.pop().flatten();
+        let restored = stored.map(|stored| decode_restored(&row, &stored.bytes)).transpose()?;
+        let in_epoch = newest - first.number() + 1;
+        match restored {
+            Some(last) if kept > in_epoch && last < first => {
+                (newest, kept) = (last.number(), kept - in_epoch);
+            }
+            _ => return Ok(Commit::new(newest.saturating_sub(kept))),
+        }
+    }
 }
 
 /// What one step of trimming is to write: rows, and the new floor. `None` if there is nothing to do.

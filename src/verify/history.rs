@@ -9,8 +9,9 @@ use crate::alias::AliasRecord;
 use crate::change::{Change, CommitRecord, Images, Previous};
 use crate::error::{Error, Result};
 use crate::format::{
-    RecordId, Space, Stored, decode_floor, decode_log_entry, decode_outcome, decode_tombstone, encode_floor,
-    encode_log_entry, encode_outcome, encode_tombstone, log_place,
+    RecordId, Space, Stored, decode_floor, decode_log_entry, decode_outcome, decode_restored,
+    decode_tombstone, encode_floor, encode_log_entry, encode_outcome, encode_restored, encode_tombstone,
+    first_after_restore, log_place,
 };
 use crate::id::{Commit, RequestId, Scope};
 use crate::key::KeyRecord;
@@ -129,6 +130,21 @@ impl Walk<'_> {
         let floor = self.decoded(row, stored, floor)?;
         if floor.is_some_and(|floor| floor.commit >= stored.commit) || !self.policy.history {
             self.violation(9, &[row], "more was trimmed than there was");
+        }
+        Ok(())
+    }
+
+    /// A restore left a gap in the numbers of commits, and nothing is in there.
+    pub(super) fn restored(&mut self, row: &[u8], stored: &Stored, first: Commit) -> Result<()> {
+        let last = decode_restored(row, &stored.bytes).map(|last| (encode_restored(last), last));
+        let Some(last) = self.decoded(row, stored, last)? else { return Ok(()) };
+        if stored.commit != first || first < first_after_restore(last) {
+            self.violation(9, &[row], "a restore is noted that can't have been");
+        }
+        let next = self.rows.log(last, 1);
+        let next = self.readable(row, next)?.and_then(|entries| entries.into_iter().next());
+        if let Some((commit, _)) = next.filter(|(commit, _)| *commit < first) {
+            self.violation(9, &[row, &log_place(commit)], "an entry is of a commit that was lost");
         }
         Ok(())
     }

@@ -65,6 +65,16 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty()
     }
+
+    /// # Errors
+    ///
+    /// `Unsound` if an invariant does not hold.
+    pub(crate) fn must_be_clean(&self) -> Result<()> {
+        let in_words =
+            |found: &Violation| format!("invariant {}: {} {:?}", found.invariant, found.what, found.rows);
+        let findings: Box<[String]> = self.violations.iter().map(in_words).collect();
+        if findings.is_empty() { Ok(()) } else { Err(Error::Unsound(findings)) }
+    }
 }
 
 /// One thing that is wrong with a store.
@@ -195,6 +205,7 @@ impl Walk<'_> {
                 self.decoded(row, &stored, fixed)?;
             }
             Some(Address::Floor) => self.floor(row, &stored)?,
+            Some(Address::Restored { first }) => self.restored(row, &stored, first)?,
             Some(Address::Tombstone { scope, record }) => self.tombstone(row, &stored, &scope, &record)?,
             Some(Address::Claim { domain, urn_name }) => self.claim(row, &stored, domain, &urn_name)?,
             Some(Address::Scoped { scope, table }) => {

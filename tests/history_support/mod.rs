@@ -191,16 +191,28 @@ pub(crate) struct World {
     pub(crate) scopes: Vec<Scope>,
     pub(crate) now: u64,
     pub(crate) moments: Vec<Moment>,
+    /// Told of each commit, when it is remembered.
+    pub(crate) witness: Option<Box<dyn FnMut(Commit)>>,
     requests: u64,
 }
 
 impl World {
     pub(crate) fn new(store: Store) -> Self {
-        let mut world = Self { store, scopes: scopes(), now: START, moments: Vec::new(), requests: 0 };
+        let mut world = Self::empty(store);
         world.remember();
-        let create = |key: u8| Op::CreateKey { key, name: key, aliases: vec![2 * key], external: key == 0 };
-        world.write(0, &[create(0), create(1), create(2)]);
+        world.fill();
         world
+    }
+
+    /// A world in which nothing is done or remembered yet.
+    pub(crate) fn empty(store: Store) -> Self {
+        Self { store, scopes: scopes(), now: START, moments: Vec::new(), witness: None, requests: 0 }
+    }
+
+    /// What is there from the beginning.
+    pub(crate) fn fill(&mut self) {
+        let create = |key: u8| Op::CreateKey { key, name: key, aliases: vec![2 * key], external: key == 0 };
+        self.write(0, &[create(0), create(1), create(2)]);
     }
 
     pub(crate) fn newest(&self) -> Commit {
@@ -222,6 +234,9 @@ impl World {
         }
         let records = self.scopes.iter().map(|scope| records(&self.store, scope)).collect();
         self.moments.push(Moment { commit, time: self.now, records });
+        if let Some(witness) = &mut self.witness {
+            witness(commit);
+        }
     }
 
     pub(crate) fn run(&mut self, steps: &[(Step, Tick)]) {

@@ -4,6 +4,7 @@
 //! rows, in the same tree, because a second one would cost each commit more pages. redb may panic on a
 //! damaged page; here that becomes `Corrupted` too, and inside of redb's commit `CommitUnknown`.
 
+mod draft;
 mod errors;
 mod log_state;
 mod read;
@@ -31,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 
+pub(crate) use draft::Draft;
 pub(crate) use log_state::LogState;
 pub(crate) use read::RedbRead;
 #[cfg(any(test, fuzzing))]

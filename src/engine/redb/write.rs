@@ -126,7 +126,10 @@ impl<'a> Writing<'a> {
 
     /// Writes rows in the order of their addresses: where they fall into a gap between those that are
     /// there, all at once; where they lie among them, one by one.
-    fn write_sorted<'b>(&mut self, rows: &mut Peekable<impl Iterator<Item = LoadedRow<'b>>>) -> Result<()> {
+    pub(super) fn write_sorted<'b>(
+        &mut self,
+        rows: &mut Peekable<impl Iterator<Item = LoadedRow<'b>>>,
+    ) -> Result<()> {
         let mut one_by_one = 1;
         while rows.peek().is_some() {
             let filled = self.fill_gap(rows)?;

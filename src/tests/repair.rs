@@ -1,0 +1,485 @@
+//! Repairing: each row of a store is damaged in turn, and what comes of it is compared with the store as
+//! it was.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::backup::{Rows, rows_of};
+use super::new_key;
+use crate::engine::redb::{RedbReader, seal};
+use crate::engine::{Draft, Engine};
+use crate::error::Result;
+use crate::format::{
+    Address, RecordId, Row, ScopedTable, Space, Stored, decode_alias, decode_alias_names, decode_claim,
+    decode_counts, decode_floor, decode_key, decode_outcome, encode_alias_names, encode_claim, encode_counts,
+    encode_key, encode_key_id, encode_nothing, encode_tombstone, read_address,
+};
+use crate::{
+    AliasScope, Commit, Error, KeyId, NewKey, Options, Origin, PendingDays, RepairReport, Request, Scope,
+    Store, Timestamp, repair,
+};
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+const ORDERS: KeyId = KeyId::from_bytes([1; 16]);
+const ABSENT: KeyId = KeyId::from_bytes([9; 16]);
+
+fn scope() -> Scope {
+    Scope::new("domain", "one").unwrap()
+}
+
+/// A store with a row of every kind, closed.
+struct Rig {
+    folder: tempfile::TempDir,
+    rows: Rows,
+    history: bool,
+}
+
+impl Rig {
+    fn new(alias_scope: AliasScope, history: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("whole");
+        let options = Options::new().alias_scope(alias_scope).history(history);
+        fill(&options.open(&path).unwrap()).unwrap();
+        Self { rows: read(&path), folder, history }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Damages a copy and repairs that.
+    fn repair(&self, damage: &[(Row, Option<Vec<u8>>)]) -> Result<(Rows, RepairReport)> {
+        let (damaged, repaired) = (self.path("damaged"), self.path("repaired"));
+        drop(std::fs::remove_file(&repaired));
+        std::fs::copy(self.path("whole"), &damaged).unwrap();
+        let draft = Draft::open(&damaged).unwrap();
+        for (row, value) in damage {
+            draft.damage(row, value.as_deref());
+        }
+        drop(draft);
+        let before = std::fs::read(&damaged).unwrap();
+        let report = repair(&damaged, &repaired);
+        assert!(before == std::fs::read(&damaged).unwrap(), "the damaged file was written");
+        assert_eq!(report.is_err(), !repaired.exists());
+        Ok((read(&repaired), report?))
+    }
+
+    fn sealed(&self, row: &Row) -> Vec<u8> {
+        let Stored { bytes, commit } = &self.rows.rows[row];
+        seal(row, *commit, bytes)
+    }
+
+    fn assert_same(&self, expected: &Rows, repaired: &Rows, what: &str) {
+        let strip = |rows: &Rows| {
+            let mut rows = rows.clone();
+            rows.rows.retain(|row, _| {
+                !matches!(read_address(row), Some(Address::Fixed | Address::Restored { .. }))
+            });
+            rows
+        };
+        let (expected, repaired) = (strip(expected), strip(repaired));
+        let addresses = |rows: &Rows| rows.rows.keys().cloned().collect::<BTreeSet<_>>();
+        assert_eq!(addresses(&expected), addresses(&repaired), "{what}");
+        for (row, stored) in &expected.rows {
+            let found = &repaired.rows[row];
+            assert_eq!(stored.bytes, found.bytes, "{what}: {}", row.escape_ascii());
+            // The commit of a record is its version. What was written anew has one of its own.
+            if !is_derived(row) {
+                assert_eq!(stored.commit, found.commit, "{what}: {}", row.escape_ascii());
+            }
+        }
+        assert_eq!(expected.log, repaired.log, "{what}");
+    }
+}
+
+fn is_derived(row: &Row) -> bool {
+    match read_address(row) {
+        Some(Address::Scoped { table, .. }) => {
+            !matches!(table, ScopedTable::Key(_) | ScopedTable::Alias { .. } | ScopedTable::Outcome(_))
+        }
+        Some(Address::Claim { .. } | Address::Floor) => true,
+        _ => false,
+    }
+}
+
+fn read(path: &Path) -> Rows {
+    if !path.exists() {
+        return Rows::default();
+    }
+    let reader = RedbReader::open(path, 1 << 20).unwrap();
+    let rows = reader.begin_read().unwrap();
+    rows_of(&*rows)
+}
+
+fn fill(store: &Store) -> Result<()> {
+    let request = Request::new(&scope()).at(NOW);
+    let alias = |name: &str| name.parse().unwrap();
+    let keys = [
+        new_key("orders", 1)
+            .tag("env".parse()?, "prod".parse()?)
+            .alias(alias("first"))
+            .alias(alias("alias/second"))
+            .alias(alias("gone")),
+        new_key("spare", 2),
+        new_key("imported", 3).origin(Origin::External),
+        new_key("dying", 4).alias(alias("fourth")),
+        new_key("frozen", 5),
+        new_key("purged", 8),
+    ];
+    for key in &keys {
+        store.write(&request, |txn| txn.create_key(key))?;
+    }
+    store.write(&request, |txn| {
+        txn.ensure_default_key(&NewKey::default_of("obs")?.id(KeyId::from_bytes([6; 16])))?;
+        txn.material_imported(KeyId::from_bytes([3; 16]), Some(NOW.plus_days(1)))?;
+        txn.schedule_deletion(KeyId::from_bytes([4; 16]), PendingDays::new(7)?)?;
+        txn.schedule_deletion(KeyId::from_bytes([8; 16]), PendingDays::new(7)?)?;
+        txn.freeze(KeyId::from_bytes([5; 16]))
+    })?;
+    let later = request.clone().at(NOW.plus_days(7));
+    store.write(&later, |txn| txn.purge(KeyId::from_bytes([8; 16])))?;
+    store.write(&later, |txn| txn.delete_aliases(ORDERS, &[alias("gone")]))?;
+    let neighbours = Request::new(&Scope::new("domain", "two")?).at(NOW);
+    store.write(&neighbours, |txn| txn.create_key(&new_key("neighbour", 7).alias(alias("theirs"))))?;
+    let id = "00000000-0000-0000-0000-000000000001".parse()?;
+    store.write_once(&later, &id, b"body", |txn| {
+        txn.associate_alias(&"alias/second".parse()?, KeyId::from_bytes([2; 16])).map(drop)
+    })?;
+    Ok(())
+}
+
+fn kinds() -> Vec<Rig> {
+    let scopes = [AliasScope::Project, AliasScope::Domain];
+    scopes.into_iter().flat_map(|scope| [true, false].map(|history| Rig::new(scope, history))).collect()
+}
+
+/// A value whose checksum is wrong.
+fn flipped(mut sealed: Vec<u8>) -> Vec<u8> {
+    *sealed.last_mut().unwrap() ^= 1;
+    sealed
+}
+
+/// What is left of a store if an alias is lost.
+fn without_alias(rows: &mut Rows, scope: &Scope, urn_name: &str) {
+    let space = Space::of_scope(scope);
+    let row = space.alias(urn_name);
+    let stored = rows.rows.remove(&row).unwrap();
+    let alias = decode_alias(&row, scope, urn_name, &stored).unwrap();
+    rows.rows.remove(&Space::of_domain(scope.domain()).claim(urn_name));
+    let row = space.aliases_of_key(alias.key_id);
+    let mut names = decode_alias_names(&row, &rows.rows[&row].bytes).unwrap();
+    names.retain(|name| *name != alias.alias);
+    if names.is_empty() {
+        rows.rows.remove(&row);
+    } else {
+        rows.rows.get_mut(&row).unwrap().bytes = encode_alias_names(&names);
+    }
+}
+
+/// What is left of a store if a key is lost.
+fn without_key(rows: &mut Rows, scope: &Scope, key_id: KeyId) {
+    let space = Space::of_scope(scope);
+    let row = space.aliases_of_key(key_id);
+    let names = rows.rows.get(&row).map(|stored| decode_alias_names(&row, &stored.bytes).unwrap());
+    names.iter().flatten().for_each(|name| without_alias(rows, scope, name.urn_name()));
+    let row = space.key(key_id);
+    let key = decode_key(&row, scope, key_id, &rows.rows.remove(&row).unwrap()).unwrap();
+    space.index_rows(&key).iter().for_each(|(row, _)| drop(rows.rows.remove(row)));
+    let row = space.counts();
+    let mut counts = decode_counts(&row, &rows.rows[&row].bytes).unwrap();
+    *(if key.default { &mut counts.default_keys } else { &mut counts.keys }) -= 1;
+    if counts == Default::default() {
+        rows.rows.remove(&row);
+    } else {
+        rows.rows.get_mut(&row).unwrap().bytes = encode_counts(counts);
+    }
+}
+
+/// What a store must be if this row is damaged, and whether anything is lost then.
+fn expected(rig: &Rig, row: &Row) -> Option<(Rows, bool)> {
+    let mut rows = rig.rows.clone();
+    let lost = match read_address(row).unwrap() {
+        Address::Fixed => return None,
+        Address::Scoped { scope, table: ScopedTable::Key(key_id) } if !rig.history => {
+            without_key(&mut rows, &scope, key_id);
+            true
+        }
+        Address::Scoped { scope, table: ScopedTable::Alias { urn_name } } if !rig.history => {
+            without_alias(&mut rows, &scope, &urn_name);
+            true
+        }
+        Address::Scoped { scope, table: ScopedTable::Outcome(request_id) } => {
+            let outcome = decode_outcome(row, &rows.rows.remove(row).unwrap().bytes).unwrap();
+            let time = Timestamp::from_millis(outcome.time);
+            rows.rows.remove(&Space::of_scope(&scope).outcome_time(time, &request_id)).unwrap();
+            true
+        }
+        _ => false,
+    };
+    Some((rows, lost))
+}
+
+#[test]
+fn each_row_that_is_damaged_is_repaired_or_reported() {
+    let mut tables = BTreeSet::new();
+    for rig in kinds() {
+        for row in rig.rows.rows.keys() {
+            let what = row.escape_ascii().to_string();
+            tables.insert(crate::format::table_of(row).last().copied());
+            for value in [Some(flipped(rig.sealed(row))), None] {
+                let removed = value.is_none();
+                let repaired = rig.repair(&[(row.clone(), value)]);
+                let Some((expected, loses)) = expected(&rig, row) else {
+                    assert!(matches!(repaired, Err(Error::Corrupted(_) | Error::NotAStore(_))), "{what}");
+                    continue;
+                };
+                let (repaired, report) = repaired.unwrap_or_else(|error| panic!("{what}: {error}"));
+                rig.assert_same(&expected, &repaired, &what);
+                assert!(!report.repaired.is_empty() || !report.lost.is_empty() || removed, "{what}");
+                assert_eq!(
+                    !report.lost.is_empty(),
+                    loses && (!removed || names_are_left(&rig, row)),
+                    "{what}"
+                );
+                let named = report.lost.iter().chain(&report.repaired).any(|finding| finding.row == what);
+                assert!(named || removed, "{what}: {report:#?}");
+            }
+        }
+    }
+    let tables: Vec<_> = tables.into_iter().flatten().collect();
+    assert_eq!(tables, [1, 2, 4, 5, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25], "every table was damaged");
+}
+
+/// Of a row that is not there at all, only what names it can tell: of a key that is its aliases.
+fn names_are_left(rig: &Rig, row: &Row) -> bool {
+    match read_address(row) {
+        Some(Address::Scoped { scope, table: ScopedTable::Key(key_id) }) => {
+            rig.rows.rows.contains_key(&Space::of_scope(&scope).aliases_of_key(key_id))
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn history_is_kept_from_where_it_is_whole() {
+    let rig = Rig::new(AliasScope::Project, true);
+    for (commit, entry) in &rig.rows.log {
+        let row = Draft::log_row(*commit);
+        for value in [Some(flipped(seal(&row, *commit, entry))), None] {
+            let (repaired, report) = rig.repair(&[(row.clone(), value)]).unwrap();
+            assert_eq!(report.lost.len(), 1, "{commit}");
+            let floor_row = Space::of_store().floor();
+            let floor = decode_floor(&floor_row, &repaired.rows[&floor_row].bytes).unwrap();
+            assert_eq!(floor.commit, *commit);
+            // The latest time of any change up to there.
+            let purge = Commit::new(9);
+            let latest = if *commit < purge { NOW } else { NOW.plus_days(7) };
+            assert_eq!(floor.time, latest, "{commit}");
+            let mut expected = rig.rows.clone().trimmed(*commit);
+            expected.rows.insert(floor_row.clone(), repaired.rows[&floor_row].clone());
+            rig.assert_same(&expected, &repaired, &commit.to_string());
+        }
+    }
+}
+
+/// Two things are damaged: what the history tells is not taken for sure any more.
+#[test]
+fn a_record_is_not_taken_from_a_history_that_is_not_whole() {
+    let rig = Rig::new(AliasScope::Domain, true);
+    let row = Space::of_scope(&scope()).key(ORDERS);
+    let (&newest, _) = rig.rows.log.last_key_value().unwrap();
+    let damage = [(row.clone(), Some(Vec::new())), (Draft::log_row(newest), Some(Vec::new()))];
+    let (repaired, report) = rig.repair(&damage).unwrap();
+    assert!(!repaired.rows.contains_key(&row));
+    assert!(!repaired.rows.contains_key(&Space::of_scope(&scope()).alias("first")), "it named the key");
+    let lost: Vec<_> = report.lost.iter().map(|finding| finding.row.clone()).collect();
+    assert!(lost.contains(&row.escape_ascii().to_string()), "{lost:?}");
+    assert!(repaired.log.is_empty());
+}
+
+#[test]
+fn where_the_history_begins_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("whole");
+    let store = Store::open(&path).unwrap();
+    fill(&store).unwrap();
+    store.trim_history(Commit::new(9)).unwrap();
+    drop(store);
+    let rig = Rig { rows: read(&path), folder, history: true };
+    let row = Space::of_store().floor();
+    let was = decode_floor(&row, &rig.rows.rows[&row].bytes).unwrap();
+    let (repaired, report) = rig.repair(&[(row.clone(), Some(Vec::new()))]).unwrap();
+    assert_eq!(decode_floor(&row, &repaired.rows[&row].bytes).unwrap().commit, was.commit);
+    assert!(report.lost.is_empty(), "{report:#?}");
+    let mut repaired = repaired;
+    repaired.rows.insert(row.clone(), rig.rows.rows[&row].clone());
+    rig.assert_same(&rig.rows, &repaired, "floor");
+}
+
+/// Rows that nothing calls for.
+fn strangers(rig: &Rig) -> Vec<(&'static str, Row, Vec<u8>)> {
+    let (space, domain) = (Space::of_scope(&scope()), Space::of_domain(scope().domain()));
+    let key = space.key(ORDERS);
+    let mut orders = decode_key(&key, &scope(), ORDERS, &rig.rows.rows[&key]).unwrap();
+    let index = |key: &crate::KeyRecord, place: usize| space.index_rows(key).remove(place);
+    let mut cases = vec![
+        ("no such table", [space.start(), vec![0x7f]].concat(), encode_nothing()),
+        ("no such space", vec![0x03, 1], encode_nothing()),
+        ("a claim", domain.claim("nobody"), encode_claim(scope().project())),
+        ("aliases of no key", space.aliases_of_key(ABSENT), encode_alias_names(&["x".parse().unwrap()])),
+        ("an outcome's time", space.outcome_time(NOW, &"0".repeat(36).parse().unwrap()), encode_nothing()),
+        (
+            "counts of no keys",
+            Space::of_scope(&Scope::new("domain", "none").unwrap()).counts(),
+            encode_counts(Default::default()),
+        ),
+        ("a tombstone", Space::tombstone(&scope(), &RecordId::Key(ORDERS)), encode_tombstone(NOW)),
+        ("a name of no key", space.key_alias(&"nobody".parse().unwrap()), encode_key_id(ABSENT)),
+        ("another name of a key", space.key_alias(&"nobody".parse().unwrap()), encode_key_id(ORDERS)),
+    ];
+    orders.tags.insert("other".parse().unwrap(), "tag".parse().unwrap());
+    orders.scheduled_deletion_at = Some(NOW);
+    cases.extend(
+        [2, 3]
+            .map(|place| ("an index row of a key", index(&orders, place)))
+            .map(|(what, (row, value))| (what, row, value)),
+    );
+    cases
+}
+
+#[test]
+fn what_nothing_calls_for_is_left_out() {
+    for rig in kinds() {
+        for (what, row, value) in strangers(&rig) {
+            assert!(!rig.rows.rows.contains_key(&row), "{what}");
+            let (repaired, report) =
+                rig.repair(&[(row.clone(), Some(seal(&row, Commit::new(3), &value)))]).unwrap();
+            rig.assert_same(&rig.rows, &repaired, what);
+            assert!(report.lost.is_empty(), "{what}: {report:#?}");
+            let shown = row.escape_ascii().to_string();
+            assert!(report.repaired.iter().any(|finding| finding.row == shown), "{what}");
+        }
+    }
+}
+
+/// Rows that say something else than those that they follow from.
+#[test]
+fn what_follows_from_others_is_written_anew() {
+    for rig in kinds() {
+        let (space, domain) = (Space::of_scope(&scope()), Space::of_domain(scope().domain()));
+        let names = |names: &[&str]| {
+            encode_alias_names(&names.iter().map(|name| name.parse().unwrap()).collect::<Vec<_>>())
+        };
+        let mut cases = vec![
+            (space.key_alias(&"orders".parse().unwrap()), encode_key_id(ABSENT)),
+            (space.key_alias(&"orders".parse().unwrap()), encode_key_id(KeyId::from_bytes([2; 16]))),
+            (space.aliases_of_key(ORDERS), names(&["fourth"])),
+            (space.aliases_of_key(ORDERS), names(&["absent", "first"])),
+            (space.counts(), encode_counts(crate::format::Counts { keys: 70, default_keys: 0 })),
+        ];
+        let claim = domain.claim("first");
+        if let Some(stored) = rig.rows.rows.get(&claim) {
+            assert_eq!(decode_claim(&claim, &stored.bytes).unwrap(), *scope().project());
+            cases.push((claim, encode_claim(&"two".parse().unwrap())));
+        }
+        for (row, value) in cases {
+            let what = row.escape_ascii().to_string();
+            let (repaired, report) =
+                rig.repair(&[(row.clone(), Some(seal(&row, Commit::new(3), &value)))]).unwrap();
+            rig.assert_same(&rig.rows, &repaired, &what);
+            assert!(report.lost.is_empty() && !report.repaired.is_empty(), "{what}: {report:#?}");
+        }
+    }
+}
+
+/// Two keys of one name: nothing tells whose it is.
+#[test]
+fn nothing_is_guessed() {
+    for rig in kinds() {
+        let space = Space::of_scope(&scope());
+        let row = space.key(KeyId::from_bytes([2; 16]));
+        let stored = &rig.rows.rows[&row];
+        let mut spare = decode_key(&row, &scope(), KeyId::from_bytes([2; 16]), stored).unwrap();
+        spare.key_alias = "orders".parse().unwrap();
+        let refused = rig.repair(&[(row.clone(), Some(seal(&row, stored.commit, &encode_key(&spare))))]);
+        let Err(Error::Unsound(findings)) = refused else { panic!("{refused:?}") };
+        assert!(findings.iter().any(|finding| finding.contains("index")), "{findings:?}");
+    }
+}
+
+#[test]
+fn a_whole_store_is_left_as_it_is_and_nothing_is_overwritten() {
+    for rig in kinds() {
+        let (repaired, report) = rig.repair(&[]).unwrap();
+        rig.assert_same(&rig.rows, &repaired, "nothing");
+        assert!(report.repaired.is_empty() && report.lost.is_empty(), "{report:#?}");
+        let refused = repair(rig.path("whole"), rig.path("damaged"));
+        assert!(matches!(refused, Err(Error::FileExists(_))));
+        let store = Store::open(rig.path("repaired")).unwrap();
+        assert_eq!(store.position().unwrap(), report.position);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is damaged, no record comes to be that was not there, and the report is not silent.
+    #[test]
+    fn nothing_is_made_up(
+        in_domain: bool,
+        history: bool,
+        places in prop::collection::vec((any::<prop::sample::Index>(), 0..3_u8), 1..8),
+    ) {
+        let rig = Rig::new(if in_domain { AliasScope::Domain } else { AliasScope::Project }, history);
+        let fixed = Space::of_store().fixed();
+        let mut all: Vec<(Row, Vec<u8>)> =
+            rig.rows.rows.keys().filter(|row| **row != fixed).map(|row| (row.clone(), rig.sealed(row))).collect();
+        all.extend(rig.rows.log.iter().map(|(commit, entry)| {
+            let row = Draft::log_row(*commit);
+            let sealed = seal(&row, *commit, entry);
+            (row, sealed)
+        }));
+        let damage: Vec<_> = places.iter().map(|(place, kind)| {
+            let (row, sealed) = place.get(&all).clone();
+            (row, match kind { 0 => None, 1 => Some(Vec::new()), _ => Some(flipped(sealed)) })
+        }).collect();
+        let (repaired, report) = rig.repair(&damage).unwrap();
+        for (row, stored) in &repaired.rows {
+            if let Some(Address::Scoped { table: ScopedTable::Key(_) | ScopedTable::Alias { .. } | ScopedTable::Outcome(_), .. }) = read_address(row) {
+                prop_assert_eq!(rig.rows.rows.get(row), Some(stored));
+            }
+        }
+        for (commit, entry) in &repaired.log {
+            prop_assert_eq!(rig.rows.log.get(commit), Some(entry));
+        }
+        let missing = rig.rows.rows.keys().filter(|row| !is_derived(row) && !repaired.rows.contains_key(*row)).count();
+        let silent = report.lost.is_empty() && report.repaired.is_empty();
+        prop_assert!(missing == 0 || !silent || damage.iter().all(|(_, value)| value.is_none()));
+    }
+}
+
+/// Of a key nothing is left, and the history still has a change of the alias that named it.
+#[test]
+fn an_alias_of_a_lost_key_goes_with_its_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("whole");
+    let store = Store::open(&path).unwrap();
+    fill(&store).unwrap();
+    let newest = store.position().unwrap().commit();
+    store.trim_history(Commit::new(newest.number() - 1)).unwrap();
+    drop(store);
+    let rig = Rig { rows: read(&path), folder, history: true };
+    assert_eq!(rig.rows.log.keys().collect::<Vec<_>>(), [&newest], "that moved an alias to the key");
+    let (space, spare) = (Space::of_scope(&scope()), KeyId::from_bytes([2; 16]));
+    let (repaired, report) = rig.repair(&[(space.key(spare), Some(Vec::new()))]).unwrap();
+    let lost: Vec<_> = report.lost.iter().map(|finding| finding.row.clone()).collect();
+    let expected = [space.key(spare), space.alias("second")].map(|row| row.escape_ascii().to_string());
+    assert_eq!(lost, expected);
+    let mut left = rig.rows.clone();
+    without_key(&mut left, &scope(), spare);
+    let floor = Space::of_store().floor();
+    left.rows.insert(floor.clone(), repaired.rows[&floor].clone());
+    rig.assert_same(&left.trimmed(newest), &repaired, "without the key");
+}
