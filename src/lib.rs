@@ -100,6 +100,7 @@ mod documents {
 }
 
 // The handle, and what a call is made with.
+pub use engine::Storage;
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
 pub use store::{

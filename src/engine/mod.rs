@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
+pub use disk::Storage;
 pub(crate) use newest::{Newest, Reading};
 pub(crate) use stripes::{RowHash, Stripes};
 

@@ -185,7 +185,8 @@ fn damaged(what: &str) -> Error {
 }
 
 impl RedoLog {
-    /// Makes an empty log on an empty disk; `length` is that of the file.
+    /// Makes an empty log of this length; what was on the disk goes. The first byte comes last: as long as
+    /// it is 0, the log was not made to its end.
     pub(crate) fn create(disk: &dyn StorageBackend, id: LogId, length: u64) -> io::Result<()> {
         let mut header = Vec::with_capacity(HEADER_USED);
         header.extend(MAGIC);
@@ -196,13 +197,19 @@ impl RedoLog {
         // Every block is written once now, so that later a sync has no more to do than its data.
         let zeros = vec![0; 1 << 20];
         let mut offset = 0;
+        if disk.len()? > 0 {
+            disk.write(0, &[0])?;
+            disk.sync_data()?;
+        }
         disk.set_len(length)?;
         while offset < length {
             let bytes = zeros.len().min(usize::try_from(length - offset).unwrap_or(usize::MAX));
             disk.write(offset, &zeros[..bytes])?;
             offset += bytes as u64;
         }
-        disk.write(0, &header)?;
+        disk.write(1, &header[1..])?;
+        disk.sync_data()?;
+        disk.write(0, &header[..1])?;
         disk.sync_data()
     }
 

@@ -10,10 +10,11 @@ use crate::tests::disk::{Disk, TABLE};
 fn it_is_as_a_file() {
     let mut random = Random::new(5);
     let content: Vec<u8> = (0..20_000_u32).map(|number| number.to_le_bytes()[0] ^ 0x5a).collect();
-    let file = Disk::default().file(TABLE);
+    let disk = Disk::default();
+    let file = disk.file(TABLE);
     file.set_len(content.len() as u64).unwrap();
     file.write(0, &content).unwrap();
-    let scratch = Scratch::new(file.clone()).unwrap();
+    let scratch = Scratch::new(disk.file(TABLE)).unwrap();
     let mut expected = content.clone();
     for turn in 0..3000_u64 {
         let place = random.index(expected.len());

@@ -9,6 +9,7 @@ mod incarnation;
 mod options;
 mod repair;
 mod restore;
+mod storages;
 mod sweep;
 
 pub use backup::Backup;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::files::{Files, LOG_BYTES_MAX, LOG_BYTES_MIN};
 use super::incarnation::begin_anew_in_place;
+use super::storages::Storages;
 use super::{Inner, Store};
 use crate::engine::redb::RedbEngine;
-use crate::engine::{Batch, Engine, Log};
+use crate::engine::{Batch, Engine, Log, Storage};
 use crate::error::{Error, Result};
 use crate::format::{Fixed, Space, decode_fixed, encode_fixed};
 use crate::id::{Region, random_bytes};
@@ -239,6 +240,81 @@ impl Options {
         }
         // Its engine can't tell what has changed, so a cache would never be used.
         self.clone().record_cache_bytes(0).on(self.files(path.as_ref()).open_read_only()?)
+    }
+
+    /// Opens the store that is kept in a [`Storage`] of the caller's instead of a file. An empty one becomes
+    /// a store. With a storage for it there is a redo log, whatever [`redo_log`](Self::redo_log) says; an
+    /// empty one becomes a log of [`redo_log_bytes`](Self::redo_log_bytes). Both are the store's alone
+    /// until its last handle is dropped: nothing is locked, that is the caller's part.
+    ///
+    /// As with files, a store that was closed needs its log no more, and may be opened without one. After a
+    /// crash both belong together, and both must be there.
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// use keystead::{NewKey, Options, Request, Scope, Storage};
+    ///
+    /// /// Bytes of which none is kept as it is. A real one would encrypt them; this only says where.
+    /// #[derive(Clone, Default)]
+    /// struct Masked(Arc<Mutex<Vec<u8>>>);
+    ///
+    /// impl Storage for Masked {
+    ///     fn len(&self) -> io::Result<u64> {
+    ///         Ok(self.0.lock().unwrap().len() as u64)
+    ///     }
+    ///
+    ///     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    ///         let bytes = self.0.lock().unwrap();
+    ///         let kept = bytes.get(offset as usize..offset as usize + out.len());
+    ///         let kept = kept.ok_or(io::ErrorKind::UnexpectedEof)?;
+    ///         out.iter_mut().zip(kept).for_each(|(out, kept)| *out = kept ^ 0x5a);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+    ///         let place = offset as usize..offset as usize + data.len();
+    ///         let mut bytes = self.0.lock().unwrap();
+    ///         bytes[place].iter_mut().zip(data).for_each(|(kept, data)| *kept = data ^ 0x5a);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn set_len(&self, length: u64) -> io::Result<()> {
+    ///         self.0.lock().unwrap().resize(length as usize, 0x5a);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn sync(&self) -> io::Result<()> {
+    ///         Ok(()) // it ends with the process, as all memory
+    ///     }
+    /// }
+    ///
+    /// let table = Masked::default();
+    /// let request = Request::new(&Scope::new("domain", "project")?);
+    /// let new = NewKey::new("orders")?;
+    /// let store = Options::new().open_on(Box::new(table.clone()), None)?;
+    /// store.write(&request, |txn| txn.create_key(&new))?;
+    /// drop(store);
+    ///
+    /// let again = Options::new().open_on(Box::new(table.clone()), None)?;
+    /// assert!(again.read(request.scope(), |snap| snap.key(new.key_id)).is_ok());
+    /// let bytes = table.0.lock().unwrap();
+    /// assert!(!bytes.windows(6).any(|six| six == b"orders"));
+    /// # Ok::<(), keystead::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), but never [`AlreadyOpen`](Error::AlreadyOpen).
+    /// [`NotAStore`](Error::NotAStore) also if an earlier opening was cut off while it made the store out of
+    /// an empty storage: nothing was in it, so set its length to 0 and open it again.
+    /// [`LogMismatch`](Error::LogMismatch) also if the store was not closed and its log is not given.
+    pub fn open_on(&self, table: Box<dyn Storage>, log: Option<Box<dyn Storage>>) -> Result<Store> {
+        self.check()?;
+        let Self { cache_bytes, redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
+        let storages = Storages { table, log, cache_bytes, log_bytes, checkpoint_bytes };
+        self.on(storages.open(|engine: &dyn Engine| self.begin(engine))?)
     }
 
     /// A store that lives in memory and ends with its last handle; for tests.

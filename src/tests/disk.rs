@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::engine::disk::StorageBackend;
+use crate::engine::disk::{OnStorage, Storage};
 use crate::engine::scripted::Random;
 
 /// The number of the table file.
@@ -24,7 +24,7 @@ pub(crate) struct Disk(Arc<Mutex<State>>);
 
 /// One file of a disk.
 #[derive(Debug, Clone)]
-pub(crate) struct DiskFile {
+struct DiskFile {
     disk: Disk,
     number: usize,
 }
@@ -97,8 +97,12 @@ impl Disk {
         Self(Arc::new(Mutex::new(State { files, ..State::default() })))
     }
 
-    pub(crate) fn file(&self, number: usize) -> DiskFile {
-        DiskFile { disk: self.clone(), number }
+    pub(crate) fn file(&self, number: usize) -> OnStorage {
+        OnStorage(self.storage(number))
+    }
+
+    pub(crate) fn storage(&self, number: usize) -> Box<dyn Storage> {
+        Box::new(DiskFile { disk: self.clone(), number })
     }
 
     /// From now on, counts calls from one and fails so.
@@ -183,7 +187,7 @@ impl DiskFile {
     }
 }
 
-impl StorageBackend for DiskFile {
+impl Storage for DiskFile {
     fn len(&self) -> io::Result<u64> {
         self.call(|file| file.bytes.len() as u64)
     }
@@ -201,7 +205,7 @@ impl StorageBackend for DiskFile {
         self.change(Change::Length(usize::try_from(len).unwrap()))
     }
 
-    fn sync_data(&self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         let takes = self.disk.0.lock().unwrap().sync_time;
         if !takes.is_zero() {
             thread::sleep(takes);

@@ -134,6 +134,7 @@ fn names_stand_only_where_they_may() {
                 "engine/logged.rs",
                 "store/files.rs",
                 "store/options.rs",
+                "store/storages.rs",
             ],
         ),
         (
@@ -151,6 +152,7 @@ fn names_stand_only_where_they_may() {
                 "engine/logged.rs",
                 "store/files.rs",
                 "store/options.rs",
+                "store/storages.rs",
             ],
         ),
         (r"\bKeyRecord\b.*\bbatch\b|\bsled\b|\brocksdb\b", &[]),
