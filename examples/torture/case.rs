@@ -1,0 +1,253 @@
+//! One case: a store on a disk of its own, used, struck, opened again and looked at, several times over.
+
+use std::io::ErrorKind;
+use std::sync::atomic::AtomicU64;
+
+use keystead::{Error, Options, Store};
+
+use crate::call::options;
+use crate::disk::{Calls, Disk, Effect, Figures, Trouble};
+use crate::oracle::{Found, Oracle};
+use crate::random::Random;
+use crate::session::{Met, Sabotage, Session, Told};
+
+/// What is the same in all cases.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Settings {
+    /// Always with a redo log, always without; or some cases so and some so, and some changing.
+    pub(crate) logged: Option<bool>,
+    pub(crate) threads: Option<usize>,
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+/// What came of a case.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) disk: Figures,
+    pub(crate) met: Met,
+    pub(crate) violation: Option<String>,
+}
+
+struct Case {
+    disk: Disk,
+    random: Random,
+    oracle: Oracle,
+    options: Options,
+    numbers: AtomicU64,
+    met: Met,
+    settings: Settings,
+    logged: Logged,
+    heavy: bool,
+    /// Whether anybody was told that there is a store.
+    exists: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Logged {
+    Always,
+    Never,
+    AtRandom,
+}
+
+const THREADS_MAX: u64 = 4;
+const ROUNDS_MAX: u64 = 6;
+const STEPS_MAX: u64 = 40;
+/// How often the opening is struck, one time after the other.
+const STRUCK_OPENINGS_MAX: u64 = 4;
+
+/// Runs the case with this seed.
+pub(crate) fn run(seed: u64, settings: Settings) -> Verdict {
+    let mut random = Random::new(seed);
+    let disk = Disk::new(random.fork(), settings.sabotage);
+    let logged = match settings.logged {
+        Some(true) => Logged::Always,
+        Some(false) => Logged::Never,
+        None => *random.pick(&[Logged::Always, Logged::Always, Logged::Never, Logged::AtRandom]),
+    };
+    let heavy = random.one_in(8);
+    let checkpoints = if heavy { &[usize::MAX, 300_000][..] } else { &[1, 4_000, 30_000, 300_000] };
+    let options = options()
+        .redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+        .checkpoint_bytes(*random.pick(checkpoints))
+        .cache_bytes(*random.pick(&[0, 100_000, 10_000_000]))
+        .record_cache_bytes(*random.pick(&[0, 1_000_000]));
+    let mut met = Met::default();
+    let violation = match Oracle::new() {
+        Err(error) => Some(format!("there is no store in memory: {error:?}")),
+        Ok(oracle) => {
+            let mut case = Case {
+                disk: disk.clone(),
+                random,
+                oracle,
+                options,
+                numbers: AtomicU64::new(0),
+                met: Met::default(),
+                settings,
+                logged,
+                heavy,
+                exists: false,
+            };
+            let ran = case.run();
+            met = case.met;
+            ran.err()
+        }
+    };
+    Verdict { disk: disk.figures(), met, violation }
+}
+
+impl Case {
+    fn run(&mut self) -> Found<()> {
+        let rounds = 1 + self.random.below(ROUNDS_MAX);
+        let mut told = Told::default();
+        for _ in 0..rounds {
+            self.struck_openings(&mut told)?;
+            let store = self.open_and_settle(std::mem::take(&mut told))?;
+            told = self.round(store);
+        }
+        self.struck_openings(&mut told)?;
+        let store = self.open_and_settle(told)?;
+        // It goes on working: a session on a disk that is well.
+        let told = self.session(&store);
+        self.met(&store, &told);
+        drop(store);
+        drop(self.open_and_settle(told)?);
+        Ok(())
+    }
+
+    /// Uses a store until something strikes it, or not.
+    fn round(&mut self, store: Store) -> Told {
+        let strikes_at_work = !self.random.one_in(6);
+        if strikes_at_work {
+            self.strike(400);
+        }
+        let told = self.session(&store);
+        self.met(&store, &told);
+        if !strikes_at_work {
+            self.strike(30);
+        }
+        drop(store);
+        let cut_power = !self.random.one_in(3);
+        self.disk.restart(cut_power);
+        told
+    }
+
+    fn session(&mut self, store: &Store) -> Told {
+        let threads = 1 + self.random.index(usize::try_from(THREADS_MAX).expect("there are few"));
+        let session = Session {
+            store,
+            disk: &self.disk,
+            numbers: &self.numbers,
+            newest: AtomicU64::new(self.oracle.newest()),
+            sabotage: self.settings.sabotage,
+            heavy: self.heavy,
+        };
+        let steps = 1 + self.random.below(STEPS_MAX);
+        session.run(&mut self.random, self.settings.threads.unwrap_or(threads), steps)
+    }
+
+    fn met(&mut self, store: &Store, told: &Told) {
+        self.met.add(&told.met);
+        if let Some(log) = store.stats().log {
+            self.met.note("checkpoints", log.checkpoints);
+            self.met.note("waits for a checkpoint", log.waits_for_checkpoint);
+            self.met.note("groups of commits", log.groups);
+        }
+    }
+
+    /// Opens the store some times while that is struck; what it serves then is told.
+    fn struck_openings(&mut self, told: &mut Told) -> Found<()> {
+        let times = self.random.below(STRUCK_OPENINGS_MAX).saturating_sub(1);
+        for _ in 0..times {
+            self.strike(60);
+            match self.open() {
+                Ok(store) => {
+                    self.exists = true;
+                    let session = Session {
+                        store: &store,
+                        disk: &self.disk,
+                        numbers: &self.numbers,
+                        newest: AtomicU64::new(told.newest),
+                        sabotage: self.settings.sabotage,
+                        heavy: self.heavy,
+                    };
+                    let steps = self.random.below(6);
+                    let served = session.run(&mut self.random, 1, steps);
+                    self.met(&store, &served);
+                    told.add(served);
+                }
+                Err(error) if self.may_be_half_made(&error) => self.disk.wipe_table(),
+                Err(_) if self.disk.has_failed() => {}
+                Err(error) => return Err(format!("it can't be opened: {error:?}")),
+            }
+            let cut_power = !self.random.one_in(3);
+            self.disk.restart(cut_power);
+        }
+        Ok(())
+    }
+
+    fn open_and_settle(&mut self, told: Told) -> Found<Store> {
+        let mut opened = self.open();
+        if opened.as_ref().is_err_and(|error| self.may_be_half_made(error)) {
+            self.disk.wipe_table();
+            opened = self.open();
+        }
+        let store = opened.map_err(|error| format!("the disk is well, and it can't be opened: {error:?}"))?;
+        self.exists = true;
+        self.oracle.settle(&store, told)?;
+        if self.random.one_in(12) {
+            let to = self.random.below(self.oracle.newest() + 1);
+            self.oracle.trim(&store, to)?;
+        }
+        Ok(store)
+    }
+
+    /// Whether it is what a crash left of a store that nobody was told of.
+    fn may_be_half_made(&self, error: &Error) -> bool {
+        !self.exists && matches!(error, Error::NotAStore(_))
+    }
+
+    fn open(&mut self) -> Result<Store, Error> {
+        let logged = match self.logged {
+            Logged::Always => true,
+            Logged::Never => false,
+            Logged::AtRandom => self.random.one_in(2),
+        };
+        let with_log = || self.options.open_on(self.disk.table(), Some(self.disk.log()));
+        if logged {
+            return with_log();
+        }
+        match self.options.open_on(self.disk.table(), None) {
+            Err(Error::LogMismatch(_)) => {
+                // It was not closed: opened with its log and closed, it needs that no more.
+                drop(with_log()?);
+                self.options.open_on(self.disk.table(), None)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Has something happen within so many calls: the end of the process or the power, calls that fail, or
+    /// calls that fail and then the end.
+    fn strike(&mut self, within: u64) {
+        let random = &mut self.random;
+        let what = random.below(10);
+        if what < 6 {
+            let effect = if random.one_in(4) { Effect::Kill } else { Effect::PowerCut };
+            let from = 1 + random.below(within);
+            self.disk.expect(Trouble { of: Calls::All, from, count: 1, effect });
+        }
+        if what >= 4 {
+            let (of, within, kind) = *random.pick(&[
+                (Calls::All, within, ErrorKind::Other),
+                (Calls::Reads, within.div_ceil(4), ErrorKind::UnexpectedEof),
+                (Calls::Reads, within.div_ceil(4), ErrorKind::Other),
+                (Calls::Writes, within.div_ceil(2), ErrorKind::StorageFull),
+                (Calls::Writes, within.div_ceil(2), ErrorKind::Other),
+                (Calls::Syncs, within.div_ceil(6), ErrorKind::Other),
+                (Calls::Lengths, 4, ErrorKind::StorageFull),
+            ]);
+            let (from, count) = (1 + random.below(within), *random.pick(&[1, 1, 1, 4, u64::MAX]));
+            self.disk.expect(Trouble { of, from, count, effect: Effect::Fail(kind) });
+        }
+    }
+}

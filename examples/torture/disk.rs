@@ -1,0 +1,304 @@
+//! A simulated disk with the table and the redo log of a store: its calls fail when they are told to, and a
+//! power cut takes any part of what was not synced.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use keystead::Storage;
+
+use crate::content::{Change, Content};
+use crate::random::Random;
+use crate::session::Sabotage;
+
+/// A disk; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Disk(Arc<Mutex<State>>);
+
+/// Which calls a trouble counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Calls {
+    All,
+    Reads,
+    Writes,
+    Syncs,
+    Lengths,
+}
+
+/// What happens at a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// The power goes: of what was not synced, any part is there afterwards.
+    PowerCut,
+    /// The process ends: the operating system has all that was written, but may not have synced it.
+    Kill,
+    /// The call fails.
+    Fail(io::ErrorKind),
+}
+
+/// From the n-th call of a kind on, so many of them have this effect.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trouble {
+    pub(crate) of: Calls,
+    pub(crate) from: u64,
+    pub(crate) count: u64,
+    pub(crate) effect: Effect,
+}
+
+/// What a disk did so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    pub(crate) crashes: u64,
+    pub(crate) faults: u64,
+}
+
+struct State {
+    files: [File; 2],
+    /// Each with how many of its calls there were.
+    troubles: Vec<(Trouble, u64)>,
+    /// Since the power was cut or the process ended, nothing is done any more.
+    dead: Option<Effect>,
+    /// Whether any call has failed since the last start.
+    failed: bool,
+    figures: Figures,
+    random: Random,
+    sabotage: Option<Sabotage>,
+}
+
+#[derive(Default)]
+struct File {
+    /// What is read: what was written last.
+    cached: Content,
+    /// What is on the disk for good.
+    synced: Content,
+    /// What was done since, in its order.
+    unsynced: Vec<Change>,
+}
+
+struct OneFile {
+    disk: Disk,
+    number: usize,
+}
+
+impl Disk {
+    pub(crate) fn new(random: Random, sabotage: Option<Sabotage>) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            files: Default::default(),
+            troubles: Vec::new(),
+            dead: None,
+            failed: false,
+            figures: Figures::default(),
+            random,
+            sabotage,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn table(&self) -> Box<dyn Storage> {
+        Box::new(OneFile { disk: self.clone(), number: 0 })
+    }
+
+    pub(crate) fn log(&self) -> Box<dyn Storage> {
+        Box::new(OneFile { disk: self.clone(), number: 1 })
+    }
+
+    /// This is to happen too, counted from now.
+    pub(crate) fn expect(&self, trouble: Trouble) {
+        self.state().troubles.push((trouble, 0));
+    }
+
+    /// Whether a call has failed since the last start.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state().failed
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        self.state().figures
+    }
+
+    /// Makes the table empty, as somebody does who begins anew.
+    pub(crate) fn wipe_table(&self) {
+        self.state().files[0] = File::default();
+    }
+
+    /// What came is over, and the disk is well again. If the process goes and not the power, so that what was
+    /// written is not on the disk but can be read, that counts as a crash too.
+    pub(crate) fn restart(&self, cut_power: bool) {
+        let mut state = self.state();
+        if state.dead.is_none() {
+            state.figures.crashes += u64::from(cut_power);
+        }
+        let cut_power = cut_power || state.dead == Some(Effect::PowerCut);
+        let State { files, random, .. } = &mut *state;
+        if cut_power {
+            // All, nothing, or one in so many.
+            let (kept, torn) = *random.pick(&[(0, 0), (4, 0), (1, 1), (2, 1), (3, 1), (2, 0), (3, 0)]);
+            files.iter_mut().for_each(|file| file.lose(random, kept, torn));
+        }
+        (state.dead, state.failed) = (None, false);
+        state.troubles.clear();
+    }
+}
+
+impl File {
+    /// Of four changes, so many are kept, and of four of these, so many in part.
+    fn lose(&mut self, random: &mut Random, kept: u64, torn: u64) {
+        for change in self.unsynced.drain(..) {
+            if random.below(4) >= kept {
+                continue;
+            }
+            if random.below(4) < torn {
+                change.tear(random, &mut self.synced);
+            } else {
+                change.apply(&mut self.synced);
+            }
+        }
+        self.cached = self.synced.clone();
+    }
+
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.cached);
+        self.unsynced.push(change);
+    }
+
+    fn sync(&mut self) {
+        for change in self.unsynced.drain(..) {
+            change.apply(&mut self.synced);
+        }
+    }
+}
+
+impl State {
+    /// Counts a call; returns what is to happen to it.
+    fn call(&mut self, of: Calls) -> Option<Effect> {
+        if let Some(effect) = self.dead {
+            return Some(effect);
+        }
+        let mut happens = None;
+        for (trouble, count) in &mut self.troubles {
+            if trouble.of != of && trouble.of != Calls::All {
+                continue;
+            }
+            *count += 1;
+            if *count >= trouble.from && *count - trouble.from < trouble.count {
+                happens = happens.or(Some(trouble.effect));
+            }
+        }
+        match happens {
+            Some(Effect::Fail(_)) => self.figures.faults += 1,
+            Some(effect) => {
+                self.figures.crashes += 1;
+                self.dead = Some(effect);
+            }
+            None => {}
+        }
+        self.failed |= happens.is_some();
+        happens
+    }
+}
+
+impl OneFile {
+    fn change(&self, of: Calls, change: Change) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let was_dead = state.dead.is_some();
+        let effect = state.call(of);
+        let State { files, random, .. } = &mut *state;
+        let file = &mut files[self.number];
+        let Some(effect) = effect else {
+            file.change(change);
+            return Ok(());
+        };
+        // It failed, but some of it may have been done.
+        if !was_dead {
+            match random.below(3) {
+                0 => {}
+                1 => file.change(change),
+                _ => file.change(change.cut(random)),
+            }
+        }
+        Err(error_of(effect))
+    }
+
+    fn sync_fails(state: &mut State, number: usize) {
+        let State { files, random, .. } = state;
+        // A system may keep what it could not write, or drop it and forget that it ever had it.
+        if random.one_in(2) {
+            let cached = files[number].cached.clone();
+            let kept = random.below(5);
+            files[number].lose(random, kept, 1);
+            if state.sabotage == Some(Sabotage::PhantomPages) {
+                files[number].cached = cached;
+            }
+        }
+    }
+}
+
+fn error_of(effect: Effect) -> io::Error {
+    match effect {
+        Effect::Fail(kind) => io::Error::new(kind, "the simulated disk fails"),
+        Effect::PowerCut | Effect::Kill => io::Error::other("the simulated machine is off"),
+    }
+}
+
+impl Storage for OneFile {
+    fn len(&self) -> io::Result<u64> {
+        let mut state = self.disk.state();
+        match state.call(Calls::Reads) {
+            None => Ok(state.files[self.number].cached.length() as u64),
+            Some(effect) => Err(error_of(effect)),
+        }
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let effect = state.call(Calls::Reads);
+        let State { files, random, .. } = &mut *state;
+        let (content, offset) = (&files[self.number].cached, to_usize(offset));
+        let Some(effect) = effect else { return content.read(offset, out) };
+        // A short read: some of it came.
+        let some = random.index(out.len() + 1);
+        drop(content.read(offset, &mut out[..some]));
+        Err(error_of(effect))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.change(Calls::Writes, Change::Write(to_usize(offset), data.into()))
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.change(Calls::Lengths, Change::Length(to_usize(length)))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Somebody else's turn, now and then: so that more than one waits for the next sync.
+        std::thread::yield_now();
+        let mut state = self.disk.state();
+        let was_dead = state.dead.is_some();
+        match state.call(Calls::Syncs) {
+            None if state.sabotage == Some(Sabotage::LyingSync) && state.random.one_in(3) => Ok(()),
+            None => {
+                state.files[self.number].sync();
+                Ok(())
+            }
+            Some(effect) => {
+                if !was_dead && matches!(effect, Effect::Fail(_)) {
+                    Self::sync_fails(&mut state, self.number);
+                }
+                Err(error_of(effect))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("figures", &self.figures()).finish_non_exhaustive()
+    }
+}
+
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).expect("offsets and lengths of a simulated disk fit into memory")
+}

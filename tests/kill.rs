@@ -1,0 +1,256 @@
+//! A real process on a real disk: it writes and reads with several threads, says what it was told over a pipe,
+//! and is killed at a random moment, again and again. Everything that it was told must be true of what it left.
+//!
+//! What is asked of the store, and what must come of it, is that of the torture (`examples/torture`). So many
+//! kills as `KEYSTEAD_KILLS` says; `KEYSTEAD_KILL_SEED` repeats what a failure names.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
+#![allow(dead_code, reason = "the torture uses all of its files, this test a part")]
+
+#[path = "../examples/torture/call.rs"]
+mod call;
+#[path = "../examples/torture/content.rs"]
+mod content;
+#[path = "../examples/torture/disk.rs"]
+mod disk;
+#[path = "../examples/torture/names.rs"]
+mod names;
+#[path = "../examples/torture/oracle.rs"]
+mod oracle;
+#[path = "../examples/torture/random.rs"]
+mod random;
+#[path = "../examples/torture/session.rs"]
+mod session;
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::{env, hint, thread};
+
+use keystead::{Options, Store};
+use serde::{Deserialize, Serialize};
+
+use call::{Call, Query, SCOPES, is_refusal, kind, options, scope};
+use oracle::Oracle;
+use random::Random;
+use session::{Claim, Fact, Outcome, Told};
+
+const THREADS: u64 = 4;
+const KILLS: u64 = 40;
+/// After how many answers the process is killed, at most.
+const ANSWERS_MAX: u64 = 60;
+const ROLE: &str = "KEYSTEAD_KILL_ROLE";
+const MARK: &str = "says ";
+
+/// What the process that is killed is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Role {
+    path: String,
+    seed: u64,
+    turn: u64,
+    logged: bool,
+}
+
+/// What one of its threads was told.
+#[derive(Debug, Serialize, Deserialize)]
+struct Said {
+    thread: u64,
+    step: u64,
+    /// The newest commit before and after.
+    from: u64,
+    to: u64,
+    answer: Answer,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Made { commit: u64, answer: String },
+    Replayed { commit: u64, answer: String },
+    Unchanged(String),
+    Refused(String),
+    Read { commit: u64, answer: String },
+}
+
+enum Step {
+    Call(Box<Call>),
+    Ask(usize, Query),
+}
+
+impl Role {
+    fn options(&self) -> Options {
+        let options = options().cache_bytes(1_000_000).redo_log(self.logged);
+        options.redo_log_bytes(Options::REDO_LOG_BYTES_MIN).checkpoint_bytes(20_000)
+    }
+
+    /// What a thread does, step by step: the same in both processes.
+    fn steps(&self, thread: u64) -> impl Iterator<Item = Step> {
+        let mut random = Random::new(Random::new(self.seed ^ self.turn << 8 ^ thread).next());
+        let first = self.turn * 10_000;
+        (0..).map(move |step| {
+            if random.one_in(4) {
+                return Step::Ask(random.index(SCOPES), names::query(&mut random));
+            }
+            let number = (first + step) * THREADS + thread;
+            Step::Call(Box::new(names::call(&mut random, number, false)))
+        })
+    }
+}
+
+/// The process that is killed: this program again, with a role. Without one it has nothing to do.
+#[test]
+fn killed_process() {
+    let Ok(role) = env::var(ROLE) else { return };
+    let role: Role = serde_json::from_str(&role).unwrap();
+    let store = role.options().open(&role.path).unwrap();
+    thread::scope(|threads| {
+        for number in 0..THREADS {
+            let (store, role) = (&store, &role);
+            threads.spawn(move || {
+                for (step, what) in (0..).zip(role.steps(number)) {
+                    let newest = || store.position().unwrap().commit().number();
+                    let from = newest();
+                    let answer = take(store, &what);
+                    let said = Said { thread: number, step, from, to: newest(), answer };
+                    let line = format!("\n{MARK}{}\n", serde_json::to_string(&said).unwrap());
+                    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+}
+
+fn take(store: &Store, step: &Step) -> Answer {
+    match step {
+        Step::Ask(number, query) => {
+            let read = store.read(&scope(*number), |snap| Ok((snap.commit().number(), query.ask(snap)?)));
+            let (commit, answer) = read.unwrap();
+            Answer::Read { commit, answer }
+        }
+        Step::Call(call) => match call.make(store) {
+            Ok(done) if done.made_commit => Answer::Made { commit: done.commit, answer: done.answer },
+            Ok(done) if done.replayed => Answer::Replayed { commit: done.commit, answer: done.answer },
+            Ok(done) => Answer::Unchanged(done.answer),
+            Err(error) if is_refusal(&error) => Answer::Refused(kind(&error)),
+            Err(error) => panic!("{call:?}: {error:?}"),
+        },
+    }
+}
+
+/// Ends the process also if a test fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(role: &Role) -> Killed {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["killed_process", "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(ROLE, serde_json::to_string(role).unwrap());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    Killed(command.spawn().unwrap())
+}
+
+/// Lets a process run until it has said so much, kills it a little later, and returns all that it said.
+fn run_and_kill(role: &Role, random: &mut Random) -> Vec<Said> {
+    let mut killed = start(role);
+    let mut output = BufReader::new(killed.0.stdout.take().unwrap());
+    let mut lines = String::new();
+    let wanted = 1 + random.below(ANSWERS_MAX);
+    while (lines.matches(MARK).count() as u64) < wanted {
+        assert!(output.read_line(&mut lines).unwrap() > 0, "it ended by itself: {lines}");
+    }
+    (0..random.below(300_000)).for_each(|_| hint::spin_loop());
+    killed.0.kill().unwrap();
+    // What it said before it died counts too, but half a line doesn't.
+    let mut rest = Vec::new();
+    output.read_to_end(&mut rest).unwrap();
+    let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    lines += std::str::from_utf8(&rest[..whole]).unwrap();
+    drop(killed);
+    lines
+        .lines()
+        .filter_map(|line| line.strip_prefix(MARK))
+        .map(|said| serde_json::from_str(said).unwrap())
+        .collect()
+}
+
+/// What the threads were told; of each, the step after the last may have been taken.
+fn told(role: &Role, said: Vec<Said>) -> Told {
+    let mut told = Told::default();
+    let mut of_threads: Vec<_> =
+        (0..THREADS).map(|thread| role.steps(thread).enumerate().peekable()).collect();
+    for Said { thread, step, from, to, answer } in said {
+        let (number, what) = of_threads[usize::try_from(thread).unwrap()].next().unwrap();
+        assert_eq!(number as u64, step, "thread {thread}");
+        told.newest = told.newest.max(to);
+        let mut claim = |from, to, fact| told.claims.push(Claim { from, to, fact });
+        let call = match what {
+            Step::Call(call) => *call,
+            Step::Ask(number, query) => {
+                let Answer::Read { commit, answer } = answer else { panic!("{query:?}: {answer:?}") };
+                told.newest = told.newest.max(commit);
+                claim(commit, commit, Fact::Query(number, query, answer));
+                continue;
+            }
+        };
+        let mut outcome = Outcome::Nothing;
+        match answer {
+            Answer::Made { commit, answer } => {
+                told.newest = told.newest.max(commit);
+                outcome = Outcome::Made(Some((commit, answer)));
+            }
+            Answer::Replayed { commit, answer } => {
+                claim(from, to, Fact::Replay(call.clone(), answer, commit))
+            }
+            Answer::Unchanged(answer) => claim(from, to, Fact::Call(call.clone(), Ok(answer))),
+            Answer::Refused(kind) => claim(from, to, Fact::Call(call.clone(), Err(kind))),
+            Answer::Read { .. } => panic!("{call:?}: {answer:?}"),
+        }
+        told.calls.push((call, outcome));
+    }
+    for mut steps in of_threads {
+        if let Some((_, Step::Call(call))) = steps.next() {
+            told.calls.push((*call, Outcome::Unknown));
+        }
+    }
+    told
+}
+
+#[test]
+fn what_a_killed_process_was_told_is_true() {
+    let number = |name: &str| env::var(name).ok().and_then(|text| text.parse().ok());
+    let kills = number("KEYSTEAD_KILLS").unwrap_or(KILLS);
+    let seed = number("KEYSTEAD_KILL_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kms.redb");
+    let (mut random, mut oracle) = (Random::new(seed), Oracle::new().unwrap());
+    let (mut answers, mut commits) = (0, 0);
+    for turn in 0..kills {
+        let when = format!("KEYSTEAD_KILL_SEED={seed}, kill {turn} of {kills}");
+        let role = Role { path: path.to_str().unwrap().to_owned(), seed, turn, logged: !random.one_in(3) };
+        let said = run_and_kill(&role, &mut random);
+        answers += said.len();
+        let told = told(&role, said);
+        commits += told.calls.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Made(_))).count();
+        // Whichever way it is opened.
+        let role = Role { logged: random.one_in(2), ..role };
+        let store = role.options().open(&path).unwrap_or_else(|error| panic!("{when}: {error:?}"));
+        oracle.settle(&store, told).unwrap_or_else(|violation| panic!("{when}: {violation}"));
+    }
+    only_the_store_is_left(folder.path());
+    println!("{kills} kills, {answers} answers, {commits} acknowledged commits, all of them there");
+    assert!(commits as u64 > kills, "{commits} commits in {kills} kills");
+}
+
+fn only_the_store_is_left(folder: &Path) {
+    let names: Vec<_> = folder.read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
+    let is_own = |name: &&std::ffi::OsString| *name == "kms.redb" || *name == "kms.redb.redo";
+    assert_eq!(names.iter().filter(is_own).count(), names.len(), "{names:?}");
+}
