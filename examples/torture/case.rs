@@ -142,6 +142,9 @@ impl Case {
             heavy: self.heavy,
         };
         let steps = 1 + self.random.below(STEPS_MAX);
+        if self.random.one_in(8) {
+            return session.trim(self.random.below(self.oracle.newest() + 1));
+        }
         session.run(&mut self.random, self.settings.threads.unwrap_or(threads), steps)
     }
 
@@ -194,10 +197,6 @@ impl Case {
         let store = opened.map_err(|error| format!("the disk is well, and it can't be opened: {error:?}"))?;
         self.exists = true;
         self.oracle.settle(&store, told)?;
-        if self.random.one_in(12) {
-            let to = self.random.below(self.oracle.newest() + 1);
-            self.oracle.trim(&store, to)?;
-        }
         Ok(store)
     }
 

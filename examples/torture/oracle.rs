@@ -49,6 +49,9 @@ impl Oracle {
         if newest < least {
             return Err(format!("commit {least} was told of, and {newest} is the newest that is left"));
         }
+        if let Some(least) = told.trimmed {
+            self.trim(store, least)?;
+        }
         let feed = self.feed_of(store, self.newest)?;
         for record in &told.feed {
             let found = if record.info.commit.number() > self.newest {
@@ -189,16 +192,15 @@ impl Oracle {
         Ok(())
     }
 
-    /// Trims the history of both.
-    pub(crate) fn trim(&mut self, store: &Store, to: u64) -> Found<()> {
-        let to = Commit::new(to.min(self.newest));
-        let trimmed = [store, &self.reference].map(|store| store.trim_history(to));
-        let [found, expected] = trimmed.map(|floor| floor.map_err(must_not_fail));
-        if found.clone()? != expected.clone()? {
-            return Err(format!("trimming to {to} came to {found:?} instead of {expected:?}"));
+    /// Trims the history as far as the store did: each step of it is a commit, which is in no feed.
+    fn trim(&mut self, store: &Store, least: u64) -> Found<()> {
+        let floor = store.history_floor().map_err(must_not_fail)?;
+        if floor.number() < least {
+            return Err(format!("the history was trimmed to {least}, and now begins at {floor}"));
         }
+        self.reference.trim_history(floor).map_err(must_not_fail)?;
         self.newest = self.reference.position().map_err(must_not_fail)?.commit().number();
-        self.compare(store)
+        Ok(())
     }
 }
 

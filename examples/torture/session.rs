@@ -64,6 +64,8 @@ pub(crate) struct Told {
     pub(crate) feed: Vec<CommitRecord>,
     /// The newest commit that anybody heard of.
     pub(crate) newest: u64,
+    /// If the history was trimmed, alone: up to where for sure.
+    pub(crate) trimmed: Option<u64>,
     pub(crate) met: Met,
     pub(crate) complaints: Vec<String>,
 }
@@ -74,6 +76,7 @@ impl Told {
         self.claims.extend(other.claims);
         self.feed.extend(other.feed);
         self.newest = self.newest.max(other.newest);
+        self.trimmed = self.trimmed.max(other.trimmed);
         self.met.add(&other.met);
         self.complaints.extend(other.complaints);
     }
@@ -160,6 +163,24 @@ impl Session<'_> {
         told
     }
 
+    /// Trims the history, while nobody else writes.
+    pub(crate) fn trim(&self, to: u64) -> Told {
+        let mut told = Told::default();
+        let trimmed = self.store.trim_history(keystead::Commit::new(to));
+        told.met.note("trims", 1);
+        told.trimmed = Some(match trimmed {
+            Ok(floor) => floor.number(),
+            Err(error) => {
+                self.failed(&mut told, "trimming", &error);
+                0
+            }
+        });
+        if let Ok(newest) = self.position() {
+            told.hear(newest);
+        }
+        told
+    }
+
     fn work(&self, random: &mut Random, steps: u64) -> Told {
         let mut told = Told::default();
         let mut old = None;
@@ -203,6 +224,7 @@ impl Session<'_> {
                     told.complaints.push(complaint);
                 }
                 told.hear(commit);
+                told.met.note("reads", 1);
                 let answer = stale.map_or(answer, |(_, _, answer)| answer);
                 *old = Some((number, query.clone(), answer.clone()));
                 told.claims.push(Claim {

@@ -38,9 +38,9 @@ fn a_store_keeps_its_promises_and_everything_is_met() {
         "several",
         "swaps",
         "too large",
+        "trims",
         "unchanged",
         "unknown",
-        "waits for a checkpoint",
     ] {
         assert!(met.times(name) > 0, "{name} never happened: {met}");
     }
