@@ -229,11 +229,15 @@ impl Case {
     /// calls that fail and then the end.
     fn strike(&mut self, within: u64) {
         let random = &mut self.random;
+        // Often early: what was recovered is then not on the disk for long.
+        let within = within.min(*random.pick(&[12, 60, u64::MAX]));
         let what = random.below(10);
         if what < 6 {
             let effect = if random.one_in(4) { Effect::Kill } else { Effect::PowerCut };
+            // Syncs are the moments at which something becomes a promise.
+            let (of, within) = *random.pick(&[(Calls::All, within), (Calls::Syncs, within.div_ceil(6))]);
             let from = 1 + random.below(within);
-            self.disk.expect(Trouble { of: Calls::All, from, count: 1, effect });
+            self.disk.expect(Trouble { of, from, count: 1, effect });
         }
         if what >= 4 {
             let (of, within, kind) = *random.pick(&[
