@@ -262,7 +262,7 @@ impl Session<'_> {
 
     fn call(&self, random: &mut Random, told: &mut Told) -> bool {
         let call = names::call(random, self.numbers.fetch_add(1, Ordering::SeqCst), self.heavy);
-        let made = self.position().and_then(|from| Ok((from, call.make(self.store))));
+        let made = self.position().map(|from| (from, call.make(self.store)));
         let (from, made) = match made {
             Ok(made) => made,
             Err(error) => return self.failed(told, "the position", &error),
