@@ -35,9 +35,11 @@ pub fn open_direct(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
 fn open(folder: &Path, settings: Settings, redo_log: bool) -> Answer<Box<dyn Peer>> {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
     let options = Options::new().quotas(quotas).history(settings.history);
-    // Pages and records share what other engines have for pages.
-    let half = settings.cache_bytes / 2;
-    let options = options.cache_bytes(half).record_cache_bytes(half).redo_log(redo_log);
+    // Pages and records share what other engines have for pages. Records that are asked for again are worth
+    // more than pages, and the table file is small.
+    let of_pages = settings.cache_bytes / 4;
+    let options = options.cache_bytes(of_pages).record_cache_bytes(settings.cache_bytes - of_pages);
+    let options = options.redo_log(redo_log);
     let store = options.open(folder.join("kms.redb"))?;
     let scope = |place: Place| Scope::new(Place::DOMAIN, place.project());
     Ok(Box::new(Keystead { store, scopes: [scope(Place::Large)?, scope(Place::Small)?] }))
