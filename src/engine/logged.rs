@@ -15,7 +15,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
@@ -778,6 +777,22 @@ impl Snapshot {
         Ok(found)
     }
 
+    /// The rows of a range that are in memory, in order, deleted ones as `None`.
+    fn in_memory(&self, range: Range<'_>) -> impl Iterator<Item = (Row, Option<Stored>)> {
+        let View { active, frozen, .. } = &*self.view;
+        let mut active = active.scan(range, self.commit).peekable();
+        let frozen = frozen.as_ref().map(|frozen| frozen.rows.scan(range, self.commit));
+        let mut frozen = frozen.into_iter().flatten().peekable();
+        std::iter::from_fn(move || {
+            let next = [active.peek().map(|(row, _)| row), frozen.peek().map(|(row, _)| row)];
+            let row = next.into_iter().flatten().min()?.clone();
+            // Each that has the row goes on; the newer has its say.
+            let newest = active.next_if(|(next, _)| *next == row);
+            let older = frozen.next_if(|(next, _)| *next == row);
+            newest.or(older)
+        })
+    }
+
     /// The places of the log's entries up to and with this commit.
     fn log_rows_up_to(&self, trim: Commit) -> Result<Vec<Row>> {
         let (first, last) = (log_row(Commit::default()), log_row(trim));
@@ -823,40 +838,44 @@ impl ReadTransaction for Snapshot {
         limit: usize,
         see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
     ) -> Result<()> {
-        let range = RedbRead::range_of_rows(range);
-        let View { active, frozen, base } = &*self.view;
-        let mut active = active.scan(range, self.commit).peekable();
-        let mut frozen = frozen
-            .as_ref()
-            .map(|frozen| frozen.rows.scan(range, self.commit))
-            .into_iter()
-            .flatten()
-            .peekable();
-        if active.peek().is_none() && frozen.peek().is_none() {
-            return base.with_rows(range, limit, see);
-        }
-        let mut base = BaseRows::new(base, range, limit);
-        let mut seen = 0;
-        while seen < limit {
-            let of_base = base.peek()?;
-            let next = [active.peek().map(|(row, _)| row), frozen.peek().map(|(row, _)| row), of_base];
-            let Some(row) = next.into_iter().flatten().min().cloned() else { break };
-            // Each that has the row goes on; the newest has its say.
-            let newest = [next_if_at(&mut active, &row), next_if_at(&mut frozen, &row)];
-            let of_base = base.next_if_at(&row);
-            let shown = match newest.into_iter().flatten().next() {
-                Some(stored) => stored.map(Ok),
-                None => of_base,
-            };
-            if let Some(stored) = shown {
-                seen += 1;
-                match stored {
-                    Ok(stored) => see(&row, Ok((&stored).into())),
-                    Err(error) => see(&row, Err(error)),
+        let (from, to) = RedbRead::range_of_rows(range);
+        let mut newer = self.in_memory((from, to)).peekable();
+        let (mut from, mut left) = (from.map(<[u8]>::to_vec), limit);
+        // Some of the table file's rows at a time, because those in memory may replace any of them.
+        while left > 0 && newer.peek().is_some() {
+            let at_once = left.min(ROWS_AT_ONCE);
+            let (mut of_base, mut last) = (0, Row::new());
+            let range = (from.as_ref().map(Vec::as_slice), to);
+            self.view.base.with_rows(range, at_once, &mut |row, value| {
+                of_base += 1;
+                last.clear();
+                last.extend_from_slice(row);
+                while let Some((before, stored)) = newer.next_if(|(next, _)| left > 0 && **next < *row) {
+                    show(&before, stored.as_ref(), &mut left, see);
                 }
+                if left == 0 {
+                    return;
+                }
+                match newer.next_if(|(next, _)| **next == *row) {
+                    Some((_, stored)) => show(row, stored.as_ref(), &mut left, see),
+                    None => {
+                        left -= 1;
+                        see(row, value);
+                    }
+                }
+            })?;
+            if of_base < at_once {
+                // Behind the last of the table file.
+                while left > 0
+                    && let Some((row, stored)) = newer.next()
+                {
+                    show(&row, stored.as_ref(), &mut left, see);
+                }
+                return Ok(());
             }
+            from = Bound::Excluded(last);
         }
-        Ok(())
+        self.view.base.with_rows((from.as_ref().map(Vec::as_slice), to), left, see)
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
@@ -874,42 +893,15 @@ impl ReadTransaction for Snapshot {
     }
 }
 
-fn next_if_at<T>(rows: &mut Peekable<impl Iterator<Item = (Row, T)>>, row: &Row) -> Option<T> {
-    rows.next_if(|(next, _)| next == row).map(|(_, value)| value)
-}
-
-/// The rows of the table file in a range, read some at a time.
-struct BaseRows<'a> {
-    base: &'a RedbRead,
-    from: Bound<Row>,
-    to: Bound<&'a [u8]>,
-    at_once: usize,
-    read: VecDeque<(Row, Result<Stored>)>,
-    ended: bool,
-}
-
-impl<'a> BaseRows<'a> {
-    fn new(base: &'a RedbRead, (from, to): Range<'a>, limit: usize) -> Self {
-        let from = from.map(<[u8]>::to_vec);
-        Self { base, from, to, at_once: limit.min(ROWS_AT_ONCE), read: VecDeque::new(), ended: false }
-    }
-
-    fn peek(&mut self) -> Result<Option<&Row>> {
-        if self.read.is_empty() && !self.ended {
-            let from = self.from.as_ref().map(Vec::as_slice);
-            self.read = self.base.scan((from, self.to), self.at_once)?.into();
-            self.ended = self.read.len() < self.at_once;
-            if let Some((last, _)) = self.read.back() {
-                self.from = Bound::Excluded(last.clone());
-            }
-        }
-        Ok(self.read.front().map(|(row, _)| row))
-    }
-
-    fn next_if_at(&mut self, row: &Row) -> Option<Result<Stored>> {
-        if self.read.front().is_some_and(|(next, _)| next == row) {
-            return self.read.pop_front().map(|(_, stored)| stored);
-        }
-        None
+/// Shows a row that is in memory, if it was not deleted.
+fn show(
+    row: &[u8],
+    stored: Option<&Stored>,
+    left: &mut usize,
+    see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
+) {
+    if let Some(stored) = stored {
+        *left -= 1;
+        see(row, Ok(stored.into()));
     }
 }
