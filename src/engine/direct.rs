@@ -156,7 +156,7 @@ mod tests {
                 let unit = if in_sectors { SECTOR } else { 1 };
                 let offset = offset / unit * unit;
                 let length = length.min(LENGTH - offset) / unit * unit;
-                let data: Vec<u8> = (0..length).map(|at| byte.wrapping_add((at % 251) as u8)).collect();
+                let data: Vec<u8> = (0..length).map(|at| byte.wrapping_add(u8::try_from(at % 251).unwrap())).collect();
                 disk.write(offset as u64, &data).unwrap();
                 disk.sync_data().unwrap();
                 expected[offset..offset + length].copy_from_slice(&data);

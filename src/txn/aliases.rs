@@ -247,7 +247,7 @@ impl Transaction<'_> {
             AliasScope::Project => read::alias_by_urn_name(self, alias.urn_name())?.is_some(),
             AliasScope::Domain => {
                 let row = self.domain_space().claim(alias.urn_name());
-                self.read(&row, |stored| decode_claim(&row, &stored.bytes))?.is_some()
+                self.read(&row, |stored| decode_claim(&row, stored.bytes))?.is_some()
             }
         };
         if taken { Err(Error::AliasExists(alias.clone())) } else { Ok(()) }

@@ -91,7 +91,7 @@ pub(super) fn must_have_history(rows: &impl Rows) -> Result<()> {
 
 pub(super) fn floor(rows: &impl Rows) -> Result<Floor> {
     let row = Space::of_store().floor();
-    Ok(rows.read(&row, |stored| decode_floor(&row, &stored.bytes))?.unwrap_or_default())
+    Ok(rows.read(&row, |stored| decode_floor(&row, stored.bytes))?.unwrap_or_default())
 }
 
 /// Whether a commit of this number was lost when the store was restored from an earlier state, if there
@@ -102,7 +102,7 @@ pub(crate) fn was_lost(rows: &impl Rows, commit: Commit) -> Result<bool> {
         return Ok(false);
     }
     let row = Space::of_store().restored(first);
-    let last = rows.read(&row, |stored| decode_restored(&row, &stored.bytes))?;
+    let last = rows.read(&row, |stored| decode_restored(&row, stored.bytes))?;
     Ok(last.is_some_and(|last| commit > last))
 }
 
@@ -152,7 +152,7 @@ fn head(rows: &impl Rows, record: &RecordId) -> Result<Option<Head>> {
 fn tombstone(rows: &impl Rows, record: &RecordId) -> Result<Option<Previous>> {
     let row = Space::tombstone(rows.place().scope, record);
     rows.read(&row, |stored| {
-        let time = decode_tombstone(&row, &stored.bytes)?;
+        let time = decode_tombstone(&row, stored.bytes)?;
         Ok(Previous { commit: stored.commit, time })
     })
 }

@@ -24,7 +24,7 @@ impl Transaction<'_> {
         digest: &[u8; 32],
     ) -> Result<Option<Replay<T>>> {
         let row = self.place.space.outcome(request_id);
-        let found = self.read(&row, |stored| Ok((decode_outcome(&row, &stored.bytes)?, stored.commit)))?;
+        let found = self.read(&row, |stored| Ok((decode_outcome(&row, stored.bytes)?, stored.commit)))?;
         let Some((outcome, commit)) = found else { return Ok(None) };
         if outcome.digest != *digest {
             return Err(Error::RequestIdReused(request_id.clone()));
@@ -57,7 +57,7 @@ impl Transaction<'_> {
     /// Forgets what came of a request at this time. If the id was used anew since, that stays.
     pub(crate) fn forget_outcome(&mut self, request_id: &RequestId, time: Timestamp) -> Result<bool> {
         let row = self.place.space.outcome(request_id);
-        let found = self.read(&row, |stored| decode_outcome(&row, &stored.bytes))?;
+        let found = self.read(&row, |stored| decode_outcome(&row, stored.bytes))?;
         // The id may have been used anew since.
         if found.is_none_or(|outcome| outcome.time != time.as_millis()) {
             return Ok(false);
