@@ -54,7 +54,9 @@ impl DirectFile {
         aligned.copy_from_slice(data);
         match write_all_at(file, aligned, offset) {
             // The disk has larger sectors, or the file system can't do it: it is written the other way.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
+            {
                 *direct = None;
                 Ok(false)
             }
@@ -78,9 +80,9 @@ impl StorageBackend for DirectFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if self.unsynced.load(Ordering::Acquire) {
-            self.cached.sync_data()?;
-            self.unsynced.store(false, Ordering::Release);
+        if self.unsynced.swap(false, Ordering::AcqRel) {
+            // What could not be synced stays so.
+            self.cached.sync_data().inspect_err(|_| self.unsynced.store(true, Ordering::Release))?;
         }
         Ok(())
     }
@@ -156,7 +158,8 @@ mod tests {
                 let unit = if in_sectors { SECTOR } else { 1 };
                 let offset = offset / unit * unit;
                 let length = length.min(LENGTH - offset) / unit * unit;
-                let data: Vec<u8> = (0..length).map(|at| byte.wrapping_add(u8::try_from(at % 251).unwrap())).collect();
+                let bytes = (0..length).map(|at| byte.wrapping_add(u8::try_from(at % 251).unwrap()));
+                let data: Vec<u8> = bytes.collect();
                 disk.write(offset as u64, &data).unwrap();
                 disk.sync_data().unwrap();
                 expected[offset..offset + length].copy_from_slice(&data);

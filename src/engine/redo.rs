@@ -4,7 +4,7 @@
 //! file     = header, segment 0, segment 1          the header in the first 4,096 bytes
 //! header   = "keystead log"  format (4)  id (16)  length of the file (8)  checksum (8)
 //! segment  = frame frame ...                       each begins at a multiple of 512 bytes
-//! frame    = "ksf1"  length of the commits (4)  sequence (8)  previous checksum (8)  checksum (8)  commits
+//! frame    = mark (4)  length of the commits (4)  sequence (8)  previous checksum (8)  checksum (8)  commits
 //! commits  = { commit (8)  number of rows (4)  { length of address (2)  1 + length of value, or 0 for
 //!              a row that is deleted (4)  address  value } }
 //! ```
@@ -12,7 +12,8 @@
 //! Numbers have their lowest byte first. Segments are used in turn; the sequence counts them, and the
 //! one with sequence n lies at n modulo 2. The checksum of a frame covers all the rest of it, is seeded
 //! with the log's id, and the frame holds that of the one before it (0 in the first of a segment): so what
-//! is left of an older use of the place, or of another log, is no part of the chain. A frame begins on a
+//! is left of an older use of the place, or of another log, is no part of the chain. The mark that a frame
+//! begins with is a hash of the log's id too: no text that somebody stores can look like a frame. A frame begins on a
 //! sector of its own, so a write that is torn never damages an older frame; and it is written only when
 //! the one before it is on the disk, so a valid frame behind an invalid one means damage, not a crash.
 
@@ -36,7 +37,7 @@ const HEADER_USED: usize = 48;
 const SECTOR_BYTES: usize = 512;
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
-const FRAME_MAGIC: &[u8; 4] = b"ksf1";
+const MARK_BYTES: usize = 4;
 const FRAME_HEADER: usize = 32;
 
 /// The most bytes of commits that a frame may have: more than the largest transaction makes.
@@ -321,26 +322,39 @@ impl RedoLog {
             segment.end += frame_bytes(frame.commits.len());
             segment.frames.push((offset, frame));
         }
-        let to = place.end.min(segment.end + LOOK_AHEAD);
-        let mut offset = segment.end;
+        segment.stray = self.read_stray(segment.end, &place)?;
+        Ok(segment)
+    }
+
+    /// The newest commit in whole frames from this offset on.
+    fn read_stray(&self, from: u64, place: &Range<u64>) -> Result<Option<Commit>> {
+        let to = place.end.min(from + LOOK_AHEAD);
+        let (mut offset, mut behind_frame) = (from, from);
         let mut bytes = vec![0; LOOK_AT_ONCE];
-        let mut none = 0;
+        let (mut stray, mut none) = (None, 0);
+        let mark = mark(&self.id);
         while offset < to {
             let length = bytes.len().min(usize::try_from(to - offset).unwrap_or(usize::MAX));
             self.disk.read(offset, &mut bytes[..length])?;
             for sector in (0..length).step_by(SECTOR_BYTES) {
-                if bytes[sector..length].starts_with(FRAME_MAGIC) {
-                    let frame = self.read_frame(offset + sector as u64, &place)?;
-                    none += u32::from(frame.is_none());
-                    if none > FALSE_FRAMES_MAX {
-                        return Err(damaged("it is full of frames that are none"));
-                    }
-                    segment.stray = segment.stray.max(frame.map(|frame| frame.last));
+                let start = offset + sector as u64;
+                // What is inside of a frame is none.
+                if start < behind_frame || !bytes[sector..length].starts_with(&mark) {
+                    continue;
+                }
+                if let Some(frame) = self.read_frame(start, place)? {
+                    behind_frame = start + frame_bytes(frame.commits.len());
+                    stray = stray.max(Some(frame.last));
+                    continue;
+                }
+                none += 1;
+                if none > FALSE_FRAMES_MAX {
+                    return Err(damaged("it is full of frames that are none"));
                 }
             }
             offset += length as u64;
         }
-        Ok(segment)
+        Ok(stray)
     }
 
     /// The frame at this offset of the file, if there is a whole one.
@@ -352,9 +366,9 @@ impl RedoLog {
         }
         self.disk.read(offset, &mut header)?;
         let at = &mut 0;
-        let (magic, length): ([u8; 4], [u8; 4]) = (take(&header, at)?, take(&header, at)?);
+        let (found, length): ([u8; MARK_BYTES], [u8; 4]) = (take(&header, at)?, take(&header, at)?);
         let length = u32::from_le_bytes(length) as usize;
-        if magic != *FRAME_MAGIC || length == 0 || length > COMMITS_MAX || frame_bytes(length) > left {
+        if found != mark(&self.id) || length == 0 || length > COMMITS_MAX || frame_bytes(length) > left {
             return Ok(None);
         }
         let sequence = u64::from_le_bytes(take(&header, at)?);
@@ -437,10 +451,17 @@ fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
     Ok((id, length))
 }
 
+/// What the frames of a log begin with; never zeros, which are where nothing was written.
+fn mark(id: &LogId) -> [u8; MARK_BYTES] {
+    let [first, second, third, fourth, ..] =
+        XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(id), b"keystead frame").to_le_bytes();
+    [first | 1, second, third, fourth]
+}
+
 fn encode_frame(id: &LogId, sequence: u64, previous: u64, commits: &[u8]) -> Vec<u8> {
     let bytes = usize::try_from(frame_bytes(commits.len())).expect("it is little more than what is there");
     let mut frame = Vec::with_capacity(bytes);
-    frame.extend(FRAME_MAGIC);
+    frame.extend(mark(id));
     frame.extend(u32::try_from(commits.len()).expect("commits have at most 4 MiB").to_le_bytes());
     frame.extend(sequence.to_le_bytes());
     frame.extend(previous.to_le_bytes());

@@ -593,8 +593,15 @@ pub(crate) fn encode_counts(counts: Counts) -> Vec<u8> {
 }
 
 pub(crate) fn decode_counts(row: &[u8], bytes: &[u8]) -> Result<Counts> {
-    decode(row, bytes)
+    let counts: Counts = decode(row, bytes)?;
+    if counts.keys.max(counts.default_keys) > COUNT_MAX {
+        return Err(corrupted(row, "there can't be so many keys"));
+    }
+    Ok(counts)
 }
+
+/// More than any project has, and so few that they can be added up.
+const COUNT_MAX: u64 = 1 << 48;
 
 #[derive(Encode, BorrowDecode)]
 struct StoredEntry<'a> {

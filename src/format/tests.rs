@@ -506,7 +506,10 @@ proptest! {
         prop_assert_eq!(decode_key_id(b"row", &encode_key_id(key_id)).unwrap(), key_id);
         prop_assert_eq!(&decode_claim(b"row", &encode_claim(scope.project())).unwrap(), scope.project());
         prop_assert_eq!(decode_tag_value(b"row", &encode_tag_value(&value)).unwrap(), value);
-        let counts = Counts { keys: counts.0, default_keys: counts.1 };
+        let most = 1 << 48;
+        let too_many = Counts { keys: counts.0.max(most + 1), default_keys: counts.1 };
+        prop_assert!(decode_counts(b"row", &encode_counts(too_many)).is_err());
+        let counts = Counts { keys: counts.0 % (most + 1), default_keys: counts.1 % (most + 1) };
         prop_assert_eq!(decode_counts(b"row", &encode_counts(counts)).unwrap(), counts);
         for alias_scope in [AliasScope::Project, AliasScope::Domain] {
             let fixed = Fixed { incarnation, alias_scope, region: Region::new(region.as_str()).unwrap(), history: true };

@@ -168,11 +168,11 @@ impl Options {
 
     /// The most memory for decoded records of names that are asked for often, in bytes;
     /// [`RECORD_CACHE_BYTES_DEFAULT`](Self::RECORD_CACHE_BYTES_DEFAULT) if nothing is said, none if it is 0.
-    /// An alias with its key is counted as about 0.9 KiB, a key asked for by its id as 0.75, more with tags and
-    /// a description; both on the high side. The memory is divided among the processor's cores, at most 4: a
-    /// record that all threads ask for is there once for each. So 64 MiB hold about 73,000 names on one core,
-    /// and the hottest 18,000 for each of 4. It is filled as records are read, and [`Store::stats`] tells how
-    /// it does. A store that is opened for reading only has none, because another process changes its records.
+    /// An alias with its key is counted as about 0.8 KiB, a key asked for by its id as 0.65, more with tags, a
+    /// description, and names of more than 23 bytes; all on the high side. So 64 MiB hold about 73,000 names, for
+    /// all threads. Where there is more than one core, an eighth of it is for copies of those that each thread
+    /// asks for most. It is filled as records are read, and [`Store::stats`] tells how it does. A store that is
+    /// opened for reading only has none, because another process changes its records.
     pub fn record_cache_bytes(mut self, bytes: usize) -> Self {
         self.record_cache_bytes = bytes;
         self

@@ -184,7 +184,7 @@ impl Snapshot<'_> {
             let mut last = None;
             self.each_row(&from, &to, EXAMINED_MAX, |row, value| {
                 last = Some(behind(row));
-                count += u64::from(self.key_of(filter, row, value)?.is_some());
+                count += u64::from(self.key_of(filter, row, value?)?.is_some());
                 Ok(())
             })?;
             let Some(last) = last else { return Ok(count) };
@@ -237,12 +237,12 @@ impl Snapshot<'_> {
         from: &[u8],
         to: &[u8],
         limit: usize,
-        mut see: impl FnMut(&[u8], Value<'_>) -> Result<()>,
+        mut see: impl FnMut(&[u8], Result<Value<'_>>) -> Result<()>,
     ) -> Result<()> {
         let mut outcome = Ok(());
         self.rows.with_rows((Bound::Included(from), Bound::Excluded(to)), limit, &mut |row, value| {
             if outcome.is_ok() {
-                outcome = value.and_then(|value| see(row, value));
+                outcome = see(row, value);
             }
         })?;
         outcome
@@ -271,7 +271,7 @@ impl Snapshot<'_> {
                     seen += 1;
                     last.clear();
                     last.extend_from_slice(row);
-                    items.extend(read(row, value)?);
+                    items.extend(read(row, value?)?);
                 }
                 Ok(())
             })?;

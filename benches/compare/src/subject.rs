@@ -28,6 +28,8 @@ pub struct Subject {
     pub folder: TempDir,
     pub targets: Targets,
     pub random: Random,
+    /// Whether each of its names was looked up once.
+    pub used: bool,
     peer: Option<Box<dyn Peer>>,
 }
 
@@ -51,7 +53,7 @@ impl Subject {
             peer.session(&mut |session| must_refuse(session, contents.small))?;
         }
         let (targets, random) = (Targets::new(count), Random::new(count as u64));
-        Ok((Self { engine, settings, folder, targets, random, peer: Some(peer) }, took))
+        Ok((Self { engine, settings, folder, targets, random, used: false, peer: Some(peer) }, took))
     }
 
     /// The open store.

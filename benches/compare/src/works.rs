@@ -170,7 +170,7 @@ pub fn associate_64(
 }
 
 /// Which aliases are looked up.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Set {
     /// Any.
     All,
@@ -200,6 +200,10 @@ pub fn resolve(
     slice: Duration,
 ) -> Answer<Vec<f64>> {
     let seed = subject.random.number();
+    // As in a service that has run for a while, each name was asked for before.
+    if set == Set::All && !std::mem::replace(&mut subject.used, true) {
+        subject.peer()?.session(&mut |session| use_all(session, keys, set))?;
+    }
     let (peer, targets, start, stop) =
         (subject.peer()?, &subject.targets, Start::new(), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -211,7 +215,9 @@ pub fn resolve(
                 let mut samples = Vec::new();
                 peer.session(&mut |session| {
                     let mut random = Random::new(seed.wrapping_add(1 + reader as u64));
-                    warm(session, keys, set)?;
+                    if set != Set::All {
+                        use_all(session, keys, set)?;
+                    }
                     let end = start.wait();
                     while Instant::now() < end {
                         samples.push(look_up(session, keys, targets, set, &mut random)?);
@@ -252,12 +258,9 @@ fn disturb(
     Ok(())
 }
 
-/// A working set has been used before.
-fn warm(session: &mut dyn Session, keys: &Keys, set: Set) -> Answer<()> {
-    if let Set::Hot(_) = set {
-        for index in 0..set.count(keys) {
-            session.resolve(Place::Large, &keys.aliases[set.alias(keys, index)])?;
-        }
+fn use_all(session: &mut dyn Session, keys: &Keys, set: Set) -> Answer<()> {
+    for index in 0..set.count(keys) {
+        session.resolve(Place::Large, &keys.aliases[set.alias(keys, index)])?;
     }
     Ok(())
 }

@@ -50,6 +50,7 @@ struct Stretch<'a> {
 /// The spaces in a range, in their order, with their numbers.
 struct Spaces<'a> {
     rows: RowsInRange<'a>,
+    range: (Bound<Row>, Bound<Row>),
     last: Row,
 }
 
@@ -66,6 +67,10 @@ impl RedbRead {
         let mut read = Self { table, numbers, commit, log_state, stripes };
         let newest = read.row(NEWEST)?;
         let newest = newest.ok_or_else(|| corrupted(NEWEST, "the newest commit is missing"))?;
+        // Far more than there ever are, with room to count on.
+        if newest.commit.number() > u64::MAX >> 1 {
+            return Err(corrupted(NEWEST, "the newest commit is too large"));
+        }
         read.commit = newest.commit;
         read.log_state = LogState::decode(&newest.bytes)?;
         Ok(read)
@@ -319,6 +324,10 @@ impl<'a> Stretch<'a> {
             false => RangeBounds::<Vec<u8>>::contains(&self.range, &place.to_vec()),
         });
         let rest = rest.ok_or_else(|| corrupted(place, "it is out of order"))?;
+        // Nobody would find it there.
+        if self.start == Start::NO_SPACE && Beginning::split(rest).0 != Beginning::NoSpace {
+            return Err(corrupted(place, "a row that has a space lies among those that have none"));
+        }
         self.row.truncate(self.space.len());
         self.row.extend_from_slice(rest);
         self.begun = true;
@@ -360,14 +369,16 @@ impl<'a> Spaces<'a> {
         };
         let range = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
         let rows = ReadableTable::range::<&[u8]>(table, range).map_err(of_storage)?;
-        Ok(Self { rows, last: Row::new() })
+        Ok(Self { rows, range: (from, to), last: Row::new() })
     }
 
     fn next(&mut self) -> Result<Option<Numbered>> {
         let Some(entry) = self.rows.next() else { return Ok(None) };
         let (place, value) = entry.map_err(of_storage)?;
         let place = place.value();
-        let space = place.strip_prefix(&[NUMBERS]).filter(|space| *self.last < **space);
+        // On a damaged page they may not be, as in a stretch.
+        let inside = RangeBounds::<Vec<u8>>::contains(&self.range, &place.to_vec());
+        let space = place.strip_prefix(&[NUMBERS]).filter(|space| inside && *self.last < **space);
         let space = space.ok_or_else(|| corrupted(place, "it is out of order"))?;
         // So no space is the beginning of another, and their order is that of their rows.
         if split_space(space) != Some((space, &[])) {

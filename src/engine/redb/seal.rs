@@ -5,7 +5,7 @@
 //! from being served. It does not keep a damaged address from hiding its row: only a scan sees that.
 
 use crate::error::Result;
-use crate::format::{Value, corrupted};
+use crate::format::{ENTRY_MAX, Value, corrupted};
 use crate::id::Commit;
 
 const CHECKSUM_LENGTH: usize = 4;
@@ -36,6 +36,10 @@ pub(crate) fn unseal<'a>(row: &[u8], sealed: &'a [u8]) -> Result<Value<'a>> {
     let Some((expected, rest)) = sealed.split_first_chunk::<CHECKSUM_LENGTH>() else {
         return Err(corrupted(row, "the value is too short"));
     };
+    // So much and no more is ever copied, whatever the file holds.
+    if rest.len() > COMMIT_LENGTH_MAX + ENTRY_MAX {
+        return Err(corrupted(row, "the value is too long"));
+    }
     if *expected != checksum(row, rest) {
         return Err(corrupted(row, "the checksum is wrong"));
     }
