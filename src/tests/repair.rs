@@ -768,3 +768,15 @@ fn reading_goes_on_behind_what_can_not_be_read() {
         }
     }
 }
+
+/// An entry whose place was damaged, and one of a number that no commit can have: the history is whole without.
+#[test]
+fn an_entry_at_a_place_of_no_commit_does_not_take_the_history_with_it() {
+    let rig = Rig::new(AliasScope::Project, true);
+    for number in [1 << 40, 1 << 63, u64::MAX] {
+        let row = Draft::log_row(Commit::new(number));
+        let (repaired, report) = rig.repair(&[(row, Some(b"not sealed".to_vec()))]).unwrap();
+        rig.assert_same(&rig.rows, &repaired, &number.to_string());
+        assert_eq!(report.lost.len(), 1, "{report:#?}");
+    }
+}
