@@ -903,6 +903,10 @@ impl ReadTransaction for Snapshot {
         RedbRead::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
     }
 
+    fn next_space(&self, from: &[u8]) -> Result<Option<Row>> {
+        self.view.base.next_space(from)
+    }
+
     fn audit(&self) -> Result<()> {
         // Of each frame of the log the whole was read when it was opened.
         self.view.base.audit()

@@ -132,6 +132,12 @@ pub(crate) trait ReadTransaction: Send + Sync {
     /// [`scan`](Self::scan).
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>>;
 
+    /// The first space at or behind an address that may have rows, on an engine that knows where its spaces
+    /// begin: so reading can go on behind one whose rows can't be read.
+    fn next_space(&self, _from: &[u8]) -> Result<Option<Row>> {
+        Ok(None)
+    }
+
     /// Looks through what the engine keeps for itself, if that is more than rows. Damage there may hide rows,
     /// so that a scan does not see that they are missing: it is `Corrupted`.
     fn audit(&self) -> Result<()> {

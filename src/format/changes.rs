@@ -3,10 +3,11 @@
 //! ```text
 //! file    = "keystead changes"  format (4)  frame frame ...
 //! frame   = length of the body (4)  body  checksum (8)
-//! body    = 01  incarnation (16)  since (8)  to (8)  floor      the first
+//! body    = 01  incarnation (16)  since (8)  to (8)  last  floor      the first
 //!         | 02  commit (8)  entry of the log                    in their order
 //!         | 03  commit (8)  length of the address (2)  address  outcome, or nothing
 //!         | 04  number of entries (8)  number of outcomes (8)   the last
+//! last    = 00 | 01  commit (8)  digest (16)
 //! floor   = 00 | 01  commit of its row (8)  commit (8)  time (8)
 //! ```
 //!
@@ -16,15 +17,19 @@
 //!
 //! Of every outcome that is there at the end there is a frame, in the order of addresses; the outcome is in
 //! it only if it is newer than `since`. So the ones that were forgotten can be told.
+//!
+//! `last` is the newest entry up to `since`, if it was not trimmed: by the first bytes of the SHA-256 of what it
+//! is, the changes tell upon which history they build.
 
 #[cfg(test)]
 mod tests;
 
 use std::io::{Read, Write};
 
+use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_64;
 
-use super::{Address, ENTRY_MAX, Floor, ROW_MAX, Row, ScopedTable, VALUE_MAX, read_address};
+use super::{Address, COMMIT_MAX, ENTRY_MAX, Floor, ROW_MAX, Row, ScopedTable, VALUE_MAX, read_address};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::time::Timestamp;
@@ -32,6 +37,8 @@ use crate::time::Timestamp;
 const MAGIC: &[u8; 16] = b"keystead changes";
 const FORMAT: u32 = 1;
 const LENGTH_BYTES: usize = 4;
+/// How many bytes of a digest are kept.
+const DIGEST_BYTES: usize = 16;
 /// The largest body: an entry with its place.
 const BODY_MAX: usize = 16 + ENTRY_MAX;
 
@@ -48,8 +55,27 @@ pub(crate) struct Begin {
     pub(crate) since: Commit,
     /// Up to and with this one.
     pub(crate) to: Commit,
+    /// The newest entry up to `since`, if there is one.
+    pub(crate) last: Option<LastEntry>,
     /// Up to where the history was trimmed then, and by which commit.
     pub(crate) floor: Option<(Commit, Floor)>,
+}
+
+/// The entry that the changes follow upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastEntry {
+    pub(crate) commit: Commit,
+    pub(crate) digest: [u8; DIGEST_BYTES],
+}
+
+impl LastEntry {
+    /// That of a commit, with these bytes.
+    pub(crate) fn of(commit: Commit, entry: &[u8]) -> Self {
+        let whole: [u8; 32] = Sha256::digest(entry).into();
+        let mut digest = [0; DIGEST_BYTES];
+        digest.copy_from_slice(&whole[..DIGEST_BYTES]);
+        Self { commit, digest }
+    }
 }
 
 /// One thing that a file of changes tells.
@@ -92,6 +118,14 @@ impl<W: Write> ChangesWriter<W> {
         body.extend(begin.incarnation);
         body.extend(begin.since.number().to_le_bytes());
         body.extend(begin.to.number().to_le_bytes());
+        match begin.last {
+            None => body.push(0),
+            Some(LastEntry { commit, digest }) => {
+                body.push(1);
+                body.extend(commit.number().to_le_bytes());
+                body.extend(digest);
+            }
+        }
         match begin.floor {
             None => body.push(0),
             Some((commit, floor)) => {
@@ -164,8 +198,8 @@ impl<R: Read> ChangesReader<R> {
             Some(found) if found > FORMAT => return Err(Error::Unsupported { found, supported: FORMAT }),
             _ => return Err(Error::BackupMismatch("it is no file of changes".into())),
         }
-        let begin =
-            Begin { incarnation: [0; 16], since: Commit::default(), to: Commit::default(), floor: None };
+        let none = Commit::default();
+        let begin = Begin { incarnation: [0; 16], since: none, to: none, last: None, floor: None };
         let mut reader = Self {
             file,
             checksum: XxHash3_64::oneshot(&header),
@@ -279,6 +313,17 @@ fn begin_of(body: &[u8]) -> Option<Begin> {
     rest = behind;
     let since = Commit::new(take_number(&mut rest)?);
     let to = Commit::new(take_number(&mut rest)?);
+    let (has_last, mut rest) = rest.split_first()?;
+    let last = match has_last {
+        0 => None,
+        1 => {
+            let commit = Commit::new(take_number(&mut rest)?);
+            let (digest, behind) = rest.split_first_chunk()?;
+            rest = behind;
+            Some(LastEntry { commit, digest: *digest })
+        }
+        _ => return None,
+    };
     let (has_floor, mut rest) = rest.split_first()?;
     let floor = match has_floor {
         0 => None,
@@ -292,8 +337,10 @@ fn begin_of(body: &[u8]) -> Option<Begin> {
     };
     // What was trimmed is not among the changes.
     let floor_is_below = floor.is_none_or(|(trimmed_by, floor)| floor.commit <= since && trimmed_by <= to);
-    let sound = rest.is_empty() && since <= to && floor_is_below;
-    sound.then_some(Begin { incarnation: *incarnation, since, to, floor })
+    let above = floor.map_or(Commit::default(), |(_, floor)| floor.commit);
+    let last_is_before = last.is_none_or(|last| last.commit > above && last.commit <= since);
+    let sound = rest.is_empty() && since <= to && to <= COMMIT_MAX && floor_is_below && last_is_before;
+    sound.then_some(Begin { incarnation: *incarnation, since, to, last, floor })
 }
 
 fn is_of_outcome(row: &[u8]) -> bool {

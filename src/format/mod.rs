@@ -114,7 +114,7 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Fixed,
         Self::Claim,
         Self::Floor,
@@ -322,20 +322,34 @@ pub(crate) fn after_all(mut prefix: Row) -> Row {
     vec![u8::MAX]
 }
 
-/// How many commits a store may make before a commit that it makes could have the number of one made after
-/// it was restored from an earlier state: eight years of 4,000 a second.
-const EPOCH_COMMITS: u64 = 1 << 40;
+/// The largest number that a commit may have. A larger one was never given, so it is damage.
+pub(crate) const COMMIT_MAX: Commit = Commit::new(u64::MAX >> 1);
 
-/// The commit with which a store begins that was restored from a state at this commit. What was lost had
-/// lower numbers.
-pub(crate) fn first_after_restore(restored: Commit) -> Commit {
-    let epoch = restored.number() / EPOCH_COMMITS + 1;
-    Commit::new(epoch.saturating_mul(EPOCH_COMMITS))
-}
+/// How many numbers there are for each millisecond of the clock. No store commits as fast, so whatever was
+/// restored at some time, and went on from its number, has only smaller ones than what is restored later.
+const COMMITS_A_MILLISECOND: u64 = 1 << 11;
 
-/// The first commit of the restored store in which this commit was made, if that was restored.
-pub(crate) fn first_in_epoch(commit: Commit) -> Commit {
-    Commit::new(commit.number() - commit.number() % EPOCH_COMMITS)
+/// The numbers that the clock gives end here, in the year 2109: up to here numbers are exact in JSON too.
+const BY_CLOCK_MAX: u64 = 1 << 53;
+
+/// How far at least the numbers jump if the clock can't be right: eight years of 4,000 commits a second.
+const JUMP_COMMITS: u64 = 1 << 40;
+
+/// The commit with which a store begins that is restored at this time, where `seen` is the newest commit that
+/// is known of the former one. What was lost had lower numbers, and those of another restore, of the same
+/// backup too, are others. `lot` is a random number: it keeps apart what the clock can't, if it is behind.
+///
+/// # Errors
+///
+/// `Corrupted` if there are no such numbers any more.
+pub(crate) fn first_after_restore(seen: Commit, at: Timestamp, lot: u8) -> Result<Commit> {
+    let by_clock = at.as_millis().checked_mul(COMMITS_A_MILLISECOND);
+    let by_clock = by_clock.filter(|first| *first > seen.number() && *first < BY_CLOCK_MAX);
+    let jump = (seen.number() / JUMP_COMMITS + 1).saturating_add(lot.into()).checked_mul(JUMP_COMMITS);
+    // It must be able to go on from there.
+    let first = by_clock.or(jump).filter(|first| *first < COMMIT_MAX.number() - JUMP_COMMITS);
+    let used_up = || Error::Corrupted(format!("no number can follow commit {seen} after a restore").into());
+    first.map(Commit::new).ok_or_else(used_up)
 }
 
 /// Which record of a scope a change is about.

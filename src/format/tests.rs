@@ -800,3 +800,28 @@ fn an_address_is_split_behind_its_space() {
         assert_eq!(split_space(&other), None);
     }
 }
+
+#[test]
+fn the_first_number_after_a_restore_is_that_of_the_clock_or_a_jump() {
+    let first = |seen, at, lot| first_after_restore(Commit::new(seen), Timestamp::from_millis(at), lot);
+    let jump = 1_u64 << 40;
+    let today = 1_795_000_000_000_u64;
+    let cases = [
+        (5, today, 9, today << 11),
+        ((today << 11) - 1, today, 9, today << 11),
+        // It is restored from what the clock comes to only later, or was never set.
+        (jump - 1, 0, 0, jump),
+        (5, 0, 255, 256 * jump),
+        (today << 11, today, 0, ((today << 11) / jump + 1) * jump),
+        // Beyond what the clock can be.
+        (5, 1 << 42, 0, jump),
+        (5, u64::MAX, 0, jump),
+    ];
+    for (seen, at, lot, expected) in cases {
+        assert_eq!(first(seen, at, lot).unwrap().number(), expected, "{seen} at {at}");
+    }
+    for seen in [COMMIT_MAX.number() - jump, COMMIT_MAX.number(), u64::MAX] {
+        assert!(matches!(first(seen, today, 0), Err(Error::Corrupted(_))), "{seen}");
+    }
+    assert!(first(COMMIT_MAX.number() - 3 * jump, today, 255).is_err());
+}

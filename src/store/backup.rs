@@ -13,12 +13,13 @@ use super::{Options, Store};
 use crate::change::Position;
 use crate::engine::ReadTransaction;
 use crate::error::{Error, Result};
-use crate::format::changes::{Begin, ChangesReader, ChangesWriter, Piece};
+use crate::format::changes::{Begin, ChangesReader, ChangesWriter, LastEntry, Piece};
 use crate::format::{
     Floor, Space, Stored, corrupted, decode_floor, decode_log_entry, decode_outcome, encode_log_entry,
     encode_outcome, log_place,
 };
 use crate::id::Commit;
+use crate::txn::newest_change;
 
 /// A backup that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,7 +200,11 @@ fn begin_of(rows: &dyn ReadTransaction, incarnation: [u8; 16], since: Commit) ->
     let floor = floor.map(read).transpose()?;
     match floor {
         Some((_, floor)) if floor.commit > since => Err(Error::HistoryTrimmed { floor: floor.commit }),
-        _ => Ok(Begin { incarnation, since, to: rows.commit(), floor }),
+        _ => {
+            let newest = newest_change(rows, since)?;
+            let last = rows.log_entry(newest)?.map(|entry| LastEntry::of(newest, &entry));
+            Ok(Begin { incarnation, since, to: rows.commit(), last, floor })
+        }
     }
 }
 

@@ -60,7 +60,12 @@ impl<'a> Building<'a> {
     }
 
     /// Copies every row of a commit and every entry of the log, with their commits.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupted` also if there may be rows that a scan does not see: a copy without them would verify.
     pub(super) fn copy(&mut self, rows: &dyn ReadTransaction) -> Result<u64> {
+        rows.audit()?;
         self.newest = rows.commit();
         let mut from = Bound::Unbounded;
         let mut last: Row;
@@ -152,10 +157,10 @@ impl<'a> Building<'a> {
         Ok(())
     }
 
-    /// Makes it another incarnation, which begins behind every commit that the store could have made up to
-    /// now; `last` is the newest of those that are in it, `seen` of those that are known.
-    pub(super) fn begin_anew(&mut self, fixed: Fixed, last: Commit, seen: Commit) -> Result<[u8; 16]> {
-        let (first, fixed, rows) = another_incarnation(fixed, last, seen);
+    /// Makes it another incarnation, which begins with the commit `first`; `last` is the newest of those that
+    /// are in it.
+    pub(super) fn begin_anew(&mut self, fixed: Fixed, last: Commit, first: Commit) -> Result<[u8; 16]> {
+        let (fixed, rows) = another_incarnation(fixed, last, first);
         self.newest = first;
         rows.into_iter().try_for_each(|(row, value)| self.put(row, first, Some(value)))?;
         Ok(fixed.incarnation)

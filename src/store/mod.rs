@@ -16,6 +16,8 @@ pub use backup::Backup;
 pub use feed::Changes;
 pub use import::{Import, Imported};
 pub use options::Options;
+#[cfg(test)]
+pub(crate) use repair::repair_store;
 pub use repair::{Finding, RepairReport, repair};
 pub use restore::{Restore, Restored};
 pub use sweep::{Removed, Swept};

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::{Fixed, Space, decode_fixed, encode_fixed};
 use crate::id::{Region, random_bytes};
 use crate::policy::{AliasScope, Compatibility, Policy, Quotas, Retention};
+use crate::time::Timestamp;
 use crate::txn::Cache;
 
 /// The region of a store whose creator named none.
@@ -183,7 +184,7 @@ impl Options {
     /// [`Position`](crate::Position) of the store before gets
     /// [`PositionOfAnotherStore`](Error::PositionOfAnotherStore), and can't miss that commits were lost; their
     /// numbers are not given again, as after a [`Restore`](crate::Restore). To be said once, when a copy is put
-    /// in place.
+    /// in place; if there is no file, none is made, and opening fails with [`Io`](Error::Io).
     pub fn restored(mut self, restored: bool) -> Self {
         self.restored = restored;
         self
@@ -211,8 +212,10 @@ impl Options {
         if self.restored {
             // It is closed again, and has all that was in its redo log.
             let as_it_was = self.clone().restored(false);
+            // Nothing is made where the copy must be: an empty store would hide that it is not there.
+            path.metadata()?;
             drop(as_it_was.open(path)?);
-            begin_anew_in_place(path)?;
+            begin_anew_in_place(path, Timestamp::now())?;
             return as_it_was.open(path);
         }
         let files = self.files(path);

@@ -2,10 +2,12 @@
 //!
 //! Rows are what they were or are left out: first every row and every entry of the log that can be read
 //! and is in its place is copied. Then keys, aliases and tombstones that are missing are taken from the
-//! history, where it tells for sure. Then every row that follows from others is compared with these, and
-//! written anew, or left out. Last, the history is trimmed to where it is whole.
+//! history, where it tells for sure (`missing`). Then every row that follows from others is compared with
+//! these, and written anew, or left out. Last, the history is trimmed to where it is whole.
 
-use std::collections::BTreeMap;
+mod missing;
+
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::path::Path;
 use std::time::Duration;
@@ -14,19 +16,19 @@ use serde::{Deserialize, Serialize};
 
 use super::backup::now;
 use super::building::{Building, ENTRIES_AT_ONCE, ROWS_AT_ONCE, Walk};
+use super::incarnation::first_of_another_incarnation;
 use super::{Options, Store};
 use crate::alias::AliasRecord;
-use crate::change::{Change, Position};
-use crate::engine::{Draft, ReadTransaction};
+use crate::change::Position;
+use crate::engine::ReadTransaction;
 use crate::error::{Error, Result};
 use crate::format::{
-    Address, Counts, EncodedChange, Fixed, Floor, RecordId, Row, ScopedTable, Space, Stored, after_all,
-    after_space_of, decode_alias, decode_alias_names, decode_claim, decode_counts, decode_fixed,
-    decode_floor, decode_key, decode_key_id, decode_log_entry, decode_nothing, decode_outcome,
-    decode_restored, decode_tag_value, decode_tombstone, encode_alias, encode_alias_names, encode_claim,
-    encode_counts, encode_fixed, encode_floor, encode_key, encode_key_id, encode_log_entry, encode_nothing,
-    encode_outcome, encode_restored, encode_tag_value, encode_tombstone, first_after_restore, log_place,
-    read_address, show, table_of,
+    Address, Counts, Fixed, Floor, RecordId, Row, ScopedTable, Space, Stored, Table, after_space_of,
+    decode_alias, decode_alias_names, decode_claim, decode_counts, decode_fixed, decode_floor, decode_key,
+    decode_key_id, decode_log_entry, decode_nothing, decode_outcome, decode_restored, decode_tag_value,
+    decode_tombstone, encode_alias, encode_alias_names, encode_claim, encode_counts, encode_fixed,
+    encode_floor, encode_key, encode_key_id, encode_log_entry, encode_nothing, encode_outcome,
+    encode_restored, encode_tag_value, encode_tombstone, log_place, read_address, show, split_space,
 };
 use crate::id::{Commit, DomainId, KeyId, Scope};
 use crate::key::KeyRecord;
@@ -85,24 +87,31 @@ pub struct Finding {
 /// [`Unsound`](Error::Unsound) if the damage leaves more than one way to go on, as where two keys have the
 /// same name: nothing is guessed, and the findings are those of [`verify`](Store::verify).
 /// [`Corrupted`](Error::Corrupted), [`NotAStore`](Error::NotAStore) if the file can't be opened at all, or the
-/// row of what was fixed at creation is damaged. [`RecoveryNeeded`](Error::RecoveryNeeded),
-/// [`FileExists`](Error::FileExists), [`Unsupported`](Error::Unsupported), [`Io`](Error::Io).
+/// row of what was fixed at creation is damaged. [`Io`](Error::Io) also for a block that the disk can't read:
+/// make an image of the file first, with zeros in its place. [`AlreadyOpen`](Error::AlreadyOpen),
+/// [`RecoveryNeeded`](Error::RecoveryNeeded), [`LogMismatch`](Error::LogMismatch),
+/// [`FileExists`](Error::FileExists), [`Unsupported`](Error::Unsupported).
 pub fn repair(damaged: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<RepairReport> {
+    repair_store(&Options::new().open_read_only(damaged)?, path.as_ref(), Timestamp::now())
+}
+
+/// As [`repair`](repair()), of a store that is open, at this time.
+pub(crate) fn repair_store(store: &Store, path: &Path, at: Timestamp) -> Result<RepairReport> {
     let started = now();
-    let store = Options::new().open_read_only(damaged)?;
     let rows = store.inner.engine.begin_read()?;
-    let mut repairing = Repairing::new(&store, rows.commit(), path.as_ref())?;
+    let mut repairing = Repairing::new(store, rows.commit(), path)?;
+    repairing.audit(&*rows)?;
     repairing.salvage_rows(&*rows)?;
     repairing.salvage_log(&*rows)?;
     drop(rows);
-    repairing.begin()?;
+    repairing.begin(at)?;
     repairing.take_from_history()?;
     repairing.walk()?;
     repairing.trim()?;
-    let Repairing { mut building, fixed, seen, repaired, lost, not_kept, .. } = repairing;
+    let Repairing { mut building, fixed, seen, commit, repaired, lost, not_kept, .. } = repairing;
     let fixed = fixed.ok_or_else(|| Error::Corrupted("what was fixed at creation is lost".into()))?;
-    let incarnation = building.begin_anew(fixed, seen, seen)?;
-    let position = Position { incarnation, commit: first_after_restore(seen) };
+    let incarnation = building.begin_anew(fixed, seen, commit)?;
+    let position = Position { incarnation, commit };
     let built = building.finish()?;
     let (rows, bytes) = (built.report.rows, built.bytes);
     Ok(RepairReport { repaired, lost, not_kept, position, rows, bytes, took: started.elapsed() })
@@ -120,20 +129,18 @@ struct Repairing<'a> {
     floor_is_lost: bool,
     /// Up to here the history is not whole.
     history_lost: Commit,
+    /// Commits that begin an incarnation: what they write has no entry in the log.
+    beginnings: BTreeSet<Commit>,
     /// Rows of records that can't be read.
     damaged: Vec<(Row, Scope, RecordId)>,
+    /// Rows of records that were reported as lost, so that each is named once.
+    lost_records: BTreeSet<Row>,
     /// The scope that is walked, and its keys.
     scope: Option<Scope>,
     counted: Counts,
     repaired: Vec<Finding>,
     lost: Vec<Finding>,
     not_kept: u64,
-}
-
-/// The newest change in the history of a record that has no row.
-struct Missing {
-    commit: Commit,
-    change: Change,
 }
 
 /// Reading what can be read.
@@ -148,7 +155,9 @@ impl<'a> Repairing<'a> {
             floor: Floor::default(),
             floor_is_lost: false,
             history_lost: Commit::default(),
+            beginnings: BTreeSet::new(),
             damaged: Vec::new(),
+            lost_records: BTreeSet::new(),
             scope: None,
             counted: Counts::default(),
             repaired: Vec::new(),
@@ -173,6 +182,28 @@ impl<'a> Repairing<'a> {
         }
     }
 
+    /// A record is lost. Of what names it, there may be more than one row.
+    fn lost_record(&mut self, row: &Row, what: impl Into<String>) {
+        if self.lost_records.contains(row) {
+            return;
+        }
+        self.lost(row, what);
+        if self.lost_records.len() < RepairReport::FINDINGS_MAX {
+            self.lost_records.insert(row.clone());
+        }
+    }
+
+    /// Damage in what the engine keeps for itself may hide the rows of whole scopes. No row tells that.
+    fn audit(&mut self, rows: &dyn ReadTransaction) -> Result<()> {
+        match rows.audit() {
+            Err(Error::Corrupted(what)) => {
+                self.lost(&[], format!("all rows of a scope may be hidden: {what}"));
+                Ok(())
+            }
+            audited => audited,
+        }
+    }
+
     fn salvage_rows(&mut self, rows: &dyn ReadTransaction) -> Result<()> {
         let mut from = Bound::Unbounded;
         let mut last: Row;
@@ -193,6 +224,7 @@ impl<'a> Repairing<'a> {
                     let Some(behind) = self.behind(rows, &place)? else { return Ok(()) };
                     last = behind;
                     from = Bound::Included(&last);
+                    at_once = ROWS_AT_ONCE;
                     continue;
                 }
                 found => found?,
@@ -206,41 +238,65 @@ impl<'a> Repairing<'a> {
         }
     }
 
-    /// Where reading may go on behind rows that can't be read: at the next table, or the next space.
+    /// Where reading may go on behind rows that can't be read: at the next table, or in the next space.
     fn behind(&self, rows: &dyn ReadTransaction, place: &Row) -> Result<Option<Row>> {
-        let next_table = after_all(table_of(place).to_vec());
-        for next in [Some(next_table), after_space_of(place)].into_iter().flatten() {
-            if next > *place {
-                match rows.scan((Bound::Included(&next), Bound::Unbounded), 1) {
+        let of_store = Space::of_store().start();
+        let mut tables_of = split_space(place).map_or(of_store.clone(), |(space, _)| space.to_vec());
+        let mut next = after_space_of(if place.is_empty() { &of_store } else { place });
+        loop {
+            let tables = Table::ALL.into_iter().map(|table| [&tables_of[..], &[table as u8]].concat());
+            for candidate in tables.chain(next.clone()).filter(|candidate| candidate > place) {
+                match rows.scan((Bound::Included(&candidate), Bound::Unbounded), 1) {
                     Err(Error::Corrupted(_)) => {}
-                    found => return found.map(|_| Some(next)),
+                    found => return found.map(|_| Some(candidate)),
                 }
             }
+            // So the beginning of what comes next can't be read either.
+            let Some(space) = next.map(|next| rows.next_space(&next)).transpose()?.flatten() else {
+                return Ok(None);
+            };
+            next = after_space_of(&space);
+            tables_of = space;
         }
-        Ok(None)
     }
 
     fn salvage(&mut self, row: Row, stored: Result<Stored>) -> Result<()> {
-        let Some(address) = read_address(&row) else {
-            self.repaired(&row, "no row has such an address: left out");
-            return Ok(());
-        };
+        let address = read_address(&row);
         let stored = stored.and_then(|stored| {
-            must_be_sound(&row, &address, &stored)?;
+            address.as_ref().map_or(Ok(()), |address| must_be_sound(&row, address, &stored))?;
             Ok(stored)
         });
-        let stored = match stored {
-            Ok(stored) => stored,
-            Err(Error::Corrupted(_)) => {
+        let (address, stored) = match (address, stored) {
+            (Some(address), Ok(stored)) => (address, stored),
+            (Some(address), Err(Error::Corrupted(_))) => {
                 self.note_damaged(&row, address);
                 return Ok(());
             }
-            Err(error) => return Err(error),
+            // It lay elsewhere, or is all that is seen of a scope.
+            (None, Err(Error::Corrupted(what))) => {
+                self.lost(&row, format!("damaged, and nothing tells what it was: {what}"));
+                return Ok(());
+            }
+            (None, Ok(_)) => {
+                self.repaired(&row, "no row has such an address: left out");
+                return Ok(());
+            }
+            (_, Err(error)) => return Err(error),
         };
         self.seen = self.seen.max(stored.commit);
         match address {
-            Address::Fixed => self.fixed = Some(decode_fixed(&row, &stored.bytes)?),
+            Address::Fixed => {
+                self.fixed = Some(decode_fixed(&row, &stored.bytes)?);
+                self.beginnings.insert(stored.commit);
+            }
+            Address::Floor if !self.policy.history => {
+                self.repaired(&row, "a store without history has none: left out");
+                return Ok(());
+            }
             Address::Floor => self.floor = decode_floor(&row, &stored.bytes)?,
+            Address::Restored { first } => {
+                self.beginnings.insert(first);
+            }
             _ => {}
         }
         self.building.put(row, stored.commit, Some(stored.bytes))
@@ -253,8 +309,9 @@ impl<'a> Repairing<'a> {
                 self.floor_is_lost = true;
                 self.repaired(row, "damaged: it is written anew from where the history begins");
             }
-            Address::Restored { .. } => {
-                self.lost(row, "damaged: which commits were lost is not told any more")
+            Address::Restored { first } => {
+                self.beginnings.insert(first);
+                self.lost(row, "damaged: which commits were lost is not told any more");
             }
             Address::Tombstone { scope, record } => self.damaged.push((row.clone(), scope, record)),
             Address::Scoped { scope, table: ScopedTable::Key(key_id) } => {
@@ -264,7 +321,7 @@ impl<'a> Repairing<'a> {
                 self.damaged.push((row.clone(), scope, RecordId::Alias(urn_name)));
             }
             Address::Scoped { table: ScopedTable::Outcome(_), .. } => {
-                self.lost(row, "damaged: if the request comes again, it is carried out again");
+                self.lost_record(row, "damaged: if the request comes again, it is carried out again");
             }
             Address::Scoped { .. } | Address::Claim { .. } => {
                 self.repaired(row, "damaged: left out, and written anew if it is called for");
@@ -287,6 +344,11 @@ impl<'a> Repairing<'a> {
             let Some((last, _)) = chunk.last() else { return Ok(()) };
             after = *last;
             for (commit, bytes) in chunk {
+                if commit > rows.commit() && matches!(bytes, Err(Error::Corrupted(_))) {
+                    // Whose it is will be missing elsewhere.
+                    self.lost(&log_place(commit), "damaged, at a place of no commit: left out");
+                    continue;
+                }
                 self.salvage_entry(commit, bytes)?;
             }
         }
@@ -317,9 +379,14 @@ impl<'a> Repairing<'a> {
     }
 
     /// All that is left was read.
-    fn begin(&mut self) -> Result<()> {
-        self.commit = first_after_restore(self.seen);
+    fn begin(&mut self, at: Timestamp) -> Result<()> {
+        self.commit = first_of_another_incarnation(self.seen, at)?;
         self.building.set_newest(self.seen);
+        if self.floor_is_lost {
+            let first = self.building.written()?.log(Commit::default(), 1)?;
+            let first = first.first().map(|(first, _)| Commit::new(first.number().saturating_sub(1)));
+            self.floor.commit = first.unwrap_or(self.seen);
+        }
         Ok(())
     }
 }
@@ -329,8 +396,14 @@ fn must_be_sound(row: &[u8], address: &Address, stored: &Stored) -> Result<()> {
     let bytes = &stored.bytes;
     let again = match address {
         Address::Fixed => encode_fixed(&decode_fixed(row, bytes)?),
-        Address::Floor => encode_floor(decode_floor(row, bytes)?),
-        Address::Restored { .. } => encode_restored(decode_restored(row, bytes)?),
+        Address::Floor => match decode_floor(row, bytes)? {
+            floor if floor.commit < stored.commit => encode_floor(floor),
+            _ => return Err(Error::Corrupted("more was trimmed than there was".into())),
+        },
+        Address::Restored { first } => match decode_restored(row, bytes)? {
+            last if last < *first && stored.commit == *first => encode_restored(last),
+            _ => return Err(Error::Corrupted("a restore is noted that can't have been".into())),
+        },
         Address::Claim { .. } => encode_claim(&decode_claim(row, bytes)?),
         Address::Tombstone { .. } => encode_tombstone(decode_tombstone(row, bytes)?),
         Address::Scoped { scope, table } => match table {
@@ -347,7 +420,7 @@ fn must_be_sound(row: &[u8], address: &Address, stored: &Stored) -> Result<()> {
             ScopedTable::Outcome(_) => encode_outcome(&decode_outcome(row, bytes)?),
         },
     };
-    if again == *bytes { Ok(()) } else { Err(Error::Corrupted("the value does not encode to itself".into())) }
+    if again == *bytes { Ok(()) } else { Err(not_itself()) }
 }
 
 fn not_itself() -> Error {
@@ -359,88 +432,6 @@ fn row_of(scope: &Scope, record: &RecordId) -> Row {
     match record {
         RecordId::Key(key_id) => space.key(*key_id),
         RecordId::Alias(urn_name) => space.alias(urn_name),
-    }
-}
-
-/// Taking records from the history.
-impl Repairing<'_> {
-    fn take_from_history(&mut self) -> Result<()> {
-        let mut missing = BTreeMap::new();
-        if self.policy.history {
-            let written = self.building.written()?;
-            self.find_missing(&*written, &mut missing)?;
-        }
-        for ((scope, record), Missing { commit, change }) in missing {
-            let row = row_of(&scope, &record);
-            // In an entry that is lost it may have changed once more.
-            if commit <= self.history_lost {
-                self.lost(&row, "its row is missing, and what the history tells may not be its last change");
-                continue;
-            }
-            match EncodedChange::new(change.clone()).into_after() {
-                Some(bytes) => {
-                    self.repaired(&row, format!("its row was missing: taken from commit {commit}"));
-                    self.building.put(row, commit, Some(bytes))?;
-                }
-                None => {
-                    let row = Space::tombstone(&scope, &record);
-                    self.repaired(&row, format!("it was missing: taken from commit {commit}"));
-                    self.building.put(row, commit, Some(encode_tombstone(change.time)))?;
-                }
-            }
-        }
-        for (row, scope, record) in std::mem::take(&mut self.damaged) {
-            let there = [row_of(&scope, &record), Space::tombstone(&scope, &record)];
-            let is_there = self.building.get(&there[0])?.is_some() || self.building.get(&there[1])?.is_some();
-            if !is_there {
-                self.lost(&row, "damaged: nothing that is left tells what it was");
-            }
-        }
-        Ok(())
-    }
-
-    /// Finds records that have neither a row nor a tombstone, and links to entries that are not there.
-    fn find_missing(
-        &mut self,
-        written: &dyn ReadTransaction,
-        missing: &mut BTreeMap<(Scope, RecordId), Missing>,
-    ) -> Result<()> {
-        let mut after = Commit::default();
-        loop {
-            let chunk = written.log(after, ENTRIES_AT_ONCE)?;
-            let Some((last, _)) = chunk.last() else { return Ok(()) };
-            after = *last;
-            for (commit, bytes) in chunk {
-                let entry = decode_log_entry(commit, &bytes?)?;
-                for change in entry.changes {
-                    let record = RecordId::of(&change.images);
-                    let rows =
-                        [row_of(&entry.info.scope, &record), Space::tombstone(&entry.info.scope, &record)];
-                    let found = written.get(&[&rows[0], &rows[1]])?;
-                    if let Some(previous) = change.previous {
-                        self.must_be_in_log(&rows[0], previous.commit)?;
-                    }
-                    if found.iter().all(Option::is_none) {
-                        missing.insert((entry.info.scope.clone(), record), Missing { commit, change });
-                    }
-                }
-            }
-        }
-    }
-
-    /// Notes that the history is not whole, if a change of a record is not in it.
-    fn must_be_in_log(&mut self, row: &[u8], commit: Commit) -> Result<()> {
-        let known = self.floor.commit.max(self.history_lost);
-        if self.policy.history && commit > known && self.building.get(&Draft::log_row(commit))?.is_none() {
-            if !self.floor_is_lost {
-                self.lost(
-                    row,
-                    format!("its change in commit {commit} is missing: the history up to there is lost"),
-                );
-            }
-            self.history_lost = commit;
-        }
-        Ok(())
     }
 }
 
@@ -497,7 +488,13 @@ impl Repairing<'_> {
                         let outcome = outcome.map(|stored| decode_outcome(&outcome_row, &stored.bytes));
                         match outcome.transpose()? {
                             Some(outcome) if outcome.time == time.as_millis() => Ok(()),
-                            _ => self.leave_out(row, "no outcome is of this time: left out"),
+                            Some(_) => self.leave_out(row, "the outcome is not of this time: left out"),
+                            None => {
+                                let what =
+                                    "it is missing: if the request comes again, it is carried out again";
+                                self.lost_record(&outcome_row, what);
+                                self.leave_out_as_lost(row, "no outcome is of this time: left out")
+                            }
                         }
                     }
                     ScopedTable::Counts => Ok(()),
@@ -523,6 +520,30 @@ impl Repairing<'_> {
         self.building.put(row.clone(), self.commit, None)
     }
 
+    fn leave_out_as_lost(&mut self, row: &Row, what: &str) -> Result<()> {
+        self.lost(row, what);
+        self.building.put(row.clone(), self.commit, None)
+    }
+
+    /// Leaves out a row that names a record which is not there. That one is lost, unless it is known that it
+    /// was deleted.
+    fn leave_out_with(&mut self, row: &Row, scope: &Scope, record: &RecordId) -> Result<()> {
+        if self.note_missing(scope, record)? {
+            self.leave_out_as_lost(row, "it names what is lost: left out")
+        } else {
+            self.leave_out(row, "it names what was deleted: left out")
+        }
+    }
+
+    /// Reports a record that is named by others and not there, and returns whether it is lost.
+    fn note_missing(&mut self, scope: &Scope, record: &RecordId) -> Result<bool> {
+        let was_deleted = self.building.get(&Space::tombstone(scope, record))?.is_some();
+        if !was_deleted {
+            self.lost_record(&row_of(scope, record), "it is missing, and other rows name it");
+        }
+        Ok(!was_deleted)
+    }
+
     fn find_key(&self, scope: &Scope, space: &Space, key_id: KeyId) -> Result<Option<KeyRecord>> {
         let row = space.key(key_id);
         self.building.get(&row)?.map(|stored| decode_key(&row, scope, key_id, &stored)).transpose()
@@ -538,7 +559,6 @@ impl Repairing<'_> {
             true => self.counted.default_keys += 1,
             false => self.counted.keys += 1,
         }
-        self.must_be_in_log(&space.key(key.key_id), key.version)?;
         let scope = self.scope.clone().expect("the scope of the row was entered");
         for (row, value) in space.index_rows(&key) {
             let other = self.building.get(&row)?.filter(|stored| stored.bytes != value);
@@ -554,17 +574,19 @@ impl Repairing<'_> {
 
     fn index_row(&mut self, row: &Row, scope: &Scope, space: &Space, key_id: KeyId) -> Result<()> {
         let Some(stored) = self.building.get(row)? else { return Ok(()) };
-        let key = self.find_key(scope, space, key_id)?;
-        let called_for = key.is_some_and(|key| {
-            space.index_rows(&key).iter().any(|(called, value)| called == row && *value == stored.bytes)
-        });
+        let Some(key) = self.find_key(scope, space, key_id)? else {
+            return self.leave_out_with(row, scope, &RecordId::Key(key_id));
+        };
+        let called_for =
+            space.index_rows(&key).iter().any(|(called, value)| called == row && *value == stored.bytes);
         if called_for { Ok(()) } else { self.leave_out(row, "no key calls for this index row: left out") }
     }
 
     fn alias(&mut self, scope: &Scope, space: &Space, alias: AliasRecord) -> Result<()> {
         let (row, claim) = (space.alias(alias.alias.urn_name()), claim_row(scope, &alias));
         if self.find_key(scope, space, alias.key_id)?.is_none() {
-            self.lost(&row, format!("it names the key {}, which is lost: left out", alias.key_id));
+            self.note_missing(scope, &RecordId::Key(alias.key_id))?;
+            self.lost_record(&row, format!("it names the key {}, which is lost: left out", alias.key_id));
             // Its changes belong to no record any more.
             if self.policy.history && alias.version > self.floor.commit {
                 self.history_lost = self.history_lost.max(alias.version);
@@ -575,7 +597,6 @@ impl Repairing<'_> {
             }
             return self.building.put(row, self.commit, None);
         }
-        self.must_be_in_log(&row, alias.version)?;
         let names_row = space.aliases_of_key(alias.key_id);
         let names = self.building.get(&names_row)?;
         let names = names.map(|stored| decode_alias_names(&names_row, &stored.bytes)).transpose()?;
@@ -606,15 +627,24 @@ impl Repairing<'_> {
         let listed = decode_alias_names(row, &stored.bytes)?;
         let mut names = Vec::new();
         for name in &listed {
-            let alias = self.find_alias(scope, space, name.urn_name())?;
-            if alias.is_some_and(|alias| alias.key_id == key_id && alias.alias == *name) {
-                names.push(name.clone());
-            } else {
-                self.repaired(row, format!("it names the alias {name}, which is not on the key: left out"));
+            match self.find_alias(scope, space, name.urn_name())? {
+                Some(alias) if alias.key_id == key_id && alias.alias == *name => names.push(name.clone()),
+                Some(_) => {
+                    self.repaired(
+                        row,
+                        format!("it names the alias {name}, which is not on the key: left out"),
+                    );
+                }
+                None => {
+                    self.note_missing(scope, &RecordId::Alias(name.urn_name().to_owned()))?;
+                }
             }
         }
-        if names.is_empty() || self.find_key(scope, space, key_id)?.is_none() {
-            return self.leave_out(row, "the key has no aliases, or is not there: left out");
+        if self.find_key(scope, space, key_id)?.is_none() {
+            return self.leave_out_with(row, scope, &RecordId::Key(key_id));
+        }
+        if names.is_empty() {
+            return self.leave_out(row, "the key has no aliases: left out");
         }
         if names == listed {
             Ok(())
@@ -624,26 +654,43 @@ impl Repairing<'_> {
     }
 
     fn claim(&mut self, row: &Row, stored: &Stored, domain: DomainId, urn_name: &str) -> Result<()> {
-        let project = decode_claim(row, &stored.bytes)?;
-        let alias_row = Space::of_scope(&Scope::from_ids(domain, project)).alias(urn_name);
-        let alias = self.building.get(&alias_row)?;
-        if self.policy.alias_scope == AliasScope::Domain && alias.is_some() {
-            return Ok(());
+        if self.policy.alias_scope == AliasScope::Project {
+            return self
+                .leave_out(row, "a store whose aliases are unique in a project has no claims: left out");
         }
-        self.leave_out(row, "the domain knows an alias that is not there: left out")
+        let scope = Scope::from_ids(domain, decode_claim(row, &stored.bytes)?);
+        let alias = RecordId::Alias(urn_name.to_owned());
+        match self.building.get(&row_of(&scope, &alias))? {
+            Some(_) => Ok(()),
+            None => self.leave_out_with(row, &scope, &alias),
+        }
     }
 
     fn tombstone(&mut self, row: &Row, stored: &Stored, scope: &Scope, record: &RecordId) -> Result<()> {
         if !self.policy.history || self.building.get(&row_of(scope, record))?.is_some() {
             return self.leave_out(row, "a tombstone of a record that is there: left out");
         }
-        self.must_be_in_log(row, stored.commit)
+        if stored.commit <= self.floor.commit {
+            return self.leave_out(row, "a tombstone of a deletion that was trimmed: left out");
+        }
+        Ok(())
     }
 
     fn end_scope(&mut self) -> Result<()> {
         let counted = std::mem::take(&mut self.counted);
         let Some(scope) = self.scope.take() else { return Ok(()) };
-        let row = Space::of_scope(&scope).counts();
+        let space = Space::of_scope(&scope);
+        let row = space.counts();
+        let noted = self.building.get(&row)?;
+        if let Some(noted) = noted.map(|stored| decode_counts(&row, &stored.bytes)).transpose()? {
+            let known =
+                self.lost_records.range(space.table(Table::Key)..space.after_table(Table::Key)).count();
+            let there = counted.keys + counted.default_keys;
+            let noted = noted.keys.saturating_add(noted.default_keys);
+            if noted > there + known as u64 {
+                self.lost(&row, format!("{noted} keys were counted, {there} are there"));
+            }
+        }
         if counted != Counts::default() {
             return self.must_be(row, encode_counts(counted), self.commit);
         }
@@ -665,13 +712,8 @@ impl Repairing<'_> {
             return Ok(());
         }
         let written = self.building.written()?;
-        let mut commit = self.floor.commit.max(self.history_lost);
-        if self.floor_is_lost {
-            let first = written.log(commit, 1)?.first().map(|(first, _)| *first);
-            let before = first.map_or(self.seen, |first| Commit::new(first.number() - 1));
-            commit = commit.max(before);
-        }
-        if commit == self.floor.commit {
+        let commit = self.floor.commit.max(self.history_lost);
+        if commit == self.floor.commit && !self.floor_is_lost {
             return Ok(());
         }
         let time = self.latest_up_to(&*written, commit)?;

@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::Options;
 use super::backup::{now, open_changes};
 use super::building::{Building, Walk};
+use super::incarnation::first_of_another_incarnation;
 use crate::change::Position;
+use crate::engine::Draft;
 use crate::error::{Error, Result};
-use crate::format::changes::{Begin, Piece};
+use crate::format::changes::{Begin, LastEntry, Piece};
 use crate::format::{
     Address, Floor, Row, ScopedTable, Space, Stored, corrupted, decode_fixed, decode_log_entry,
-    decode_outcome, encode_floor, encode_nothing, first_after_restore, read_address,
+    decode_outcome, encode_floor, encode_nothing, read_address,
 };
 use crate::id::Commit;
 use crate::policy::Policy;
@@ -75,10 +77,10 @@ impl Restore {
     /// [`Store::backup`](crate::Store::backup) holds here too. The files of the backup are only read.
     ///
     /// The store is another incarnation: a [`Position`] of the former one is
-    /// [`PositionOfAnotherStore`](Error::PositionOfAnotherStore). Its first commit has a number that the former
-    /// one can't have reached, the next multiple of 2^40. So no commit and no version is ever given a second
-    /// time; one that was lost is [`CommitNotFound`](Error::CommitNotFound), and no precondition that names it
-    /// holds.
+    /// [`PositionOfAnotherStore`](Error::PositionOfAnotherStore). The number of its first commit is the time by
+    /// the clock, 2,048 for each millisecond since 1970: the former one can't have reached it, nor can a store
+    /// that was restored from the same backup before. So no commit and no version is ever given a second time;
+    /// one that was lost is [`CommitNotFound`](Error::CommitNotFound), and no precondition that names it holds.
     ///
     /// # Errors
     ///
@@ -87,6 +89,11 @@ impl Restore {
     /// or behind all of them; [`Corrupted`](Error::Corrupted), [`Unsound`](Error::Unsound),
     /// [`Unsupported`](Error::Unsupported), [`Io`](Error::Io).
     pub fn into_file(&self, path: impl AsRef<Path>) -> Result<Restored> {
+        self.restore_at(path.as_ref(), Timestamp::now())
+    }
+
+    /// As [`into_file`](Self::into_file), at this time.
+    pub(crate) fn restore_at(&self, path: &Path, at: Timestamp) -> Result<Restored> {
         let started = now();
         let base = Options::new().open_read_only(&self.base)?;
         let rows = base.inner.engine.begin_read()?;
@@ -100,21 +107,26 @@ impl Restore {
         let stored = rows.get(&[&row])?.pop().flatten();
         let fixed = decode_fixed(&row, &stored.ok_or_else(|| corrupted(&row, "it is missing"))?.bytes)?;
 
-        let mut building = Building::create(path.as_ref())?;
+        let first = first_of_another_incarnation(seen, at)?;
+        let mut building = Building::create(path)?;
         building.copy(&*rows)?;
         let mut replaying =
             Replaying { policy: &base.inner.policy, last: rows.commit(), up_to, building: &mut building };
         drop(rows);
         let mut floor = None;
-        for (path, begin) in chain.iter().filter(|(_, begin)| begin.since < up_to) {
+        for (path, begin) in &chain {
+            // Of what lies behind, nothing is taken: neither an outcome nor up to where history was trimmed then.
+            if replaying.last >= up_to {
+                break;
+            }
             replaying.carry_over(path, begin)?;
             floor = begin.floor;
         }
         if let Some((trimmed_by, floor)) = floor {
-            replaying.trim(trimmed_by, floor, seen)?;
+            replaying.trim(trimmed_by, floor, first)?;
         }
-        let incarnation = building.begin_anew(fixed, up_to, seen)?;
-        let position = Position { incarnation, commit: first_after_restore(seen) };
+        let incarnation = building.begin_anew(fixed, up_to, first)?;
+        let position = Position { incarnation, commit: first };
         let built = building.finish()?;
         let (rows, bytes) = (built.report.rows, built.bytes);
         Ok(Restored { commit: up_to, position, rows, bytes, took: started.elapsed() })
@@ -162,6 +174,12 @@ impl Replaying<'_, '_> {
         if reader.begin() != *begin {
             return Err(Error::BackupMismatch("a file was exchanged while it was read".into()));
         }
+        if let Some(LastEntry { commit, digest }) = begin.last {
+            let there = self.building.get(&Draft::log_row(commit))?;
+            if there.is_none_or(|there| LastEntry::of(commit, &there.bytes).digest != digest) {
+                return Err(another_history(commit));
+            }
+        }
         let mut next = None;
         while let Some(piece) = reader.next()? {
             match piece {
@@ -207,8 +225,14 @@ impl Replaying<'_, '_> {
     }
 
     fn entry(&mut self, commit: Commit, bytes: Vec<u8>) -> Result<()> {
-        if commit <= self.last || commit > self.up_to {
+        if commit > self.up_to {
             return Ok(());
+        }
+        if commit <= self.last {
+            // The file before told it too.
+            let there = self.building.get(&Draft::log_row(commit))?;
+            let is_same = there.is_some_and(|there| there.bytes == bytes);
+            return if is_same { Ok(()) } else { Err(another_history(commit)) };
         }
         let entry = decode_log_entry(commit, &bytes)?;
         for change in &entry.changes {
@@ -248,9 +272,9 @@ impl Replaying<'_, '_> {
 
     /// Trims the history as it was trimmed when the last file was made, by that commit or, if that is one
     /// to come, by the restored store's first.
-    fn trim(&mut self, trimmed_by: Commit, floor: Floor, seen: Commit) -> Result<()> {
+    fn trim(&mut self, trimmed_by: Commit, floor: Floor, first: Commit) -> Result<()> {
         let row = Space::of_store().floor();
-        let commit = if trimmed_by <= self.up_to { trimmed_by } else { first_after_restore(seen) };
+        let commit = if trimmed_by <= self.up_to { trimmed_by } else { first };
         self.building.put(row, commit, Some(encode_floor(floor)))?;
         let written = self.building.written()?;
         let mut shared = Walk::of_domains(&*written);
@@ -262,6 +286,11 @@ impl Replaying<'_, '_> {
         }
         self.building.trim(floor.commit)
     }
+}
+
+/// The files go on from two stores that were one once, as if a copy had been opened for writing.
+fn another_history(commit: Commit) -> Error {
+    Error::BackupMismatch(format!("what commit {commit} changed is not the same in all files").into())
 }
 
 /// The row that says when an outcome is to be forgotten.

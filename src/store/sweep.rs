@@ -250,7 +250,7 @@ impl Store {
         }
         // Counted from the newest change, as the commits of sweeping would push out the rest.
         let rows = self.inner.engine.begin_read()?;
-        let newest = newest_change(&*rows)?;
+        let newest = newest_change(&*rows, rows.commit())?;
         let last_to_go = history_commits.map(|kept| last_before(&*rows, newest, kept)).transpose()?;
         let last_to_go = last_to_go.unwrap_or_default();
         drop(rows);

@@ -1,7 +1,7 @@
 //! Restoring: a store that was restored to a commit has exactly the rows that the store had there.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -13,8 +13,7 @@ use crate::engine::redb::{RedbEngine, RedbReader, seal};
 use crate::engine::scripted::Scripted;
 use crate::engine::{Batch, Draft, Engine, Log, ReadTransaction};
 use crate::format::{
-    Address, Row, ScopedTable, Space, Stored, decode_floor, decode_restored, encode_restored,
-    first_after_restore, read_address,
+    Address, Row, ScopedTable, Space, Stored, decode_floor, decode_restored, encode_restored, read_address,
 };
 use crate::{
     AliasScope, At, Commit, Error, Limit, NewKey, Options, Request, Restore, Retention, Scope, Store,
@@ -142,7 +141,6 @@ impl Run {
         let reader = RedbReader::open(&path, 1 << 20).unwrap();
         let rows = reader.begin_read().unwrap();
         assert_eq!(rows.commit(), restored.position.commit());
-        assert_eq!(rows.commit(), first_after_restore(up_to));
         let rows = rows_of(&*rows);
         (path, rows)
     }
@@ -264,6 +262,8 @@ fn what_was_lost_is_never_taken_for_what_is_there() {
 
     let restored = Restore::of(path("backup")).into_file(path("restored")).unwrap();
     assert_eq!(restored.commit, backup.position.commit());
+    let (first, now) = (restored.position.commit().number(), crate::Timestamp::now().as_millis());
+    assert!((now - 60_000..=now).contains(&(first / 2048)), "{first} is not of {now} ms");
     let store = Store::open(path("restored")).unwrap();
     assert_eq!(store.position().unwrap(), restored.position);
     assert!(matches!(store.changes(Some(&old), Limit::MAX), Err(Error::PositionOfAnotherStore)));
@@ -287,10 +287,11 @@ fn what_was_lost_is_never_taken_for_what_is_there() {
     let second = store.backup(path("second backup")).unwrap();
     assert_clean(&store);
     drop(store);
-    Restore::of(path("second backup")).into_file(path("restored twice")).unwrap();
+    let at = crate::Timestamp::now().plus_hours(1);
+    Restore::of(path("second backup")).restore_at(&path("restored twice"), at).unwrap();
     let store = Options::new().redo_log(true).open(path("restored twice")).unwrap();
     let twice = store.position().unwrap().commit();
-    assert_eq!(twice.number(), 2 << 40);
+    assert_eq!(twice.number(), at.as_millis() * 2048);
     let four = rename(&store, &scope, &new, "four");
     let at =
         |commit: u64| store.read(&scope, |snap| snap.key_at(new.key_id, At::Commit(Commit::new(commit))));
@@ -299,6 +300,46 @@ fn what_was_lost_is_never_taken_for_what_is_there() {
     assert_eq!(at(three.number()).unwrap().key_alias.as_str(), "three");
     assert_eq!(at(four.number()).unwrap().key_alias.as_str(), "four");
     assert_clean(&store);
+}
+
+/// A backup of Monday is restored, the store serves a day, and is lost too: the same backup again.
+#[test]
+fn restored_twice_from_one_backup_gives_no_number_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: String| folder.path().join(name);
+    let scope = super::scope();
+    let store = Store::open(path("store".into())).unwrap();
+    let new = NewKey::new("one").unwrap();
+    store.write(&request(&scope), |txn| txn.create_key(&new)).unwrap();
+    let backup = store.backup(path("backup".into())).unwrap();
+    let mut given = BTreeSet::from([backup.position.commit(), rename(&store, &scope, &new, "two")]);
+    drop(store);
+    let day = 24 * 60 * 60 * 1000;
+    // The clock is right, is right a millisecond and a day later, went back a day, and was never set.
+    let times = [60 * 365 * day, 60 * 365 * day + 1, 60 * 365 * day + day, 60 * 365 * day - day, 0];
+    let mut firsts = Vec::new();
+    for (number, time) in times.into_iter().enumerate() {
+        let file = path(format!("restored {number}"));
+        let restore = Restore::of(path("backup".into()));
+        let restored = restore.restore_at(&file, crate::Timestamp::from_millis(time)).unwrap();
+        assert_eq!(restored.commit, backup.position.commit());
+        let store = Store::open(&file).unwrap();
+        let commits = (0..50).map(|name| rename(&store, &scope, &new, &format!("name-{name}")));
+        for commit in commits.chain([restored.position.commit()]) {
+            assert!(given.insert(commit), "{commit} was given twice");
+        }
+        firsts.push(restored.position.commit());
+        assert_clean(&store);
+        // Those of the restores before were lost here, whether this one's numbers are larger or smaller.
+        for first in &firsts[..number] {
+            let commit = Commit::new(first.number() + 1);
+            let seen = store.read_at_least(&scope, commit, |_| Ok(()));
+            assert!(matches!(seen, Err(Error::CommitNotFound(_))), "{commit}");
+            let seen = store.read(&scope, |snap| snap.key_at(new.key_id, At::Commit(commit)));
+            assert!(matches!(seen, Err(Error::CommitNotFound(_))), "{commit}");
+        }
+    }
+    assert_eq!(firsts[4].number() % (1 << 40), 0, "without a clock it is a jump at random");
 }
 
 /// Retention counts commits that were there, not numbers that were skipped.
@@ -338,8 +379,8 @@ fn the_note_of_a_restore_is_verified() {
     let (store, _) = super::scripted();
     store.write(&super::request(), |txn| txn.create_key(&super::new_key("one", 1))).unwrap();
     let last = store.backup(folder.path().join("backup")).unwrap().position.commit();
-    Restore::of(folder.path().join("backup")).into_file(folder.path().join("restored")).unwrap();
-    let first = first_after_restore(last);
+    let restored = Restore::of(folder.path().join("backup")).into_file(folder.path().join("restored"));
+    let first = restored.unwrap().position.commit();
     let row = Space::of_store().restored(first);
     let noted = |commit: Commit, last: Commit| seal(&row, commit, &encode_restored(last));
     let in_between = Draft::log_row(Commit::new(last.number() + 1));
@@ -351,6 +392,11 @@ fn the_note_of_a_restore_is_verified() {
     };
     let cases = [
         ("a restore is noted that can't have been", row.clone(), noted(last, last)),
+        (
+            "a restore is noted that can't have been",
+            row.clone(),
+            noted(first, Commit::new(first.number() + 1)),
+        ),
         ("a restore is noted that can't have been", row.clone(), noted(first, first)),
         ("does not encode", row.clone(), seal(&row, first, &[1, 0xfb, 2, 0])),
         ("a commit that was lost", in_between.clone(), seal(&in_between, last, &entry)),

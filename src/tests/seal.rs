@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use crate::engine::redb::{seal, unseal};
 use crate::error::Error;
+use crate::format::COMMIT_MAX;
 use crate::id::Commit;
 
 /// These bytes behind the checksum that they should have.
@@ -71,8 +72,9 @@ fn what_is_short_is_refused() {
 fn a_commit_has_one_form() {
     let with_commit = |digits: &[u8]| with_checksum(b"row", digits);
     let nine = [0xff; 9];
-    let last = [&nine[..], &[1]].concat();
-    assert_eq!(unseal(b"row", &with_commit(&last)).unwrap().commit, Commit::new(u64::MAX));
+    let last = [&nine[..8], &[0x7f]].concat();
+    assert_eq!(unseal(b"row", &with_commit(&last)).unwrap().commit, COMMIT_MAX);
+    refused(b"row", &with_commit(&[&nine[..], &[1]].concat()), "the commit is too large");
     refused(b"row", &with_commit(&[&nine[..], &[2]].concat()), "the commit is too large");
     refused(b"row", &with_commit(&[&nine[..], &[0x7f]].concat()), "the commit is too large");
     refused(b"row", &with_commit(&[&nine[..], &[0x81, 0]].concat()), "the commit is malformed");
@@ -86,7 +88,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn sealed_values_come_back(row in vec(any::<u8>(), 0..40), commit: u64, bytes in vec(any::<u8>(), 0..300)) {
+    fn sealed_values_come_back(row in vec(any::<u8>(), 0..40), commit in 0..=COMMIT_MAX.number(), bytes in vec(any::<u8>(), 0..300)) {
         let sealed = seal(&row, Commit::new(commit), &bytes);
         let stored = unseal(&row, &sealed).unwrap();
         prop_assert_eq!((stored.bytes, stored.commit), (bytes.as_slice(), Commit::new(commit)));

@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
+use super::trim::restore_behind;
 use super::{Rows, Snapshot, Transaction, read};
 use crate::alias::{Alias, AliasRecord};
 use crate::change::{Change, ChangeRecord, CommitRecord, Images, Previous};
 use crate::error::{Error, Result};
 use crate::format::{
-    Floor, RecordId, Space, corrupted, decode_floor, decode_log_entry, decode_restored, decode_tombstone,
-    encode_tombstone, first_after_restore, log_place,
+    Floor, RecordId, Space, corrupted, decode_floor, decode_log_entry, decode_tombstone, encode_tombstone,
+    log_place,
 };
 use crate::id::{Commit, KeyId};
 use crate::key::KeyRecord;
@@ -96,14 +97,9 @@ pub(super) fn floor(rows: &impl Rows) -> Result<Floor> {
 
 /// Whether a commit of this number was lost when the store was restored from an earlier state, if there
 /// ever was one.
-pub(crate) fn was_lost(rows: &impl Rows, commit: Commit) -> Result<bool> {
-    let first = first_after_restore(commit);
-    if first > rows.newest() {
-        return Ok(false);
-    }
-    let row = Space::of_store().restored(first);
-    let last = rows.read(&row, |stored| decode_restored(&row, stored.bytes))?;
-    Ok(last.is_some_and(|last| commit > last))
+pub(crate) fn was_lost(snap: &Snapshot<'_>, commit: Commit) -> Result<bool> {
+    let next = restore_behind(&*snap.rows, commit)?;
+    Ok(next.is_some_and(|restore| commit > restore.last))
 }
 
 /// The entry of a commit that a record's chain leads to.
@@ -158,7 +154,7 @@ fn tombstone(rows: &impl Rows, record: &RecordId) -> Result<Option<Previous>> {
 }
 
 /// A record as it was; `None` if it was not there.
-fn image_at(rows: &impl Rows, record: &RecordId, at: At) -> Result<Option<Image>> {
+fn image_at(rows: &Snapshot<'_>, record: &RecordId, at: At) -> Result<Option<Image>> {
     must_have_history(rows)?;
     let floor = floor(rows)?;
     let trimmed = Err(Error::HistoryTrimmed { floor: floor.commit });
@@ -188,7 +184,7 @@ fn image_at(rows: &impl Rows, record: &RecordId, at: At) -> Result<Option<Image>
     }
 }
 
-fn alias_at(rows: &impl Rows, alias: &Alias, at: At) -> Result<Arc<AliasRecord>> {
+fn alias_at(rows: &Snapshot<'_>, alias: &Alias, at: At) -> Result<Arc<AliasRecord>> {
     let record = RecordId::Alias(alias.urn_name().to_owned());
     match image_at(rows, &record, at)? {
         Some(Image::Alias(found)) if found.alias == *alias => Ok(found),
@@ -196,7 +192,7 @@ fn alias_at(rows: &impl Rows, alias: &Alias, at: At) -> Result<Arc<AliasRecord>>
     }
 }
 
-fn key_at(rows: &impl Rows, key_id: KeyId, at: At) -> Result<Arc<KeyRecord>> {
+fn key_at(rows: &Snapshot<'_>, key_id: KeyId, at: At) -> Result<Arc<KeyRecord>> {
     match image_at(rows, &RecordId::Key(key_id), at)? {
         Some(Image::Key(key)) => Ok(key),
         _ => Err(Error::key_not_found(key_id)),

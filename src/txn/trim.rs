@@ -1,10 +1,13 @@
 //! The log as a whole: reading it in its order, and removing its oldest part.
 
+use std::ops::Bound;
+
 use crate::change::{CommitRecord, Images};
 use crate::engine::{Batch, ReadTransaction, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{
-    Floor, RecordId, Space, decode_floor, decode_log_entry, decode_restored, encode_floor, first_in_epoch,
+    Address, Floor, RecordId, Space, Table, corrupted, decode_floor, decode_log_entry, decode_restored,
+    encode_floor, read_address,
 };
 use crate::id::Commit;
 use crate::time::Timestamp;
@@ -56,38 +59,61 @@ pub(crate) fn changes_after(
     Ok((records, last))
 }
 
-/// The newest commit that has an entry in the log; the floor if none has.
-pub(crate) fn newest_change(rows: &dyn ReadTransaction) -> Result<Commit> {
+/// The newest commit up to `to` that has an entry in the log; the floor if none has.
+pub(crate) fn newest_change(rows: &dyn ReadTransaction, to: Commit) -> Result<Commit> {
     // It is always from the first to the last of these.
     let mut first = floor_of(rows)?.commit.number();
-    let mut last = rows.commit().number();
+    let mut last = to.number();
     while first < last {
         let middle = first + (last - first) / 2;
         match rows.log(Commit::new(middle), 1)?.first() {
-            Some((found, _)) => first = found.number().clamp(middle + 1, last),
-            None => last = middle,
+            Some((found, _)) if *found <= to => first = found.number().clamp(middle + 1, last),
+            _ => last = middle,
         }
     }
     Ok(Commit::new(first))
 }
 
+/// That a store was restored.
+pub(crate) struct RestoreNoted {
+    /// The last commit before, which is there.
+    pub(crate) last: Commit,
+    /// The first commit after: the numbers in between are of no commit that is there.
+    pub(crate) first: Commit,
+}
+
+/// The first restore after a commit.
+pub(crate) fn restore_behind(rows: &dyn ReadTransaction, commit: Commit) -> Result<Option<RestoreNoted>> {
+    let space = Space::of_store();
+    let (from, to) = (space.restored(commit), space.after_table(Table::Restored));
+    let found = rows.scan((Bound::Excluded(&from), Bound::Excluded(&to)), 1)?.pop();
+    let Some((row, stored)) = found else { return Ok(None) };
+    let last = decode_restored(&row, &stored?.bytes)?;
+    match read_address(&row) {
+        Some(Address::Restored { first }) => Ok(Some(RestoreNoted { last, first })),
+        _ => Err(corrupted(&row, "it is no address of a restore")),
+    }
+}
+
 /// The commit after which there are so many up to and with the newest change, by their numbers; those that
 /// were lost when the store was restored are not counted.
 pub(crate) fn last_before(rows: &dyn ReadTransaction, newest: Commit, mut kept: u64) -> Result<Commit> {
-    let mut newest = newest.number();
-    loop {
-        let first = first_in_epoch(Commit::new(newest));
-        let row = Space::of_store().restored(first);
-        let stored = rows.get(&[&row])?.pop().flatten();
-        let restored = stored.map(|stored| decode_restored(&row, &stored.bytes)).transpose()?;
-        let in_epoch = newest - first.number() + 1;
-        match restored {
-            Some(last) if kept > in_epoch && last < first => {
-                (newest, kept) = (last.number(), kept - in_epoch);
-            }
-            _ => return Ok(Commit::new(newest.saturating_sub(kept))),
-        }
+    let mut restores = Vec::new();
+    let mut from = Commit::default();
+    while let Some(restore) = restore_behind(rows, from)?.filter(|restore| restore.first <= newest) {
+        from = restore.first;
+        restores.push(restore);
     }
+    let mut newest = newest.number();
+    for RestoreNoted { last, first } in restores.into_iter().rev() {
+        // Up to the newest, since that restore; in a damaged store it may be none.
+        let since = (newest + 1).saturating_sub(first.number());
+        if kept <= since || last >= first {
+            break;
+        }
+        (newest, kept) = (last.number(), kept - since);
+    }
+    Ok(Commit::new(newest.saturating_sub(kept)))
 }
 
 /// What one step of trimming is to write: rows, and the new floor. `None` if there is nothing to do.

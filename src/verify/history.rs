@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{
     RecordId, Space, Stored, decode_floor, decode_log_entry, decode_outcome, decode_restored,
     decode_tombstone, encode_floor, encode_log_entry, encode_outcome, encode_restored, encode_tombstone,
-    first_after_restore, log_place,
+    log_place,
 };
 use crate::id::{Commit, RequestId, Scope};
 use crate::key::KeyRecord;
@@ -138,7 +138,7 @@ impl Walk<'_> {
     pub(super) fn restored(&mut self, row: &[u8], stored: &Stored, first: Commit) -> Result<()> {
         let last = decode_restored(row, &stored.bytes).map(|last| (encode_restored(last), last));
         let Some(last) = self.decoded(row, stored, last)? else { return Ok(()) };
-        if stored.commit != first || first < first_after_restore(last) {
+        if stored.commit != first || first <= last {
             self.violation(9, &[row], "a restore is noted that can't have been");
         }
         let next = self.rows.log(last, 1);
@@ -222,10 +222,17 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn entry(&self, commit: Commit) -> Result<Found<CommitRecord>> {
+    fn entry(&mut self, commit: Commit) -> Result<Found<Arc<CommitRecord>>> {
+        if let Some(entry) = self.last_entry.as_ref().filter(|entry| entry.info.commit == commit) {
+            return Ok(Found::There(Arc::clone(entry)));
+        }
         let found = self.rows.log_entry(commit);
         match found.and_then(|bytes| bytes.map(|bytes| decode_log_entry(commit, &bytes)).transpose()) {
-            Ok(Some(entry)) => Ok(Found::There(entry)),
+            Ok(Some(entry)) => {
+                let entry = Arc::new(entry);
+                self.last_entry = Some(Arc::clone(&entry));
+                Ok(Found::There(entry))
+            }
             Ok(None) => Ok(Found::Missing),
             Err(Error::Corrupted(_) | Error::Unsupported { .. }) => Ok(Found::Damaged),
             Err(error) => Err(error),

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::alias::AliasRecord;
-use crate::change::Previous;
+use crate::change::{CommitRecord, Previous};
 use crate::engine::ReadTransaction;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -100,6 +100,7 @@ pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Repo
         counted: Counts::default(),
         floor: Commit::default(),
         chained: 0,
+        last_entry: None,
     };
     match floor_of(rows) {
         Ok(floor) => walk.floor = floor.commit,
@@ -150,6 +151,9 @@ struct Walk<'a> {
     floor: Commit,
     /// How many changes were met on the chains of records and tombstones.
     chained: u64,
+    /// The entry that was read last: others of its changes are mostly asked for next, and to decode it for each
+    /// would take the square of their number.
+    last_entry: Option<Arc<CommitRecord>>,
 }
 
 /// What a look-up of a record found.

@@ -14,7 +14,7 @@ use super::spaces::{
 };
 use crate::engine::{Range, ReadTransaction, RowHash, Stripes};
 use crate::error::{Error, Result};
-use crate::format::{Row, Stored, Value, after_all, corrupted, split_space};
+use crate::format::{COMMIT_MAX, Row, Stored, Value, after_all, corrupted, split_space};
 use crate::id::Commit;
 
 type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
@@ -67,10 +67,6 @@ impl RedbRead {
         let mut read = Self { table, numbers, commit, log_state, stripes };
         let newest = read.row(NEWEST)?;
         let newest = newest.ok_or_else(|| corrupted(NEWEST, "the newest commit is missing"))?;
-        // Far more than there ever are, with room to count on.
-        if newest.commit.number() > u64::MAX >> 1 {
-            return Err(corrupted(NEWEST, "the newest commit is too large"));
-        }
         read.commit = newest.commit;
         read.log_state = LogState::decode(&newest.bytes)?;
         Ok(read)
@@ -96,7 +92,11 @@ impl RedbRead {
             // Behind the byte that all begin with.
             let number = row.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
             let number = number.ok_or_else(|| corrupted(&row, "it is no place in the log"))?;
-            Ok((Commit::new(number), stored.map(|stored| stored.bytes)))
+            let commit = Commit::new(number);
+            if commit > COMMIT_MAX {
+                return Ok((commit, Err(corrupted(&row, "no commit has such a number"))));
+            }
+            Ok((commit, stored.map(|stored| stored.bytes)))
         });
         numbered.collect()
     }
@@ -268,6 +268,11 @@ impl ReadTransaction for RedbRead {
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
         Self::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
+    }
+
+    fn next_space(&self, from: &[u8]) -> Result<Option<Row>> {
+        let next = guarded(|| Spaces::new(&self.table, (Bound::Included(from), Bound::Unbounded))?.next())?;
+        Ok(next.map(|(space, _)| space))
     }
 
     fn audit(&self) -> Result<()> {

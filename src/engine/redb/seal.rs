@@ -5,7 +5,7 @@
 //! from being served. It does not keep a damaged address from hiding its row: only a scan sees that.
 
 use crate::error::Result;
-use crate::format::{ENTRY_MAX, Value, corrupted};
+use crate::format::{COMMIT_MAX, ENTRY_MAX, Value, corrupted};
 use crate::id::Commit;
 
 const CHECKSUM_LENGTH: usize = 4;
@@ -54,8 +54,8 @@ pub(crate) fn unseal<'a>(row: &[u8], sealed: &'a [u8]) -> Result<Value<'a>> {
     let number = digits.iter().rev().try_fold(0_u64, |number, digit| {
         number.checked_mul(0x80).map(|shifted| shifted | u64::from(digit & 0x7f))
     });
-    let number = number.ok_or_else(|| corrupted(row, "the commit is too large"))?;
-    Ok(Value { bytes, commit: Commit::new(number) })
+    let commit = number.map(Commit::new).filter(|commit| *commit <= COMMIT_MAX);
+    Ok(Value { bytes, commit: commit.ok_or_else(|| corrupted(row, "the commit is too large"))? })
 }
 
 fn low_seven_bits(number: u64) -> u8 {

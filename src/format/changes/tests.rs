@@ -13,6 +13,7 @@ fn begin() -> Begin {
         incarnation: [7; 16],
         since: Commit::new(5),
         to: Commit::new(300),
+        last: Some(LastEntry::of(Commit::new(4), b"entry")),
         floor: Some((Commit::new(4), floor)),
     }
 }
@@ -76,8 +77,9 @@ fn is_corrupted<T: std::fmt::Debug>(read: Result<T>) -> bool {
 
 #[test]
 fn what_was_written_is_read() {
-    let without_floor = Begin { floor: None, ..begin() };
-    for (begin, pieces) in [(begin(), pieces()), (begin(), Vec::new()), (without_floor, pieces())] {
+    let (without_floor, first) = (Begin { floor: None, ..begin() }, Begin { last: None, ..begin() });
+    let cases = [(begin(), pieces()), (begin(), Vec::new()), (without_floor, pieces()), (first, pieces())];
+    for (begin, pieces) in cases {
         let file = written(&begin, &pieces);
         assert_eq!(framed(&bodies(&file)), file);
         assert_eq!(read(&file).unwrap(), (begin, pieces));
@@ -91,7 +93,8 @@ fn the_bytes_are_pinned() {
     let hex = data_encoding::HEXLOWER.encode(&file);
     let expected = [
         "6b6579737465616420 6368616e676573 01000000",
-        "22000000 01 07070707070707070707070707070707 0500000000000000 2c01000000000000 00",
+        "3b000000 01 07070707070707070707070707070707 0500000000000000 2c01000000000000",
+        "01 0400000000000000 923fe53966c6cd9343e11af776cd4b05 00",
         FIRST_CHECKSUM,
         "0c000000 02 0600000000000000 6f6e65",
         SECOND_CHECKSUM,
@@ -101,9 +104,9 @@ fn the_bytes_are_pinned() {
     assert_eq!(hex, expected.concat().replace(' ', ""));
 }
 
-const FIRST_CHECKSUM: &str = "cf6540dfb1b2cc36";
-const SECOND_CHECKSUM: &str = "67dd09fd5f99fda1";
-const LAST_CHECKSUM: &str = "f1997aa57b0257b7";
+const FIRST_CHECKSUM: &str = "61cc5bdff4586d2e";
+const SECOND_CHECKSUM: &str = "be12eaa6f140e683";
+const LAST_CHECKSUM: &str = "5341730e36e39baf";
 
 #[test]
 fn what_is_not_whole_is_refused() {
@@ -167,6 +170,8 @@ fn what_contradicts_itself_is_refused() {
         let floor = Floor { commit: Commit::new(commit), time: Timestamp::default() };
         with(Begin { floor: Some((Commit::new(trimmed_by), floor)), ..begin() }, &[])
     };
+    let last_entry =
+        |commit| with(Begin { last: Some(LastEntry::of(Commit::new(commit), b"")), ..begin() }, &[]);
     let cases = [
         ("no frames", framed(&[])),
         ("no beginning", framed(&frames[1..])),
@@ -174,7 +179,11 @@ fn what_contradicts_itself_is_refused() {
         ("it ends before it begins", with(Begin { to: Commit::new(4), ..begin() }, &[])),
         ("it was trimmed by what is to come", floor(301, 3)),
         ("more was trimmed", floor(301, 6)),
-        ("a floor of no kind", changed(0, &|body| body[33] = 2)),
+        ("an end that no commit has", with(Begin { to: Commit::new(1 << 63), ..begin() }, &[])),
+        ("a last entry that was trimmed", last_entry(3)),
+        ("a last entry behind the beginning", last_entry(6)),
+        ("a last entry of no kind", changed(0, &|body| body[33] = 2)),
+        ("a floor of no kind", changed(0, &|body| body[58] = 2)),
         ("a longer beginning", changed(0, &|body| body.push(0))),
         ("an unknown kind", changed(1, &|body| body[0] = 9)),
         ("an empty body", changed(1, &|body| body.clear())),
