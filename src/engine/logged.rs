@@ -837,14 +837,6 @@ impl ReadTransaction for Snapshot {
         self.stripes.last(row) <= commit.min(self.commit)
     }
 
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
-        let mut scanned = Vec::new();
-        self.with_rows(range, limit, &mut |row, value| {
-            scanned.push((row.to_vec(), value.map(Value::to_stored)));
-        })?;
-        Ok(scanned)
-    }
-
     fn with_rows(
         &self,
         range: Range<'_>,

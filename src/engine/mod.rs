@@ -15,6 +15,8 @@ mod memtable;
 mod newest;
 pub(crate) mod redb;
 pub(crate) mod redo;
+#[cfg(test)]
+mod redo_tests;
 mod scratch;
 #[cfg(test)]
 mod scratch_tests;
@@ -105,24 +107,23 @@ pub(crate) trait ReadTransaction: Send + Sync {
         Ok(())
     }
 
-    /// The first rows of a range, at most `limit`, in the order of their addresses. A row that is
-    /// damaged is an error in its place; an error of the whole means that nothing can be read there.
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>>;
-
-    /// As [`scan`](Self::scan), each row shown where it lies.
+    /// Shows the first rows of a range where they lie, at most `limit`, in the order of their addresses. A
+    /// row that is damaged is an error in its place; an error of the whole means that nothing can be read
+    /// there.
     fn with_rows(
         &self,
         range: Range<'_>,
         limit: usize,
         see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
-    ) -> Result<()> {
-        for (row, stored) in self.scan(range, limit)? {
-            match stored {
-                Ok(stored) => see(&row, Ok((&stored).into())),
-                Err(error) => see(&row, Err(error)),
-            }
-        }
-        Ok(())
+    ) -> Result<()>;
+
+    /// The same rows, copied.
+    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+        let mut scanned = Vec::new();
+        self.with_rows(range, limit, &mut |row, value| {
+            scanned.push((row.to_vec(), value.map(Value::to_stored)));
+        })?;
+        Ok(scanned)
     }
 
     /// The entry of a commit in the log, if there is one.

@@ -37,7 +37,7 @@ const HEADER_USED: usize = 48;
 const SECTOR_BYTES: usize = 512;
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
-const MARK_BYTES: usize = 4;
+pub(super) const MARK_BYTES: usize = 4;
 const FRAME_HEADER: usize = 32;
 
 /// The most bytes of commits that a frame may have: more than the largest transaction makes.
@@ -452,7 +452,7 @@ fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
 }
 
 /// What the frames of a log begin with; never zeros, which are where nothing was written.
-fn mark(id: &LogId) -> [u8; MARK_BYTES] {
+pub(super) fn mark(id: &LogId) -> [u8; MARK_BYTES] {
     let [first, second, third, fourth, ..] =
         XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(id), b"keystead frame").to_le_bytes();
     [first | 1, second, third, fourth]

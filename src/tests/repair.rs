@@ -13,7 +13,7 @@ use crate::engine::redb::{RedbEngine, RedbReader, seal};
 use crate::engine::{Draft, Engine, Range, ReadTransaction, Reading, Waited, WriteTransaction};
 use crate::error::Result;
 use crate::format::{
-    Address, RecordId, Row, ScopedTable, Space, Stored, Table, decode_alias, decode_alias_names,
+    Address, RecordId, Row, ScopedTable, Space, Stored, Table, Value, decode_alias, decode_alias_names,
     decode_claim, decode_counts, decode_floor, decode_key, decode_outcome, encode_alias_names, encode_claim,
     encode_counts, encode_key, encode_key_id, encode_nothing, encode_restored, encode_tombstone,
     read_address,
@@ -710,12 +710,20 @@ impl ReadTransaction for UnreadableRows {
         self.rows.get(rows)
     }
 
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+    fn with_rows(
+        &self,
+        range: Range<'_>,
+        limit: usize,
+        see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
+    ) -> Result<()> {
         let found = self.rows.scan(range, limit)?;
         if found.iter().any(|(row, _)| (&self.from..&self.to).contains(&row)) {
             return Err(Error::Corrupted("a page can't be read".into()));
         }
-        Ok(found)
+        for (row, stored) in found {
+            see(&row, Ok((&stored?).into()));
+        }
+        Ok(())
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {

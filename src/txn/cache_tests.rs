@@ -10,7 +10,7 @@ use crate::engine::redb::RedbEngine;
 use crate::engine::scripted::{Random, Scripted};
 use crate::engine::{Engine, Newest, Range, ReadTransaction, Reading, RowHash, Stripes};
 use crate::error::Result;
-use crate::format::{Row, Stored};
+use crate::format::{Stored, Value};
 use crate::id::{Commit, KeyId, Region, Scope};
 use crate::key::{KeyRecord, NewKey};
 use crate::policy::{AliasScope, Compatibility, Policy, Quotas};
@@ -152,8 +152,13 @@ impl ReadTransaction for Again {
         self.0.get(rows)
     }
 
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
-        self.0.scan(range, limit)
+    fn with_rows(
+        &self,
+        range: Range<'_>,
+        limit: usize,
+        see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
+    ) -> Result<()> {
+        self.0.with_rows(range, limit, see)
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
@@ -315,8 +320,8 @@ impl ReadTransaction for Still {
         Ok(vec![None; rows.len()])
     }
 
-    fn scan(&self, _: Range<'_>, _: usize) -> Result<Vec<(Row, Result<Stored>)>> {
-        Ok(Vec::new())
+    fn with_rows(&self, _: Range<'_>, _: usize, _: &mut dyn FnMut(&[u8], Result<Value<'_>>)) -> Result<()> {
+        Ok(())
     }
 
     fn log_entry(&self, _: Commit) -> Result<Option<Vec<u8>>> {

@@ -12,7 +12,7 @@ use crate::engine::scripted::Scripted;
 use crate::engine::{Batch, Engine, Log, Range, ReadTransaction, Reading};
 use crate::error::{Error, Result};
 use crate::format::{
-    Counts, Fixed, Row, Space, Stored, Table, decode_alias, decode_key_unchecked, encode_alias,
+    Counts, Fixed, Row, Space, Stored, Table, Value, decode_alias, decode_key_unchecked, encode_alias,
     encode_alias_names, encode_claim, encode_counts, encode_fixed, encode_key, encode_key_id, encode_nothing,
     encode_tag_value, show,
 };
@@ -891,12 +891,18 @@ impl ReadTransaction for Told {
         self.rows.get(rows)
     }
 
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
-        let rows = self.rows.scan(range, limit.min(self.readable_rows))?;
-        match rows.is_empty() {
-            true => Err(Error::Corrupted("a page is gone".into())),
-            false => Ok(rows),
-        }
+    fn with_rows(
+        &self,
+        range: Range<'_>,
+        limit: usize,
+        see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
+    ) -> Result<()> {
+        let mut none = true;
+        self.rows.with_rows(range, limit.min(self.readable_rows), &mut |row, value| {
+            none = false;
+            see(row, value);
+        })?;
+        if none { Err(Error::Corrupted("a page is gone".into())) } else { Ok(()) }
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {

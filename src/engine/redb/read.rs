@@ -244,14 +244,6 @@ impl ReadTransaction for RedbRead {
         guarded(|| self.see_row(row, see))
     }
 
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Found> {
-        let mut found = Found::new();
-        self.with_rows(range, limit, &mut |row, value| {
-            found.push((row.to_vec(), value.map(Value::to_stored)));
-        })?;
-        Ok(found)
-    }
-
     fn with_rows(
         &self,
         range: Range<'_>,
