@@ -210,6 +210,10 @@ pub enum Error {
     /// The engine can't be reached. Nothing was written; try again later.
     #[error("the storage engine can't be reached: {0}; nothing was written")]
     Unavailable(Box<str>),
+    /// The servers of the engine refuse this client: its user, password, role, or certificate. Nothing was
+    /// written; correct them.
+    #[error("the servers of the storage engine refuse this client: {0}; nothing was written")]
+    AccessDenied(Box<str>),
     /// The commit failed so late that it may be durable nevertheless. Open the store again and read what
     /// is there before doing anything again; a [`write_once`](crate::Store::write_once) may just be made
     /// again.
@@ -360,6 +364,7 @@ impl Error {
             self,
             Self::Conflict
                 | Self::Unavailable(_)
+                | Self::AccessDenied(_)
                 | Self::CommitUnknown(_)
                 | Self::Poisoned
                 | Self::Corrupted(_)
@@ -411,6 +416,7 @@ impl Error {
             Self::InvalidRotationInterval(_) => ("KMS.3001", 400),
             Self::Conflict
             | Self::Unavailable(_)
+            | Self::AccessDenied(_)
             | Self::CommitUnknown(_)
             | Self::CommitNotFound(_)
             | Self::HistoryDisabled

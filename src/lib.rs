@@ -101,6 +101,8 @@ mod documents {
 
 // The handle, and what a call is made with.
 pub use engine::Storage;
+#[cfg(feature = "etcd")]
+pub use engine::{ClusterStats, Etcd};
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
 pub use store::{

@@ -9,6 +9,8 @@ mod bell;
 pub(crate) mod conformance;
 pub(crate) mod direct;
 pub(crate) mod disk;
+#[cfg(feature = "etcd")]
+pub(crate) mod etcd;
 mod load;
 pub(crate) mod logged;
 mod memtable;
@@ -22,6 +24,7 @@ mod scratch;
 mod scratch_tests;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod seal;
 mod stripes;
 
 use std::collections::BTreeMap;
@@ -29,15 +32,23 @@ use std::ops::Bound;
 use std::time::Duration;
 
 pub use disk::Storage;
+#[cfg(feature = "etcd")]
+pub use etcd::{ClusterStats, Etcd};
 pub(crate) use newest::{Newest, Reading};
 pub(crate) use stripes::{RowHash, Stripes};
 
 use crate::error::Result;
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
+use crate::time::Stopwatch;
 
 pub(crate) use self::redb::Draft;
 pub(crate) use load::{Load, LoadedRow};
+#[cfg(any(test, fuzzing))]
+pub(crate) use seal::{seal, unseal};
+
+/// How often a transaction that met another one is run again, if the engine says nothing else.
+const CONFLICTS_MAX: u32 = 16;
 
 /// What a commit writes: a value, or `None` for a row to be deleted.
 pub(crate) type Batch = BTreeMap<Row, Option<Vec<u8>>>;
@@ -70,8 +81,26 @@ pub(crate) trait Engine: Send + Sync {
     /// Ends all waiting, now and from now on.
     fn stop_waiting(&self);
 
+    /// Whether [`load`](WriteTransaction::load) can be asked for. An engine that can't know the numbers of
+    /// commits before they are made has none.
+    fn loads(&self) -> bool {
+        true
+    }
+
+    /// Whether a transaction that met another one, so often by now, is to be run again; pauses before, where that
+    /// helps. `since` is when the first began.
+    fn goes_on_after_conflict(&self, conflicts: u32, _since: Stopwatch) -> bool {
+        conflicts < CONFLICTS_MAX
+    }
+
     /// What the redo log and its checkpoint did so far; `None` on an engine without one.
     fn log_stats(&self) -> Option<LogStats> {
+        None
+    }
+
+    /// How transactions did on a cluster; `None` on an engine that is none.
+    #[cfg(feature = "etcd")]
+    fn cluster_stats(&self) -> Option<ClusterStats> {
         None
     }
 }
@@ -151,8 +180,14 @@ pub(crate) trait WriteTransaction {
     /// The number of the commit that it reads.
     fn commit_read(&self) -> Commit;
 
-    /// The number that its own commit will have.
+    /// The number that its own commit will have; on an engine that can't know it before, what [stands
+    /// for](crate::format::is_stand_in) it. Nothing that is written may depend on which of the two it is.
     fn next_commit(&self) -> Commit;
+
+    /// How long this transaction has waited for servers: no part of the time that it may take.
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// As [`ReadTransaction::get`].
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
@@ -166,8 +201,8 @@ pub(crate) trait WriteTransaction {
     /// As [`ReadTransaction::log_entry`].
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
 
-    /// Ends without writing, and returns when all that was read is durable: what the transaction found,
-    /// also a refusal, may then be told.
+    /// Ends without writing, and returns when all that was read is durable, and was there at one moment: what
+    /// the transaction found, also a refusal, may then be told. If it was not, that is a `Conflict`.
     fn end(self: Box<Self>) -> Result<()>;
 
     /// Writes the batch and the log, all of it or nothing, and returns when it is durable. It fails with

@@ -195,6 +195,30 @@ pub(crate) struct Outcome {
     /// Whether keys or aliases changed.
     pub(crate) changed: bool,
     pub(crate) time: u64,
+    /// The number that stands in the value for that of its own commit, where the engine could not know it.
+    pub(crate) stand_in: Option<u64>,
+}
+
+impl Outcome {
+    /// The value, with the number of its own commit, that of its row.
+    pub(crate) fn value_at(&self, commit: Commit) -> Cow<'_, [u8]> {
+        let Some(stand_in) = self.stand_in else { return Cow::Borrowed(&self.value) };
+        let (stand_in, number) = (stand_in.to_string(), commit.number().to_string());
+        let (mut value, mut rest) = (Vec::with_capacity(self.value.len()), &self.value[..]);
+        while let Some((first, behind)) = rest.split_first() {
+            match rest.strip_prefix(stand_in.as_bytes()) {
+                Some(behind) => {
+                    value.extend(number.as_bytes());
+                    rest = behind;
+                }
+                None => {
+                    value.push(*first);
+                    rest = behind;
+                }
+            }
+        }
+        Cow::Owned(value)
+    }
 }
 
 pub(crate) fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
@@ -612,6 +636,9 @@ struct StoredEntry<'a> {
     changes: Vec<StoredChange<'a>>,
 }
 
+/// How an entry names its own commit, whose number it does not know: no change is of commit 0.
+const OWN_COMMIT: u64 = 0;
+
 /// The images are the values of the record's row, before and after.
 #[derive(Encode, BorrowDecode)]
 struct StoredChange<'a> {
@@ -677,7 +704,11 @@ pub(crate) fn encode_changes(info: &CommitInfo, changes: &[EncodedChange]) -> Ve
             key_id,
             urn_name,
             later: change.time.as_millis().saturating_sub(info.time.as_millis()),
-            previous: change.previous.map(|previous| (previous.commit.number(), previous.time.as_millis())),
+            previous: change.previous.map(|previous| {
+                let own = previous.commit == info.commit;
+                let commit = if own { OWN_COMMIT } else { previous.commit.number() };
+                (commit, previous.time.as_millis())
+            }),
             before: before.as_deref(),
             after: after.as_deref(),
         }
@@ -711,9 +742,10 @@ pub(crate) fn decode_log_entry(commit: Commit, bytes: &[u8]) -> Result<CommitRec
 }
 
 fn change_of(row: &[u8], info: &CommitInfo, stored: StoredChange<'_>) -> Result<Change> {
-    let previous = stored
-        .previous
-        .map(|(commit, time)| Previous { commit: Commit::new(commit), time: Timestamp::from_millis(time) });
+    let previous = stored.previous.map(|(commit, time)| {
+        let commit = if commit == OWN_COMMIT { info.commit } else { Commit::new(commit) };
+        Previous { commit, time: Timestamp::from_millis(time) }
+    });
     // The version of what was there before is the commit that made it.
     let former = previous.map(|previous| previous.commit);
     let (before, after) = (image(row, stored.before, former)?, image(row, stored.after, Some(info.commit))?);

@@ -325,6 +325,16 @@ pub(crate) fn after_all(mut prefix: Row) -> Row {
 /// The largest number that a commit may have. A larger one was never given, so it is damage.
 pub(crate) const COMMIT_MAX: Commit = Commit::new(u64::MAX >> 1);
 
+/// Whether this is no number of a commit, but stands for one that is not known before it is made.
+pub(crate) fn is_stand_in(commit: Commit) -> bool {
+    commit > COMMIT_MAX
+}
+
+/// What stands for the number of a commit: drawn, so that no text that it stands in has it by chance.
+pub(crate) fn stand_in(drawn: u64) -> Commit {
+    Commit::new(drawn | (COMMIT_MAX.number() + 1))
+}
+
 /// How many numbers there are for each millisecond of the clock. No store commits as fast, so whatever was
 /// restored at some time, and went on from its number, has only smaller ones than what is restored later.
 const COMMITS_A_MILLISECOND: u64 = 1 << 11;

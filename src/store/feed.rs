@@ -109,15 +109,17 @@ impl Store {
         may_go: impl Fn(&CommitRecord) -> bool,
     ) -> Result<Option<Commit>> {
         let _only = OnlyWrite::on_this_thread()?;
-        let transaction = self.inner.engine.begin_write()?;
-        let rows = self.inner.engine.begin_read()?;
-        let step = trim_step(&*rows, &*transaction, to, whole, may_go);
-        let Ok(Some((batch, floor))) = step else {
-            transaction.end()?;
-            return step.map(|_| None);
-        };
-        transaction.commit(&batch, Log { append: None, trim: Some(floor) })?;
-        Ok(Some(floor))
+        self.again_after_conflicts(|| {
+            let transaction = self.inner.engine.begin_write()?;
+            let rows = self.inner.engine.begin_read()?;
+            let step = trim_step(&*rows, &*transaction, to, whole, &may_go);
+            let Ok(Some((batch, floor))) = step else {
+                transaction.end()?;
+                return step.map(|_| None);
+            };
+            transaction.commit(&batch, Log { append: None, trim: Some(floor) })?;
+            Ok(Some(floor))
+        })
     }
 
     pub(super) fn must_have_history(&self) -> Result<()> {

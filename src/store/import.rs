@@ -5,13 +5,13 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
 
-use super::{ATTEMPTS_MAX, OnlyWrite, Store};
+use super::{OnlyWrite, Store};
 use crate::engine::Load;
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::key::NewKey;
 use crate::request::Request;
-use crate::txn::{Importing, Place};
+use crate::txn::{Importing, Place, Transaction};
 
 /// What an import counts for each key, alias and tag besides their texts.
 const BYTES_OF_EACH: usize = 256;
@@ -139,18 +139,30 @@ impl Store {
             Err(Error::Conflict) => {}
             written => return written.map(|_| (imported.clone(), true)),
         }
-        for _ in 0..ATTEMPTS_MAX {
+        self.again_after_conflicts(|| {
             let transaction = self.inner.engine.begin_write()?;
             // It builds on what can be read, so what the transaction reads must be durable.
             let before = transaction.commit_read().number().saturating_sub(1);
             self.inner.engine.wait(Commit::new(before), DURABLE_WITHIN)?;
             let (load, imported) = self.make_out(request, first, keys, None)?;
-            match transaction.load(&load) {
-                Err(Error::Conflict) => {}
-                written => return written.map(|_| (imported, false)),
-            }
+            transaction.load(&load).map(|_| (imported, false))
+        })
+    }
+
+    /// Creates the keys on an engine that writes commits one by one: as many in each as fit.
+    fn write_in_small_commits(&self, request: &Request, first: u64, keys: &[NewKey]) -> Result<Imported> {
+        let mut imported = Imported { asked: keys.len() as u64, ..Imported::default() };
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let from = first + (keys.len() - rest.len()) as u64;
+            let write = self.write(request, |txn| create_as_many_as_fit(txn, from, rest))?;
+            let (done, refused) = write.value;
+            imported.created += (done - refused.len()) as u64;
+            imported.refused.extend(refused);
+            imported.commit = write.commit;
+            rest = &rest[done..];
         }
-        Err(Error::Conflict)
+        Ok(imported)
     }
 }
 
@@ -184,8 +196,9 @@ impl<I: Iterator<Item = NewKey>> Import<I> {
         }
         let first = self.position;
         self.position += keys.len() as u64;
-        let outcome = self.store.make_out(&self.request, first, &keys, before)?;
-        Ok(Some(Batch { first, keys, outcome: Some(outcome) }))
+        let loads = self.store.inner.engine.loads();
+        let outcome = loads.then(|| self.store.make_out(&self.request, first, &keys, before)).transpose()?;
+        Ok(Some(Batch { first, keys, outcome }))
     }
 
     fn import_batch(&mut self) -> Result<Option<Imported>> {
@@ -196,6 +209,9 @@ impl<I: Iterator<Item = NewKey>> Import<I> {
             None => self.batch(None),
         };
         let Some(Batch { first, keys, outcome }) = next? else { return Ok(None) };
+        if !self.store.inner.engine.loads() {
+            return self.store.write_in_small_commits(&self.request, first, &keys).map(Some);
+        }
         let outcome = match outcome {
             Some(outcome) => outcome,
             None => self.store.make_out(&self.request, first, &keys, None)?,
@@ -228,6 +244,24 @@ impl<I: Iterator<Item = NewKey>> Iterator for Import<I> {
         self.ended = !matches!(imported, Some(Ok(_)));
         imported
     }
+}
+
+/// Creates keys until one does not fit any more. Returns how many are done with, and those that were refused.
+fn create_as_many_as_fit(
+    txn: &mut Transaction<'_>,
+    first: u64,
+    keys: &[NewKey],
+) -> Result<(usize, Vec<(u64, Error)>)> {
+    let mut refused = Vec::new();
+    for (done, (position, new)) in (first..).zip(keys).enumerate() {
+        match txn.create_key(new) {
+            Ok(_) => {}
+            Err(Error::TransactionTooLarge { .. }) if done > 0 => return Ok((done, refused)),
+            Err(error) if error.is_of_engine() => return Err(error),
+            Err(error) => refused.push((position, error)),
+        }
+    }
+    Ok((keys.len(), refused))
 }
 
 fn bytes_of(new: &NewKey) -> usize {

@@ -26,24 +26,27 @@ use std::cell::Cell;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::change::Change;
-use crate::engine::{Batch, Engine, Log, LogStats, ReadTransaction, WriteTransaction};
+#[cfg(feature = "etcd")]
+use crate::engine::{ClusterStats, Etcd};
+use crate::engine::{Engine, Log, LogStats, ReadTransaction, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{ENTRY_MAX, EncodedChange, encode_changes};
+use crate::format::{ENTRY_MAX, encode_changes, is_stand_in};
 use crate::id::{Commit, Region, RequestId, Scope};
 use crate::page::{After, Limit, Page};
 use crate::policy::{AliasScope, Policy, Quotas, Retention};
 use crate::request::Request;
-use crate::txn::{Cache, CacheStats, Place, Replay, Snapshot, Staging, Transaction, scopes, was_lost};
+use crate::time::Stopwatch;
+use crate::txn::{
+    Cache, CacheStats, Place, Replay, Snapshot, Staged, Staging, Transaction, scopes, was_lost,
+};
 use crate::verify::{self, Report};
-
-/// How often a transaction that met another one is run before [`Error::Conflict`] is returned.
-const ATTEMPTS_MAX: u32 = 16;
 
 /// A store of keys and their aliases. A handle: clones share the store, on any thread.
 ///
@@ -59,7 +62,14 @@ struct Inner {
     policy: Policy,
     retention: Retention,
     incarnation: [u8; 16],
+    transaction_time: Duration,
     run_closures_twice: bool,
+}
+
+/// What a closure did.
+struct Ran<T> {
+    value: T,
+    staged: Staged,
 }
 
 /// What a write returned, and the commit in which it is true.
@@ -96,6 +106,9 @@ pub struct Stats {
     pub cache: CacheStats,
     /// The redo log; `None` in a store without one.
     pub log: Option<LogStats>,
+    /// The transactions on a cluster; `None` in a store that is on none.
+    #[cfg(feature = "etcd")]
+    pub cluster: Option<ClusterStats>,
 }
 
 impl fmt::Debug for Store {
@@ -108,6 +121,12 @@ impl Store {
     /// Opens the store in this file, or makes it, with the default [`Options`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Options::new().open(path)
+    }
+
+    /// Opens the store on an etcd cluster, or begins it, with the default [`Options`].
+    #[cfg(feature = "etcd")]
+    pub fn open_etcd(cluster: &Etcd) -> Result<Self> {
+        Options::new().open_etcd(cluster)
     }
 
     /// A store that lives in memory, with the default [`Options`]; for tests.
@@ -159,13 +178,7 @@ impl Store {
     ) -> Result<Committed<T>> {
         request.check()?;
         let _only = OnlyWrite::on_this_thread()?;
-        let mut attempt = 1;
-        loop {
-            match self.attempt(request, &closure) {
-                Err(Error::Conflict) if attempt < ATTEMPTS_MAX => attempt += 1,
-                outcome => return outcome,
-            }
-        }
+        self.again_after_conflicts(|| self.attempt(request, &closure))
     }
 
     /// As [`write`](Self::write), for a request that may come again: what comes of it is stored with
@@ -241,11 +254,21 @@ impl Store {
     ) -> Result<DryRun<T>> {
         request.check()?;
         let _only = OnlyWrite::on_this_thread()?;
-        let transaction = self.inner.engine.begin_write()?;
-        let ran = self.run(&*transaction, request, &closure);
-        transaction.end()?;
-        let (value, _, changes) = ran?;
-        Ok(DryRun { value, changes: changes.into_iter().map(|encoded| encoded.change).collect() })
+        let (ran, next) = self.again_after_conflicts(|| {
+            let transaction = self.inner.engine.begin_write()?;
+            let next = transaction.next_commit();
+            let ran = self.run(&*transaction, request, &closure);
+            transaction.end()?;
+            Ok((ran?, next))
+        })?;
+        let Ran { value, staged } = if is_stand_in(next) {
+            let reads = &ran.staged.reads;
+            let next = Commit::new(reads.commit_read().number() + 1);
+            self.run_once(&reads.again(next), request, &closure)?
+        } else {
+            ran
+        };
+        Ok(DryRun { value, changes: staged.changes.into_iter().map(|encoded| encoded.change).collect() })
     }
 
     /// As [`read`](Self::read), if this commit can be seen here already; for a reader in another
@@ -293,7 +316,29 @@ impl Store {
     /// How the store has done since it was opened.
     pub fn stats(&self) -> Stats {
         let cache = self.inner.cache.as_ref().map(Cache::stats).unwrap_or_default();
-        Stats { cache, log: self.inner.engine.log_stats() }
+        Stats {
+            cache,
+            log: self.inner.engine.log_stats(),
+            #[cfg(feature = "etcd")]
+            cluster: self.inner.engine.cluster_stats(),
+        }
+    }
+
+    /// Runs what may meet another transaction, until it does not, or the engine gives up.
+    fn again_after_conflicts<T>(&self, run: impl Fn() -> Result<T>) -> Result<T> {
+        let since = Stopwatch::start();
+        let mut conflicts = 0;
+        loop {
+            match run() {
+                Err(Error::Conflict) => {
+                    conflicts += 1;
+                    if !self.inner.engine.goes_on_after_conflict(conflicts, since) {
+                        return Err(Error::Conflict);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn attempt<T>(
@@ -302,12 +347,19 @@ impl Store {
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Committed<T>> {
         let transaction = self.inner.engine.begin_write()?;
+        let began = Stopwatch::start();
         let ran = self.run(&*transaction, request, closure);
-        let (value, batch, changes) = match ran {
-            Ok((value, batch, _)) if batch.is_empty() => {
+        let took = began.elapsed().saturating_sub(transaction.waited());
+        let Ran { value, staged } = match ran {
+            Ok(ran) if ran.staged.batch.is_empty() => {
                 let commit = transaction.commit_read();
                 transaction.end()?;
-                return Ok(Committed { value, commit, changed: false, replayed: false });
+                return Ok(Committed { value: ran.value, commit, changed: false, replayed: false });
+            }
+            Ok(_) if took > self.inner.transaction_time => {
+                transaction.end()?;
+                let max = usize::try_from(self.inner.transaction_time.as_millis()).unwrap_or(usize::MAX);
+                return Err(Error::TransactionTooLarge { what: "milliseconds", max });
             }
             Ok(ran) => ran,
             Err(refused) => {
@@ -316,13 +368,22 @@ impl Store {
                 return Err(refused);
             }
         };
-        let info = || request.info(transaction.next_commit());
-        let entry = (!changes.is_empty()).then(|| encode_changes(&info(), &changes));
+        let next = transaction.next_commit();
+        let changes = &staged.changes;
+        let entry = (!changes.is_empty()).then(|| encode_changes(&request.info(next), changes));
         if entry.as_ref().is_some_and(|entry| entry.len() > ENTRY_MAX) {
             transaction.end()?;
             return Err(Error::TransactionTooLarge { what: "bytes in the log", max: ENTRY_MAX });
         }
-        let commit = transaction.commit(&batch, Log { append: entry.as_deref(), trim: None })?;
+        let commit = transaction.commit(&staged.batch, Log { append: entry.as_deref(), trim: None })?;
+        if commit == next {
+            return Ok(Committed { value, commit, changed: true, replayed: false });
+        }
+        // The value may hold the number of the commit, which is known only now.
+        let again = self.run_once(&staged.reads.again(commit), request, closure);
+        let committed =
+            |error| Error::CommitUnknown(format!("commit {commit} is durable, but: {error}").into());
+        let Ran { value, .. } = again.map_err(committed)?;
         Ok(Committed { value, commit, changed: true, replayed: false })
     }
 
@@ -331,19 +392,13 @@ impl Store {
         transaction: &dyn WriteTransaction,
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
-    ) -> Result<(T, Batch, Vec<EncodedChange>)> {
-        let run = || -> Result<(T, Batch, Vec<EncodedChange>)> {
-            let place = Place::new(request.scope(), &self.inner.policy);
-            let mut txn = Transaction::new(Staging::new(transaction), place, request.time());
-            let outcome = closure(&mut txn);
-            // An error of the engine comes first: the closure may have swallowed it.
-            let (batch, changes) = txn.into_staging().finish()?;
-            Ok((outcome?, batch, changes))
-        };
-        let first = run();
+    ) -> Result<Ran<T>> {
+        let first = self.run_once(transaction, request, closure);
         if self.inner.run_closures_twice {
-            let same = match (&first, &run()) {
-                (Ok((_, first, changed)), Ok((_, second, also))) => first == second && changed == also,
+            let same = match (&first, &self.run_once(transaction, request, closure)) {
+                (Ok(Ran { staged: first, .. }), Ok(Ran { staged: second, .. })) => {
+                    first.batch == second.batch && first.changes == second.changes
+                }
                 (Err(first), Err(second)) => first.to_string() == second.to_string(),
                 _ => false,
             };
@@ -352,6 +407,20 @@ impl Store {
             }
         }
         first
+    }
+
+    fn run_once<T>(
+        &self,
+        transaction: &dyn WriteTransaction,
+        request: &Request,
+        closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<Ran<T>> {
+        let place = Place::new(request.scope(), &self.inner.policy);
+        let mut txn = Transaction::new(Staging::new(transaction), place, request.time());
+        let outcome = closure(&mut txn);
+        // An error of the engine comes first: the closure may have swallowed it.
+        let staged = txn.into_staging().finish()?;
+        Ok(Ran { value: outcome?, staged })
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::files::{Files, LOG_BYTES_MAX, LOG_BYTES_MIN};
 use super::incarnation::begin_anew_in_place;
 use super::storages::Storages;
 use super::{Inner, Store};
+#[cfg(feature = "etcd")]
+use crate::engine::etcd::{Etcd, EtcdEngine};
 use crate::engine::redb::RedbEngine;
 use crate::engine::{Batch, Engine, Log, Storage};
 use crate::error::{Error, Result};
@@ -14,7 +17,7 @@ use crate::format::{Fixed, Space, decode_fixed, encode_fixed};
 use crate::id::{Region, random_bytes};
 use crate::policy::{AliasScope, Compatibility, Policy, Quotas, Retention};
 use crate::time::Timestamp;
-use crate::txn::Cache;
+use crate::txn::{Cache, TransactionLimits};
 
 /// The region of a store whose creator named none.
 const DEFAULT_REGION: &str = "local";
@@ -45,6 +48,7 @@ pub struct Options {
     checkpoint_bytes: usize,
     record_cache_bytes: usize,
     restored: bool,
+    transaction_time: Duration,
     run_closures_twice: bool,
 }
 
@@ -84,6 +88,7 @@ impl Options {
             checkpoint_bytes: Self::CHECKPOINT_BYTES_DEFAULT,
             record_cache_bytes: Self::RECORD_CACHE_BYTES_DEFAULT,
             restored: false,
+            transaction_time: TransactionLimits::TIME_DEFAULT,
             run_closures_twice: false,
         }
     }
@@ -187,6 +192,16 @@ impl Options {
     /// in place; if there is no file, none is made, and opening fails with [`Io`](Error::Io).
     pub fn restored(mut self, restored: bool) -> Self {
         self.restored = restored;
+        self
+    }
+
+    /// How long a transaction may take from its begin to its commit;
+    /// [`TIME_DEFAULT`](TransactionLimits::TIME_DEFAULT) if nothing is said. A write whose closure took longer is
+    /// [`TransactionTooLarge`](Error::TransactionTooLarge), and nothing is written: it would have kept others
+    /// waiting, or met them again and again. Out of the range from a millisecond to a minute it is
+    /// [`Error::OptionsMismatch`] at opening.
+    pub fn transaction_time(mut self, time: Duration) -> Self {
+        self.transaction_time = time;
         self
     }
 
@@ -320,6 +335,34 @@ impl Options {
         self.on(storages.open(|engine: &dyn Engine| self.begin(engine))?)
     }
 
+    /// Opens the store on an etcd cluster, or begins it if nothing is there. Any number of processes may have it
+    /// open, and each sees what the others write. [`cache_bytes`](Self::cache_bytes) is for rows that were read; what
+    /// is about files does not count.
+    ///
+    /// The cluster must keep old revisions for longer than the longest walk takes through the whole store, a
+    /// [`verify`](Store::verify) or a [`backup`](Store::backup), and take transactions of 256 operations:
+    /// `--auto-compaction-retention`, `--max-txn-ops`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](Error::Unavailable) if no member answers within the deadline,
+    /// [`AccessDenied`](Error::AccessDenied), [`NotAStore`](Error::NotAStore) if there is something else at the
+    /// prefix, [`Unsupported`](Error::Unsupported), [`OptionsMismatch`](Error::OptionsMismatch),
+    /// [`Corrupted`](Error::Corrupted), [`Io`](Error::Io) if etcd has used up its space.
+    #[cfg(feature = "etcd")]
+    pub fn open_etcd(&self, cluster: &Etcd) -> Result<Store> {
+        self.check()?;
+        let engine = EtcdEngine::open(cluster, self.cache_bytes)?;
+        if engine.begin_read()?.get(&[&Space::of_store().fixed()])?.iter().all(Option::is_none) {
+            match self.begin(&engine) {
+                // Another process has begun it meanwhile.
+                Err(Error::Conflict) => {}
+                begun => begun?,
+            }
+        }
+        self.on(Box::new(engine))
+    }
+
     /// A store that lives in memory and ends with its last handle; for tests.
     pub fn in_memory(&self) -> Result<Store> {
         self.check()?;
@@ -348,7 +391,9 @@ impl Options {
         let retention = self.retention;
         let days = retention.history_days.map(u64::from);
         let hours = u64::from(retention.outcome_hours);
+        let milliseconds = u64::try_from(self.transaction_time.as_millis()).unwrap_or(u64::MAX);
         let ranges = [
+            ("transaction_time", Some(milliseconds), 1, 60_000),
             ("redo_log_bytes", Some(self.redo_log_bytes), LOG_BYTES_MIN, LOG_BYTES_MAX),
             ("retention.history_days", days, 1, Retention::HISTORY_DAYS_MAX.into()),
             ("retention.history_commits", retention.history_commits, 1, Retention::HISTORY_COMMITS_MAX),
@@ -376,7 +421,12 @@ impl Options {
         let history = self.history.unwrap_or(true);
         let fixed = Fixed { incarnation: random_bytes(), alias_scope, region, history };
         let batch = Batch::from([(Space::of_store().fixed(), Some(encode_fixed(&fixed)))]);
-        engine.begin_write()?.commit(&batch, Log::default())?;
+        let transaction = engine.begin_write()?;
+        // Where several may begin it at once, only the first finds nothing there.
+        if transaction.get(&[&Space::of_store().fixed()])?.iter().any(Option::is_some) {
+            return transaction.end();
+        }
+        transaction.commit(&batch, Log::default())?;
         Ok(())
     }
 
@@ -402,6 +452,7 @@ impl Options {
             policy,
             retention: self.retention,
             incarnation: fixed.incarnation,
+            transaction_time: self.transaction_time,
             run_closures_twice: self.run_closures_twice,
         };
         Ok(Store { inner: Arc::new(inner) })

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Bound;
 
+use super::staging::Staged;
 use super::{Place, Staging, Transaction, TransactionLimits};
 use crate::engine::{Load, Reading};
 use crate::error::{Error, Result};
@@ -73,7 +74,7 @@ impl<'a> Importing<'a> {
         let created = txn.create_key(new);
         let staging = txn.into_staging();
         let bytes = staging.bytes();
-        let (batch, changes) = staging.finish()?;
+        let Staged { batch, changes, .. } = staging.finish()?;
         if let Err(refused) = created {
             return Ok(Some(refused));
         }

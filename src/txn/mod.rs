@@ -31,11 +31,12 @@ pub(crate) use list::scopes;
 pub(crate) use read::Rows;
 pub(crate) use replay::replay;
 pub(crate) use requests::Replay;
-pub(crate) use staging::Staging;
+pub(crate) use staging::{Staged, Staging};
 pub(crate) use trim::{changes_after, floor_of, last_before, newest_change, trim_step};
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::change::{Operation, Previous};
@@ -60,6 +61,9 @@ impl TransactionLimits {
     pub const ROWS_WRITTEN_MAX: usize = 200;
     /// Bytes written: addresses and values, and for each change 320 bytes and the record before and after.
     pub const BYTES_WRITTEN_MAX: usize = 1024 * 1024;
+    /// The time from its begin to its commit if [`Options::transaction_time`](crate::Options::transaction_time)
+    /// says nothing else; waiting for other writers or for servers is no part of it.
+    pub const TIME_DEFAULT: Duration = Duration::from_secs(2);
 }
 
 /// One scope at one commit: everything read from it is of the same moment.

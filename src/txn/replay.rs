@@ -29,7 +29,7 @@ pub(crate) fn replay(
         Images::Key { before, after } => txn.replay_key(change, &record, before, after)?,
         Images::Alias { before, after } => txn.replay_alias(change, &record, before, after)?,
     }
-    Ok(txn.into_staging().finish()?.0)
+    Ok(txn.into_staging().finish()?.batch)
 }
 
 impl Transaction<'_> {

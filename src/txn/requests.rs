@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Rows, Transaction};
 use crate::error::{Error, Result};
-use crate::format::{OUTCOME_MAX, Outcome, decode_outcome, encode_nothing, encode_outcome};
+use crate::format::{OUTCOME_MAX, Outcome, decode_outcome, encode_nothing, encode_outcome, is_stand_in};
 use crate::id::{Commit, RequestId};
 use crate::time::Timestamp;
 
@@ -29,7 +29,7 @@ impl Transaction<'_> {
         if outcome.digest != *digest {
             return Err(Error::RequestIdReused(request_id.clone()));
         }
-        let value = serde_json::from_slice(&outcome.value).map_err(invalid)?;
+        let value = serde_json::from_slice(&outcome.value_at(commit)).map_err(invalid)?;
         Ok(Some(Replay { value, commit, changed: outcome.changed }))
     }
 
@@ -48,7 +48,9 @@ impl Transaction<'_> {
         }
         let as_kept = serde_json::from_slice(&value).map_err(invalid)?;
         let changed = !self.staging.is_empty();
-        let outcome = Outcome { digest, value, changed, time: self.now.as_millis() };
+        let next = Some(self.staging.next_commit()).filter(|next| is_stand_in(*next));
+        let stand_in = next.map(Commit::number);
+        let outcome = Outcome { digest, value, changed, time: self.now.as_millis(), stand_in };
         self.put(self.place.space.outcome(request_id), encode_outcome(&outcome))?;
         self.put(self.place.space.outcome_time(self.now, request_id), encode_nothing())?;
         Ok((as_kept, changed))

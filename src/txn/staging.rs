@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::TransactionLimits;
 use super::import::Importing;
 use crate::change::Change;
-use crate::engine::{Batch, WriteTransaction};
+use crate::engine::{Batch, Load, Log, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{EncodedChange, ROW_MAX, Row, Stored, VALUE_MAX, Value};
 use crate::id::Commit;
@@ -18,6 +18,7 @@ const CHANGE_BYTES: usize = 320;
 pub(crate) struct Staging<'a> {
     below: Below<'a>,
     read: RefCell<BTreeMap<Row, Option<Stored>>>,
+    entries: RefCell<BTreeMap<Commit, Option<Vec<u8>>>>,
     staged: Batch,
     /// What each write of the present operation replaced, to undo it.
     undo: Vec<(Row, Option<Option<Vec<u8>>>)>,
@@ -27,6 +28,75 @@ pub(crate) struct Staging<'a> {
     changes: Vec<EncodedChange>,
     /// The bytes of what is staged, and of what the changes take in the log.
     bytes: usize,
+}
+
+/// What a transaction did when its closure had ended.
+pub(crate) struct Staged {
+    /// The rows to be written.
+    pub(crate) batch: Batch,
+    /// What they change.
+    pub(crate) changes: Vec<EncodedChange>,
+    pub(crate) reads: Reads,
+}
+
+/// All that a transaction read, so that the same can be run once more without the engine: when the number
+/// of its commit is known.
+pub(crate) struct Reads {
+    rows: BTreeMap<Row, Option<Stored>>,
+    entries: BTreeMap<Commit, Option<Vec<u8>>>,
+    commit_read: Commit,
+}
+
+impl Reads {
+    /// The commit that was read.
+    pub(crate) fn commit_read(&self) -> Commit {
+        self.commit_read
+    }
+
+    /// A transaction that finds what was read, and has this number.
+    pub(crate) fn again(&self, next_commit: Commit) -> impl WriteTransaction {
+        Again { reads: self, next_commit }
+    }
+}
+
+struct Again<'a> {
+    reads: &'a Reads,
+    next_commit: Commit,
+}
+
+fn read_something_else() -> Error {
+    Error::abort("the closure did something else when it was run again")
+}
+
+impl WriteTransaction for Again<'_> {
+    fn commit_read(&self) -> Commit {
+        self.reads.commit_read
+    }
+
+    fn next_commit(&self) -> Commit {
+        self.next_commit
+    }
+
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        let found = rows.iter().map(|row| self.reads.rows.get(*row).cloned());
+        found.collect::<Option<_>>().ok_or_else(read_something_else)
+    }
+
+    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.reads.entries.get(&commit).cloned().ok_or_else(read_something_else)
+    }
+
+    fn end(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>, _batch: &Batch, _log: Log<'_>) -> Result<Commit> {
+        Err(Error::ReadOnly)
+    }
+
+    fn load(self: Box<Self>, _load: &Load) -> Result<Commit> {
+        Err(Error::ReadOnly)
+    }
 }
 
 /// What a transaction builds upon.
@@ -95,6 +165,7 @@ impl<'a> Staging<'a> {
         Self {
             below,
             read: RefCell::default(),
+            entries: RefCell::default(),
             staged: Batch::new(),
             undo: Vec::new(),
             failure: RefCell::default(),
@@ -118,11 +189,16 @@ impl<'a> Staging<'a> {
         self.bytes
     }
 
-    /// The rows to be written and what they change, or the engine's error that was met on the way.
-    pub(crate) fn finish(self) -> Result<(Batch, Vec<EncodedChange>)> {
+    /// What is to be written, or the engine's error that was met on the way.
+    pub(crate) fn finish(self) -> Result<Staged> {
+        let commit_read = self.commit_read();
         match self.failure.into_inner() {
             Some(error) => Err(error),
-            None => Ok((self.staged, self.changes)),
+            None => {
+                let reads =
+                    Reads { rows: self.read.into_inner(), entries: self.entries.into_inner(), commit_read };
+                Ok(Staged { batch: self.staged, changes: self.changes, reads })
+            }
         }
     }
 
@@ -133,7 +209,9 @@ impl<'a> Staging<'a> {
 
     /// The entry of a commit in the log, if there is one.
     pub(super) fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.below.log_entry(commit).map_err(|error| self.fail(error))
+        let entry = self.below.log_entry(commit).map_err(|error| self.fail(error))?;
+        self.entries.borrow_mut().insert(commit, entry.clone());
+        Ok(entry)
     }
 
     /// Notes what an operation did.

@@ -8,7 +8,6 @@ mod draft;
 mod errors;
 mod log_state;
 mod read;
-mod seal;
 mod spaces;
 mod write;
 
@@ -35,8 +34,6 @@ use crate::id::Commit;
 pub(crate) use draft::Draft;
 pub(crate) use log_state::LogState;
 pub(crate) use read::RedbRead;
-#[cfg(any(test, fuzzing))]
-pub(crate) use seal::{seal, unseal};
 pub(crate) use spaces::log_row;
 
 use errors::{guarded, of_database};

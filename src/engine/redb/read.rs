@@ -7,11 +7,11 @@ use redb::{ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::errors::{guarded, of_storage, of_table, of_transaction};
 use super::log_state::LogState;
-use super::seal::unseal;
 use super::spaces::{
     Beginning, KnownNumbers, LOG, NEWEST, NUMBERS, ROWS, Start, log_row, place_of_number, read_count,
     read_number,
 };
+use crate::engine::seal::unseal;
 use crate::engine::{Range, ReadTransaction, RowHash, Stripes};
 use crate::error::{Error, Result};
 use crate::format::{COMMIT_MAX, Row, Stored, Value, after_all, corrupted, split_space};

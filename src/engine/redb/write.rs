@@ -8,10 +8,10 @@ use redb::{CursorError, Database, ReadableTable, Table};
 
 use super::errors::{UNREADABLE_PAGE, of_commit, of_storage, of_table, of_transaction};
 use super::log_state::LogState;
-use super::seal::{seal, seal_into, unseal};
 use super::spaces::{
     Beginning, KnownNumbers, NEWEST, NUMBERS, ROWS, Start, log_row, place_of_number, read_count, read_number,
 };
+use crate::engine::seal::{seal, seal_into, unseal};
 use crate::engine::{Load, LoadedRow};
 use crate::error::{Error, Result};
 use crate::format::{Row, corrupted};

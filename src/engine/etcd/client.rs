@@ -1,0 +1,390 @@
+//! [`Client`]: calls of the cluster that block, each with a bound on its time, and what their failures mean.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use etcd_client::{
+    Certificate, ConnectOptions, Error as EtcdError, GetOptions, Identity, KeyValue, LeaseClient, TlsOptions,
+    Txn, TxnOp, TxnOpResponse, TxnResponse, WatchClient,
+};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use super::layout::Key;
+use super::settings::Etcd;
+use crate::error::{Error, Result};
+use crate::id::random_bytes;
+use crate::time::Stopwatch;
+
+/// The largest answer that is taken: 32 entries of the log, or 256 rows, and a little.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// How many keys are asked for at once: etcd takes 128 if nothing else is said, and this store asks for more only
+/// where it writes.
+pub(super) const KEYS_AT_ONCE: usize = 100;
+
+/// The first pause before an attempt is made again, and the longest.
+const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// How often connections are looked after: members of the cluster close those that ask more often than every five
+/// seconds.
+const PING: Duration = Duration::from_secs(6);
+const PONG_WITHIN: Duration = Duration::from_secs(2);
+
+/// A connection to the cluster, with threads of its own: so it can be used by threads that may not block in
+/// async code, and by such that know of none.
+pub(super) struct Client {
+    runtime: Option<Runtime>,
+    etcd: etcd_client::Client,
+    pub(super) deadline: Duration,
+    attempt_time: Duration,
+}
+
+/// What is asked for and when: the newest, or as of a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum At {
+    Newest,
+    Revision(i64),
+}
+
+/// A key's value as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) key: Key,
+    pub(super) value: Vec<u8>,
+    pub(super) created: i64,
+    pub(super) modified: i64,
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// There is no answer. What was asked may have been done, or be done yet.
+    NoAnswer(String),
+    /// It is refused for now, and nothing was done.
+    Busy(String),
+    Denied(String),
+    /// The revision is no longer kept.
+    Compacted,
+    /// The member that was asked does not know the revision yet.
+    NotYet,
+    TooLarge(String),
+    OutOfSpace,
+    /// The lease has ended, and nothing was done.
+    NoLease,
+}
+
+impl Client {
+    pub(super) fn connect(settings: &Etcd) -> Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("keystead-etcd")
+            .enable_all()
+            .build()?;
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(settings.attempt_time)
+            .with_keep_alive(PING, PONG_WITHIN)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some((name, password)) = &settings.user {
+            options = options.with_user(name, password);
+        }
+        if settings.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+            let mut tls = TlsOptions::new();
+            if let Some(pem) = &settings.ca_certificate {
+                tls = tls.ca_certificate(Certificate::from_pem(pem));
+            }
+            if let Some((certificate, key)) = &settings.client_certificate {
+                tls = tls.identity(Identity::from_pem(certificate, key));
+            }
+            if let Some(name) = &settings.server_name {
+                tls = tls.domain_name(name);
+            }
+            options = options.with_tls(tls);
+        }
+        let Etcd { deadline, attempt_time, .. } = *settings;
+        let endpoints = settings.endpoints.clone();
+        // With a user, the first call is made here.
+        let etcd = until_answered(deadline, || {
+            let (endpoints, options) = (endpoints.clone(), options.clone());
+            call(&runtime, attempt_time, async move {
+                etcd_client::Client::connect(endpoints, Some(options)).await
+            })
+        })?;
+        Ok(Self { runtime: Some(runtime), etcd, deadline, attempt_time })
+    }
+
+    /// Makes one attempt.
+    fn attempt<T: Send + 'static>(
+        &self,
+        call_it: impl Future<Output = Result<T, EtcdError>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        call(self.runtime(), self.attempt_time, call_it)
+    }
+
+    pub(super) fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it is taken only when this is dropped")
+    }
+
+    pub(super) fn watch_client(&self) -> WatchClient {
+        self.etcd.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn lease_client(&self) -> LeaseClient {
+        self.etcd.lease_client()
+    }
+
+    /// A transaction that may write, once.
+    pub(super) fn try_txn(&self, txn: Txn) -> Result<TxnResponse, Failure> {
+        let mut kv = self.etcd.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+        self.attempt(async move { kv.txn(txn).await })
+    }
+
+    /// A transaction that does no harm when it is made again, until there is an answer.
+    pub(super) fn txn(&self, txn: &Txn) -> Result<TxnResponse> {
+        until_answered(self.deadline, || self.try_txn(txn.clone()))
+    }
+
+    /// A transaction whose outcome nobody waits for.
+    pub(super) fn send(&self, txn: Txn) {
+        let (mut kv, within) = (self.etcd.kv_client(), self.attempt_time);
+        self.runtime().spawn(async move { drop(timeout(within, kv.txn(txn)).await) });
+    }
+
+    /// A lease of its own for so many seconds.
+    pub(super) fn grant(&self, seconds: i64) -> Result<i64> {
+        until_answered(self.deadline, || {
+            let mut lease = self.lease_client();
+            self.attempt(async move { lease.grant(seconds, None).await.map(|granted| granted.id()) })
+        })
+    }
+
+    /// Ends a lease and all that is tied to it, if that can be done at once.
+    pub(super) fn revoke(&self, id: i64) -> Result<(), Failure> {
+        let mut lease = self.lease_client();
+        self.attempt(async move { lease.revoke(id).await.map(|_| ()) })
+    }
+
+    /// The values of these keys, in their order, and the revision that was read.
+    pub(super) fn get(&self, keys: &[Key], at: At) -> Result<(i64, Vec<Option<Found>>)> {
+        let (mut at, mut found) = (at, Vec::with_capacity(keys.len()));
+        let mut revision = 0;
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            let ranges: Vec<_> = keys.iter().map(|key| (key.clone(), GetOptions::new())).collect();
+            let (read, values) = self.ranges(&ranges, at)?;
+            found.extend(values.into_iter().map(|mut values| values.pop()));
+            revision = read;
+            // All of them as of the same moment.
+            at = At::Revision(read);
+        }
+        Ok((revision, found))
+    }
+
+    /// What lies in these ranges, in one call, and the revision that was read.
+    pub(super) fn ranges(&self, ranges: &[(Key, GetOptions)], at: At) -> Result<(i64, Vec<Vec<Found>>)> {
+        let ask = |serializable: bool| {
+            let gets = ranges.iter().map(|(key, options)| {
+                let options = match at {
+                    At::Newest => options.clone(),
+                    At::Revision(revision) => options.clone().with_revision(revision),
+                };
+                let options = if serializable { options.with_serializable() } else { options };
+                TxnOp::get(key.clone(), Some(options))
+            });
+            let txn = Txn::new().and_then(gets.collect::<Vec<_>>());
+            until_answered(self.deadline, || self.try_txn(txn.clone()))
+        };
+        // What was at a revision that one member knows can be had of any that knows it, without asking the others.
+        let answer = match at {
+            At::Revision(_) => match ask(true) {
+                Err(Error::Unavailable(what)) if *what == *NOT_YET => ask(false)?,
+                answer => answer?,
+            },
+            At::Newest => ask(false)?,
+        };
+        let read = match at {
+            At::Newest => revision_of(&answer),
+            At::Revision(revision) => revision,
+        };
+        let mut found = Vec::with_capacity(ranges.len());
+        for response in answer.op_responses() {
+            if let TxnOpResponse::Get(mut response) = response {
+                found.push(response.take_kvs().into_iter().map(Found::from).collect());
+            }
+        }
+        if found.len() != ranges.len() {
+            return Err(Error::Corrupted("etcd answered something else than what it was asked".into()));
+        }
+        Ok((read, found))
+    }
+
+    /// The newest revision.
+    pub(super) fn revision(&self, key: &Key) -> Result<i64> {
+        Ok(self.ranges(&[(key.clone(), GetOptions::new().with_count_only())], At::Newest)?.0)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // It may be dropped where no thread may be waited for.
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+/// The revision that an answer is of.
+pub(super) fn revision_of(answer: &TxnResponse) -> i64 {
+    answer.header().map_or(0, |header| header.revision())
+}
+
+impl From<KeyValue> for Found {
+    fn from(value: KeyValue) -> Self {
+        let (created, modified) = (value.create_revision(), value.mod_revision());
+        let (key, value) = value.into_key_value();
+        Self { key, value, created, modified }
+    }
+}
+
+/// Runs a call on threads of its own and waits for it.
+fn call<T: Send + 'static>(
+    runtime: &Runtime,
+    within: Duration,
+    call: impl Future<Output = Result<T, EtcdError>> + Send + 'static,
+) -> Result<T, Failure> {
+    let (answers, answer) = mpsc::sync_channel(1);
+    runtime.spawn(async move {
+        let outcome = match timeout(within, call).await {
+            Ok(outcome) => outcome.map_err(Failure::from),
+            Err(_) => Err(Failure::NoAnswer(format!("no answer within {within:?}"))),
+        };
+        // Nobody waits any more if the thread that did has ended.
+        let _ = answers.send(outcome);
+    });
+    answer.recv().unwrap_or_else(|_| Err(Failure::NoAnswer("the call was given up".to_owned())))
+}
+
+/// Makes attempts until there is an answer, or the time is over.
+fn until_answered<T>(deadline: Duration, attempt: impl Fn() -> Result<T, Failure>) -> Result<T> {
+    let (since, mut made) = (Stopwatch::start(), 0);
+    loop {
+        match attempt() {
+            Err(Failure::NoAnswer(_) | Failure::Busy(_)) if pause(made, since, deadline) => made += 1,
+            outcome => return outcome.map_err(Error::from),
+        }
+    }
+}
+
+/// Pauses before the next attempt, some time up to a bound that doubles: callers that failed together shall not come
+/// again together. Returns whether there is time for another.
+pub(super) fn pause(made: u32, since: Stopwatch, deadline: Duration) -> bool {
+    let longest = PAUSE.saturating_mul(1 << made.min(10)).min(PAUSE_MAX);
+    let [part, ..] = random_bytes();
+    let pause = longest.mul_f64((f64::from(part) + 1.0) / 256.0);
+    if since.elapsed() + pause >= deadline {
+        return false;
+    }
+    thread::sleep(pause);
+    true
+}
+
+/// What a member says of a revision that it has not reached.
+const NOT_YET: &str = "the member does not know that revision yet";
+
+impl Failure {
+    /// Whether it is sure that nothing was done, now or later.
+    pub(super) fn is_final(&self) -> bool {
+        !matches!(self, Self::NoAnswer(_))
+    }
+
+    fn of_status(status: &Status) -> Self {
+        let said = status.message();
+        let text = || said.trim_start_matches("etcdserver: ").to_owned();
+        match status.code() {
+            Code::OutOfRange if said.contains("compacted") => Self::Compacted,
+            Code::OutOfRange if said.contains("future revision") => Self::NotYet,
+            Code::NotFound if said.contains("lease not found") => Self::NoLease,
+            Code::ResourceExhausted if said.contains("space exceeded") => Self::OutOfSpace,
+            Code::ResourceExhausted if said.contains("too many requests") => Self::Busy(text()),
+            Code::ResourceExhausted | Code::OutOfRange => Self::TooLarge(text()),
+            Code::InvalidArgument if said.contains("too many operations") || said.contains("too large") => {
+                Self::TooLarge(text())
+            }
+            Code::Unauthenticated | Code::PermissionDenied => Self::Denied(text()),
+            Code::InvalidArgument | Code::FailedPrecondition
+                if ["auth", "user name", "password", "permission"].iter().any(|word| said.contains(word)) =>
+            {
+                Self::Denied(text())
+            }
+            _ => match certificate_error(status) {
+                Some(said) => Self::Denied(said),
+                None => Self::NoAnswer(with_sources(status)),
+            },
+        }
+    }
+}
+
+impl From<EtcdError> for Failure {
+    fn from(error: EtcdError) -> Self {
+        match &error {
+            EtcdError::GRpcStatus(status) => Self::of_status(status),
+            EtcdError::InvalidArgs(_) | EtcdError::InvalidUri(_) => Self::Denied(error.to_string()),
+            other => match certificate_error(other) {
+                Some(said) => Self::Denied(said),
+                None => Self::NoAnswer(with_sources(other)),
+            },
+        }
+    }
+}
+
+/// What an error says of certificates, if it is about them.
+fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let said = with_sources(error);
+    let words = ["certificate", "UnknownIssuer", "HandshakeFailure", "private key", "CertificateRequired"];
+    words.iter().any(|word| said.contains(word)).then_some(said)
+}
+
+/// What an error says, and those that it comes from.
+fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !said.contains(&next) {
+            said = format!("{said}: {next}");
+        }
+        source = error.source();
+    }
+    said
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Error::from(self.clone()).fmt(f)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoAnswer(what) | Failure::Busy(what) => Self::Unavailable(what.into()),
+            Failure::Denied(what) => Self::AccessDenied(what.into()),
+            // What was read is of a moment that is gone; it may be read anew.
+            Failure::Compacted => Self::Conflict,
+            Failure::NotYet => Self::Unavailable(NOT_YET.into()),
+            Failure::TooLarge(what) => {
+                Self::Corrupted(format!("etcd refuses what keeps the limits: {what}").into())
+            }
+            Failure::OutOfSpace => {
+                let what = "etcd has used up its quota of space (--quota-backend-bytes): compact and defragment it, \
+                            raise the quota, and disarm its alarm";
+                io::Error::new(io::ErrorKind::StorageFull, what).into()
+            }
+            Failure::NoLease => Self::Unavailable("the lease has ended".into()),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The log in etcd: entries lie in chapters, because a key can't hold the revision that makes it.
+//!
+//! A commit that was begun in chapter `n` is refused when chapter `n + 2` has begun. So the entry of a commit at
+//! revision `r` lies in the last chapter that began before `r`, or in the one before that; and where `r` is known,
+//! two chapters are looked through, by the revision that changed each key. Beginning a chapter refuses nobody who
+//! began in the one before.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use etcd_client::{GetOptions, SortOrder, SortTarget};
+
+use super::Shared;
+use super::client::{At, Found};
+use super::layout::Key;
+use super::seen::Chapter;
+use crate::engine::seal::unseal;
+use crate::error::{Error, Result};
+use crate::format::corrupted;
+use crate::id::Commit;
+
+/// After so many revisions a chapter is to end.
+pub(super) const CHAPTER_REVISIONS: u64 = 128;
+
+/// How many entries are asked for at once: each has a mebibyte at most.
+const ENTRIES_AT_ONCE: usize = 32;
+
+/// Of so many chapters it is remembered where they begin.
+const REMEMBERED_MAX: usize = 1 << 16;
+
+/// Where chapters begin, as far as that was asked for.
+#[derive(Default)]
+pub(super) struct Chapters(Mutex<BTreeMap<u64, u64>>);
+
+impl Chapters {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+        // Nothing can panic while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, chapter: Chapter) {
+        let mut starts = self.lock();
+        if starts.len() >= REMEMBERED_MAX {
+            starts.clear();
+        }
+        starts.insert(chapter.number, chapter.start);
+    }
+}
+
+/// Where the entry of a commit may lie.
+struct Stretch {
+    /// The last chapter that began before it.
+    last: u64,
+    /// Where the next chapter begins, if there is one that is known.
+    next_start: Option<u64>,
+}
+
+impl Shared {
+    /// The chapter that is the newest at a revision.
+    pub(super) fn newest_chapter(&self, at: At) -> Result<Option<Chapter>> {
+        let newest = GetOptions::new()
+            .with_range(self.layout.after_chapters())
+            .with_sort(SortTarget::Key, SortOrder::Descend)
+            .with_limit(1);
+        let (_, mut found) = self.client.ranges(&[(self.layout.chapter(0), newest)], at)?;
+        Ok(found.pop().unwrap_or_default().pop().and_then(|found| self.chapter_of(&found)))
+    }
+
+    pub(super) fn chapter_of(&self, found: &Found) -> Option<Chapter> {
+        match self.layout.read(&found.key) {
+            super::layout::Of::Chapter(number) => Some(Chapter { number, start: revision(found.created) }),
+            _ => None,
+        }
+    }
+
+    /// Where a chapter begins; `None` for one that was trimmed away, before all that is there.
+    fn start_of(&self, number: u64, at: i64) -> Result<Option<u64>> {
+        if let Some(start) = self.chapters.lock().get(&number) {
+            return Ok(Some(*start));
+        }
+        let (_, mut found) = self.client.get(&[self.layout.chapter(number)], At::Revision(at))?;
+        let start = found.pop().flatten().map(|found| revision(found.created));
+        if let Some(start) = start {
+            self.chapters.remember(Chapter { number, start });
+        }
+        Ok(start)
+    }
+
+    /// Where the entry of a commit at this revision may lie.
+    fn stretch_of(&self, commit: u64, at: i64) -> Result<Stretch> {
+        let newest = self.seen.chapter();
+        if commit > newest.start {
+            return Ok(Stretch { last: newest.number, next_start: None });
+        }
+        // The last that began before it is from the first to the last of these.
+        let (mut first, mut last, mut next_start) = (0, newest.number, newest.start);
+        while first + 1 < last {
+            let middle = first + (last - first) / 2;
+            match self.start_of(middle, at)? {
+                Some(start) if start >= commit => (last, next_start) = (middle, start),
+                _ => first = middle,
+            }
+        }
+        Ok(Stretch { last: first, next_start: Some(next_start) })
+    }
+
+    /// The keys at which entries of two chapters lie: that one, and the one before.
+    fn range_of(&self, stretch: &Stretch) -> (Key, Key) {
+        let from = self.layout.entries_of(stretch.last.saturating_sub(1));
+        let to = match stretch.next_start {
+            Some(_) => self.layout.entries_of(stretch.last + 1),
+            None => self.layout.after_entries(),
+        };
+        (from, to)
+    }
+
+    /// The first keys in whose chapters no entry behind this commit lies: all of the log before it may be deleted.
+    pub(super) fn first_kept(&self, commit: u64, at: i64) -> Result<u64> {
+        Ok(self.stretch_of(commit + 1, at)?.last.saturating_sub(1))
+    }
+
+    /// The entry of a commit, as of a revision.
+    pub(super) fn entry_at(&self, commit: Commit, at: i64) -> Result<Option<Vec<u8>>> {
+        let number = commit.number();
+        if number == 0 || number > revision(at) {
+            return Ok(None);
+        }
+        let (from, to) = self.range_of(&self.stretch_of(number, at)?);
+        let exactly = etcd_revision(number);
+        let options =
+            GetOptions::new().with_range(to).with_min_mod_revision(exactly).with_max_mod_revision(exactly);
+        let ranges = [(from, options), (self.layout.trimmed(), GetOptions::new())];
+        let (_, mut found) = self.client.ranges(&ranges, At::Revision(at))?;
+        let trimmed = found.pop().unwrap_or_default().pop();
+        if number <= self.trimmed_to(trimmed)? {
+            return Ok(None);
+        }
+        let entry = found.pop().unwrap_or_default().pop();
+        entry.map(|entry| self.read_entry(&entry)).transpose()
+    }
+
+    /// The first entries behind a commit, as of a revision, in the order of their commits.
+    pub(super) fn entries_at(
+        &self,
+        after: Commit,
+        limit: usize,
+        at: i64,
+    ) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
+        let mut entries = Vec::new();
+        let (_, mut trimmed) = self.client.get(&[self.layout.trimmed()], At::Revision(at))?;
+        let mut after = after.number().max(self.trimmed_to(trimmed.pop().flatten())?);
+        while entries.len() < limit && after < revision(at) {
+            let stretch = self.stretch_of(after + 1, at)?;
+            let (from, to) = self.range_of(&stretch);
+            let wanted = ENTRIES_AT_ONCE.min(limit - entries.len());
+            let mut options = GetOptions::new()
+                .with_range(to)
+                .with_min_mod_revision(etcd_revision(after + 1))
+                .with_sort(SortTarget::Mod, SortOrder::Ascend)
+                .with_limit(i64::try_from(wanted).unwrap_or(i64::MAX));
+            if let Some(next_start) = stretch.next_start {
+                options = options.with_max_mod_revision(etcd_revision(next_start));
+            }
+            let (_, mut found) = self.client.ranges(&[(from, options)], At::Revision(at))?;
+            let found = found.pop().unwrap_or_default();
+            let exhausted = found.len() < wanted;
+            for entry in found {
+                after = revision(entry.modified);
+                entries.push((Commit::new(after), self.read_entry(&entry)));
+            }
+            match stretch.next_start {
+                // Behind it lies what is in the next chapters.
+                Some(next_start) if exhausted => after = after.max(next_start),
+                None if exhausted => break,
+                _ => {}
+            }
+        }
+        Ok(entries)
+    }
+
+    fn read_entry(&self, entry: &Found) -> Result<Vec<u8>> {
+        Ok(unseal(&entry.key, &entry.value)?.bytes.to_vec())
+    }
+
+    /// Up to which commit the log was trimmed, by what is at its key.
+    fn trimmed_to(&self, found: Option<Found>) -> Result<u64> {
+        let Some(Found { key, value, .. }) = found else { return Ok(0) };
+        let bytes = unseal(&key, &value)?.bytes.try_into();
+        let number = bytes.map(u64::from_be_bytes);
+        number.map_err(|_| corrupted(&key, "up to where the log was trimmed has 8 bytes"))
+    }
+}
+
+/// A revision as a number; etcd has none below 0.
+pub(super) fn revision(revision: i64) -> u64 {
+    u64::try_from(revision).unwrap_or_default()
+}
+
+/// A number as a revision; one that is larger than all is never reached.
+pub(super) fn etcd_revision(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// For revisions that must be there.
+pub(super) fn must_be(found: Option<Chapter>) -> Result<Chapter> {
+    found.ok_or_else(|| Error::Corrupted("the log in etcd has no chapter".into()))
+}

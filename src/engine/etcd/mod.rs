@@ -1,0 +1,239 @@
+//! The engine on an etcd cluster: the same store on several machines, for several processes at once.
+//!
+//! A row is a key of etcd, the number of a commit is the revision that it made. A transaction reads at one revision
+//! and commits by one transaction of etcd, which compares of every row that was read whether it has changed since:
+//! so transactions are strictly serializable, and none waits for another. Each process watches all changes. What it
+//! has seen tells which of the rows that it keeps in memory are as they were, and so most transactions take one round
+//! trip, that of their commit.
+//!
+//! ```text
+//! rows in memory, and of the revision that was seen -> closure -> compare and write -> seen by the watch
+//!                      something changed: run again <-
+//! ```
+
+mod client;
+mod entries;
+mod layout;
+mod read;
+mod rows;
+mod seen;
+mod settings;
+mod slots;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
+
+pub use settings::Etcd;
+
+use super::{Engine, Reading, Waited, WriteTransaction};
+use crate::error::{Error, Result};
+use crate::id::{Commit, random_bytes};
+use crate::time::Stopwatch;
+use client::{At, Client, Found, pause};
+use entries::{Chapters, etcd_revision, must_be, revision};
+use layout::{Layout, MAGIC, VERSION};
+use read::{EtcdRead, NewestRevision};
+use rows::RowCache;
+use seen::{Chapter, Seen};
+use slots::Slots;
+use write::{CAUGHT_UP_WITHIN, EtcdWrite};
+
+/// So many comparisons and operations a transaction of etcd must be able to have: 200 rows, and what the engine adds.
+const OPERATIONS: usize = 256;
+
+/// How a store's transactions did on a cluster, since it was opened; see [`Stats`](crate::Stats).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ClusterStats {
+    /// How often a transaction met another one and was run again, or given up.
+    pub conflicts: u64,
+    /// How often it was not known at first whether a commit was made.
+    pub unknown: u64,
+    /// The newest revision up to which every change was seen; 0 while the watch begins anew.
+    pub seen: u64,
+    /// How old what was seen may be; `None` if that is not known, as without
+    /// [`staleness`](crate::Etcd::staleness).
+    pub age: Option<Duration>,
+}
+
+/// A store on a cluster.
+pub(crate) struct EtcdEngine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Client,
+    layout: Layout,
+    seen: Seen,
+    rows: RowCache,
+    chapters: Chapters,
+    slots: Slots,
+    newest: NewestRevision,
+    staleness: Option<Duration>,
+    counts: Counts,
+    ended: AtomicBool,
+}
+
+#[derive(Default)]
+struct Counts {
+    conflicts: Count,
+    unknown: Count,
+}
+
+#[derive(Default)]
+struct Count(AtomicU64);
+
+impl Count {
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn newest_revision(&self) -> Result<i64> {
+        self.newest.get(|| self.client.revision(&self.layout.format()))
+    }
+}
+
+impl EtcdEngine {
+    /// The store at the cluster's prefix, or a new one; with at most so many bytes of rows in memory.
+    ///
+    /// # Errors
+    ///
+    /// `NotAStore` if something else is there, `Unsupported` if a newer library wrote it, `OptionsMismatch` if the
+    /// settings are wrong or the cluster's limits too low; `Unavailable`, `AccessDenied`.
+    pub(crate) fn open(settings: &Etcd, cache_bytes: usize) -> Result<Self> {
+        settings.check()?;
+        let (client, layout) = (Client::connect(settings)?, Layout::new(&settings.prefix));
+        check_limits(&client, &layout)?;
+        begin(&client, &layout)?;
+        let slots = Slots::new(random_bytes(), &client)?;
+        let shared = Arc::new(Shared {
+            client,
+            layout,
+            seen: Seen::new(Chapter { number: 0, start: 0 }),
+            rows: RowCache::new(cache_bytes),
+            chapters: Chapters::default(),
+            slots,
+            newest: NewestRevision::default(),
+            staleness: settings.staleness,
+            counts: Counts::default(),
+            ended: AtomicBool::new(false),
+        });
+        let (at, chapter) = shared.begin_of_watch()?;
+        shared.seen.note_chapter(chapter);
+        shared.seen.begin_at(revision(at));
+        watch::start(&shared, at);
+        Ok(Self { shared })
+    }
+}
+
+impl Shared {
+    /// The newest revision, and the chapter of it: what a watch begins with.
+    fn begin_of_watch(&self) -> Result<(i64, Chapter)> {
+        let at = self.newest_revision()?;
+        Ok((at, must_be(self.newest_chapter(At::Revision(at))?)?))
+    }
+}
+
+/// Whether etcd takes transactions as large as those of a store.
+fn check_limits(client: &Client, layout: &Layout) -> Result<()> {
+    let compare = |number| Compare::create_revision(layout.chapter(u64::MAX - number), CompareOp::Equal, 0);
+    let txn = Txn::new().when((0..OPERATIONS as u64).map(compare).collect::<Vec<_>>());
+    match client.txn(&txn) {
+        Err(Error::Corrupted(_)) => Err(Error::OptionsMismatch {
+            option: "--max-txn-ops of etcd",
+            asked: format!("less than {OPERATIONS}"),
+            expected: format!("{OPERATIONS} at least, on each member"),
+        }),
+        answer => answer.map(drop),
+    }
+}
+
+/// Makes out that there is a store of a known format, or begins one where nothing is.
+fn begin(client: &Client, layout: &Layout) -> Result<()> {
+    let (from, to) = layout.all();
+    loop {
+        let any = GetOptions::new().with_range(to.clone()).with_limit(1).with_keys_only();
+        let ranges = [(layout.format(), GetOptions::new()), (from.clone(), any)];
+        let (_, mut found) = client.ranges(&ranges, At::Newest)?;
+        let (any, format) = (found.pop().unwrap_or_default(), found.pop().unwrap_or_default().pop());
+        if let Some(Found { value, .. }) = format {
+            return match value.strip_prefix(MAGIC) {
+                Some([VERSION]) => Ok(()),
+                Some([newer]) => {
+                    Err(Error::Unsupported { found: (*newer).into(), supported: VERSION.into() })
+                }
+                _ => Err(Error::NotAStore("the key of the format holds something else".into())),
+            };
+        }
+        if !any.is_empty() {
+            return Err(Error::NotAStore("there are other keys at the prefix; choose another".into()));
+        }
+        let (format, first) = (layout.format(), layout.chapter(0));
+        let txn = Txn::new()
+            .when([Compare::create_revision(format.clone(), CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(format, [MAGIC, &[VERSION]].concat(), None), TxnOp::put(first, [], None)]);
+        // Whatever came of it, what is there now says it.
+        client.txn(&txn)?;
+    }
+}
+
+impl Engine for EtcdEngine {
+    fn begin_read(&self) -> Result<Reading> {
+        let shared = &self.shared;
+        let fresh = shared.staleness.filter(|bound| shared.seen.age().is_some_and(|age| age <= *bound));
+        let at = match fresh.and_then(|_| shared.seen.caught_up(CAUGHT_UP_WITHIN)) {
+            Some(seen) => etcd_revision(seen),
+            None => shared.newest_revision()?,
+        };
+        Ok(Reading::of(EtcdRead { shared: Arc::clone(shared), at }))
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        Ok(Box::new(EtcdWrite::begin(&self.shared)?))
+    }
+
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        Ok(self.shared.seen.bell.wait(after, timeout))
+    }
+
+    fn stop_waiting(&self) {
+        self.shared.seen.bell.end();
+    }
+
+    fn loads(&self) -> bool {
+        false
+    }
+
+    fn goes_on_after_conflict(&self, conflicts: u32, since: Stopwatch) -> bool {
+        pause(conflicts, since, self.shared.client.deadline)
+    }
+
+    fn cluster_stats(&self) -> Option<ClusterStats> {
+        let Shared { seen, counts, .. } = &*self.shared;
+        Some(ClusterStats {
+            conflicts: counts.conflicts.get(),
+            unknown: counts.unknown.get(),
+            seen: seen.revision().unwrap_or_default(),
+            age: seen.age(),
+        })
+    }
+}
+
+impl Drop for EtcdEngine {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        // If it can't be ended now it ends by itself, and what is tied to it.
+        let _ = self.shared.client.revoke(self.shared.slots.lease());
+    }
+}

@@ -1,0 +1,333 @@
+//! A transaction that may commit: it reads at one revision, and its commit compares that nothing of what it read
+//! has changed since.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use etcd_client::{
+    Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
+
+use super::Shared;
+use super::client::{At, Failure, Found, pause, revision_of};
+use super::entries::{CHAPTER_REVISIONS, etcd_revision, must_be, revision};
+use super::rows::Known;
+use super::seen::Chapter;
+use super::slots::Slot;
+use crate::engine::seal::seal;
+use crate::engine::{Batch, Load, Log, WriteTransaction};
+use crate::error::{Error, Result};
+use crate::format::{Row, Stored, Value, stand_in};
+use crate::id::{Commit, random_bytes};
+use crate::time::Stopwatch;
+
+/// How long a commit that is done waits until this process has seen it too, so that what comes next need not ask the
+/// cluster.
+const SEEN_WITHIN: Duration = Duration::from_millis(20);
+
+/// How long a transaction waits at its begin for what this process was told of.
+pub(super) const CAUGHT_UP_WITHIN: Duration = Duration::from_millis(3);
+
+pub(super) struct EtcdWrite<'a> {
+    shared: &'a Shared,
+    /// The revision that is read.
+    at: i64,
+    /// Whether that is the newest of when it began, not one that may be older.
+    is_newest: bool,
+    /// Of each row that was read, the revision that changed it; 0 if it is not there.
+    read: RefCell<BTreeMap<Row, u64>>,
+    /// Names the attempt, and its entry in the log.
+    id: [u8; 16],
+    since: Stopwatch,
+    waited: RefCell<Duration>,
+}
+
+impl<'a> EtcdWrite<'a> {
+    /// On what this process has seen, if that is all that it was told of; otherwise on the newest revision.
+    pub(super) fn begin(shared: &'a Shared) -> Result<Self> {
+        let since = Stopwatch::start();
+        let seen = shared.seen.caught_up(CAUGHT_UP_WITHIN);
+        let (at, is_newest) = match seen {
+            Some(seen) => (etcd_revision(seen), false),
+            None => (shared.newest_revision()?, true),
+        };
+        let waited = RefCell::new(since.elapsed());
+        Ok(Self { shared, at, is_newest, read: RefCell::default(), id: random_bytes(), since, waited })
+    }
+
+    fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Known>> {
+        let began = Stopwatch::start();
+        let known = self.shared.rows_at(rows, self.at);
+        *self.waited.borrow_mut() += began.elapsed();
+        let known = known?;
+        let mut read = self.read.borrow_mut();
+        for (row, known) in rows.iter().zip(&known) {
+            read.insert(row.to_vec(), known.modified);
+        }
+        Ok(known)
+    }
+
+    /// That nothing of what was read has changed.
+    fn unchanged(&self) -> Vec<Compare> {
+        let layout = &self.shared.layout;
+        let compares = self.read.borrow();
+        let compares = compares.iter().map(|(row, modified)| {
+            Compare::mod_revision(layout.row(row), CompareOp::Equal, etcd_revision(*modified))
+        });
+        compares.collect()
+    }
+
+    /// What is asked for where a comparison fails: which of the rows it was.
+    fn look_again(&self) -> Vec<TxnOp> {
+        let layout = &self.shared.layout;
+        let rows = self.read.borrow();
+        let rows =
+            rows.keys().map(|row| TxnOp::get(layout.row(row), Some(GetOptions::new().with_keys_only())));
+        rows.collect()
+    }
+
+    /// Takes note of what was found where a comparison failed.
+    fn met_another(&self, answer: &TxnResponse) -> Error {
+        let newest = answer.op_responses().into_iter().filter_map(|response| match response {
+            TxnOpResponse::Get(found) => found.kvs().first().map(|found| revision(found.mod_revision())),
+            _ => None,
+        });
+        // One that is gone tells nothing, but the answer is of later than that.
+        let newest = newest.max().filter(|newest| *newest > revision(self.at));
+        self.shared.seen.tell(newest.unwrap_or_else(|| revision(revision_of(answer))));
+        self.shared.counts.conflicts.add();
+        Error::Conflict
+    }
+
+    /// What the commit does, besides the slot.
+    fn operations(
+        &self,
+        batch: &Batch,
+        log: Log<'_>,
+        chapter: Chapter,
+        lease_of_slot: &Slot,
+    ) -> Result<Vec<TxnOp>> {
+        let layout = &self.shared.layout;
+        let mut operations: Vec<_> = batch
+            .iter()
+            .map(|(row, value)| match value {
+                // Its commit is the revision, which is not known yet.
+                Some(value) => TxnOp::put(layout.row(row), seal(row, Commit::default(), value), None),
+                None => TxnOp::delete(layout.row(row), None),
+            })
+            .collect();
+        if let Some(entry) = log.append {
+            let key = layout.entry(chapter.number, &self.id);
+            let sealed = seal(&key, Commit::default(), entry);
+            operations.push(TxnOp::put(key, sealed, None));
+        }
+        if let Some(trim) = log.trim {
+            let key = layout.trimmed();
+            let sealed = seal(&key, Commit::default(), &trim.number().to_be_bytes());
+            operations.push(TxnOp::put(key, sealed, None));
+            // Those that lie in a chapter with others that stay are hidden, until that can go too.
+            let kept = self.shared.first_kept(trim.number(), self.at)?;
+            let delete = |from, to| TxnOp::delete(from, Some(DeleteOptions::new().with_range(to)));
+            operations.push(delete(layout.entries_of(0), layout.entries_of(kept)));
+            operations.push(delete(layout.chapter(0), layout.chapter(kept)));
+        }
+        let tied = PutOptions::new().with_lease(lease_of_slot.lease);
+        let slot = layout.slot(&self.shared.slots.engine, lease_of_slot.number);
+        operations.push(TxnOp::put(slot, self.id, Some(tied)));
+        Ok(operations)
+    }
+
+    fn attempt(&self, batch: &Batch, log: Log<'_>) -> Result<Commit> {
+        let Shared { layout, slots, seen, client, counts, .. } = self.shared;
+        let (chapter, slot) = (seen.chapter(), slots.take());
+        let key_of_slot = layout.slot(&slots.engine, slot.number);
+        let mut compares = self.unchanged();
+        compares.extend([
+            Compare::mod_revision(key_of_slot.clone(), CompareOp::Equal, slot.modified),
+            // The chapter is there, and is the newest or the one before.
+            Compare::create_revision(
+                layout.chapter(chapter.number),
+                CompareOp::Equal,
+                etcd_revision(chapter.start),
+            ),
+            Compare::create_revision(layout.chapter(chapter.number + 2), CompareOp::Equal, 0),
+        ]);
+        let operations = self.operations(batch, log, chapter, &slot)?;
+        let mut look_again = self.look_again();
+        look_again.push(TxnOp::get(key_of_slot, Some(GetOptions::new().with_keys_only())));
+        let txn = Txn::new().when(compares).and_then(operations).or_else(look_again);
+        match client.try_txn(txn) {
+            Ok(answer) if answer.succeeded() => {
+                let modified = revision_of(&answer);
+                slots.give_back(Slot { modified, ..slot });
+                Ok(self.committed(batch, chapter, modified))
+            }
+            Ok(answer) => {
+                let conflict = self.met_another(&answer);
+                if last_modified(&answer) == slot.modified {
+                    slots.give_back(slot);
+                } else {
+                    // It has ended with its lease.
+                    slots.renew(client, slot.lease)?;
+                }
+                // Or the chapter ended, and this process has not seen that yet.
+                seen.note_chapter(must_be(self.shared.newest_chapter_unless_seen(chapter)?)?);
+                Err(conflict)
+            }
+            Err(Failure::NoLease) => {
+                slots.renew(client, slot.lease)?;
+                Err(Error::Conflict)
+            }
+            Err(failure) if failure.is_final() => {
+                slots.give_back(slot);
+                Err(failure.into())
+            }
+            Err(failure) => {
+                counts.unknown.add();
+                self.settle(batch, chapter, slot, &failure)
+            }
+        }
+    }
+
+    /// Finds out what became of an attempt without an answer: sees to it that it can't be applied any more, or learns
+    /// that it was.
+    fn settle(&self, batch: &Batch, chapter: Chapter, slot: Slot, failure: &Failure) -> Result<Commit> {
+        let Shared { layout, slots, client, .. } = self.shared;
+        let key = layout.slot(&slots.engine, slot.number);
+        let tied = PutOptions::new().with_lease(slot.lease);
+        let txn = Txn::new()
+            .when([Compare::mod_revision(key.clone(), CompareOp::Equal, slot.modified)])
+            .and_then([TxnOp::put(key.clone(), [], Some(tied))])
+            .or_else([TxnOp::get(key, None)]);
+        let mut made = 0;
+        loop {
+            let unknown = match client.try_txn(txn.clone()) {
+                Ok(answer) if answer.succeeded() => {
+                    slots.give_back(Slot { modified: revision_of(&answer), ..slot });
+                    return Err(Error::Conflict);
+                }
+                Ok(answer) => match answer.op_responses().pop() {
+                    Some(TxnOpResponse::Get(mut found)) => match found.take_kvs().pop().map(Found::from) {
+                        Some(Found { value, modified, .. }) if value == self.id => {
+                            slots.give_back(Slot { modified, ..slot });
+                            return Ok(self.committed(batch, chapter, modified));
+                        }
+                        // An earlier attempt to settle it was applied, though its answer did not come.
+                        Some(Found { value, modified, .. }) if value.is_empty() => {
+                            slots.give_back(Slot { modified, ..slot });
+                            return Err(Error::Conflict);
+                        }
+                        _ => "what would tell has ended with its lease".to_owned(),
+                    },
+                    _ => "etcd answered something else than what it was asked".to_owned(),
+                },
+                Err(Failure::NoAnswer(_) | Failure::Busy(_)) if pause(made, self.since, client.deadline) => {
+                    made += 1;
+                    continue;
+                }
+                Err(_) => failure.to_string(),
+            };
+            return Err(Error::CommitUnknown(unknown.into()));
+        }
+    }
+
+    /// Takes note of a commit that was made.
+    fn committed(&self, batch: &Batch, chapter: Chapter, modified: i64) -> Commit {
+        let Shared { rows, seen, .. } = self.shared;
+        let commit = revision(modified);
+        for (row, value) in batch {
+            let value = value.as_deref().map(Into::into);
+            let modified = if value.is_some() { commit } else { 0 };
+            rows.keep(row, Known { value, modified, known_at: commit });
+        }
+        seen.tell(commit);
+        if commit > chapter.start + CHAPTER_REVISIONS {
+            self.shared.begin_chapter(chapter);
+        }
+        seen.wait_for(commit, SEEN_WITHIN);
+        Commit::new(commit)
+    }
+}
+
+impl WriteTransaction for EtcdWrite<'_> {
+    fn commit_read(&self) -> Commit {
+        Commit::new(revision(self.at))
+    }
+
+    fn next_commit(&self) -> Commit {
+        let [drawn @ .., _, _, _, _, _, _, _, _] = self.id;
+        stand_in(u64::from_be_bytes(drawn))
+    }
+
+    fn waited(&self) -> Duration {
+        *self.waited.borrow()
+    }
+
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        Ok(self.rows(rows)?.iter().map(|known| known.value().map(Value::to_stored)).collect())
+    }
+
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.rows(&[row])?.iter().filter_map(Known::value).for_each(see);
+        Ok(())
+    }
+
+    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.shared.entry_at(commit, self.at)
+    }
+
+    fn end(self: Box<Self>) -> Result<()> {
+        if self.is_newest || self.read.borrow().is_empty() {
+            return Ok(());
+        }
+        // What was seen may be older than what others were told.
+        let txn = Txn::new().when(self.unchanged()).or_else(self.look_again());
+        let answer = self.shared.client.txn(&txn)?;
+        if answer.succeeded() { Ok(()) } else { Err(self.met_another(&answer)) }
+    }
+
+    fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
+        if batch.is_empty() && log.append.is_none() && log.trim.is_none() {
+            let read = self.commit_read();
+            return self.end().map(|()| read);
+        }
+        self.attempt(batch, log)
+    }
+
+    fn load(self: Box<Self>, _load: &Load) -> Result<Commit> {
+        Err(Error::ReadOnly)
+    }
+}
+
+/// The revision that changed what the last operation of an answer found; 0 if that is not there.
+fn last_modified(answer: &TxnResponse) -> i64 {
+    match answer.op_responses().pop() {
+        Some(TxnOpResponse::Get(found)) => found.kvs().first().map_or(0, |found| found.mod_revision()),
+        _ => 0,
+    }
+}
+
+impl Shared {
+    /// The newest chapter, where that is not what this process has seen.
+    fn newest_chapter_unless_seen(&self, used: Chapter) -> Result<Option<Chapter>> {
+        let seen = self.seen.chapter();
+        if seen.number > used.number { Ok(Some(seen)) } else { self.newest_chapter(At::Newest) }
+    }
+
+    /// Begins the next chapter, in the background. If that fails, the next commit does it again.
+    fn begin_chapter(&self, chapter: Chapter) {
+        let next = self.layout.chapter(chapter.number + 1);
+        let txn = Txn::new()
+            .when([
+                Compare::create_revision(
+                    self.layout.chapter(chapter.number),
+                    CompareOp::Equal,
+                    etcd_revision(chapter.start),
+                ),
+                Compare::create_revision(next.clone(), CompareOp::Equal, 0),
+            ])
+            .and_then([TxnOp::put(next, [], None)]);
+        self.client.send(txn);
+    }
+}
