@@ -1,6 +1,9 @@
 //! Tests of the whole crate that need more than its public items.
 
 mod backup;
+#[cfg(feature = "etcd")]
+#[path = "../tests/etcd/cluster.rs"]
+pub(crate) mod cluster;
 pub(crate) mod disk;
 mod errors;
 mod faults;

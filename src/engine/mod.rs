@@ -44,8 +44,6 @@ use crate::time::Stopwatch;
 
 pub(crate) use self::redb::Draft;
 pub(crate) use load::{Load, LoadedRow};
-#[cfg(any(test, fuzzing))]
-pub(crate) use seal::{seal, unseal};
 
 /// How often a transaction that met another one is run again, if the engine says nothing else.
 const CONFLICTS_MAX: u32 = 16;

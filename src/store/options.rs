@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 use crate::format::{Fixed, Space, decode_fixed, encode_fixed};
 use crate::id::{Region, random_bytes};
 use crate::policy::{AliasScope, Compatibility, Policy, Quotas, Retention};
+#[cfg(feature = "etcd")]
+use crate::time::Stopwatch;
 use crate::time::Timestamp;
 use crate::txn::{Cache, TransactionLimits};
 
@@ -353,11 +355,12 @@ impl Options {
     pub fn open_etcd(&self, cluster: &Etcd) -> Result<Store> {
         self.check()?;
         let engine = EtcdEngine::open(cluster, self.cache_bytes)?;
-        if engine.begin_read()?.get(&[&Space::of_store().fixed()])?.iter().all(Option::is_none) {
-            match self.begin(&engine) {
-                // Another process has begun it meanwhile.
-                Err(Error::Conflict) => {}
-                begun => begun?,
+        let (since, mut conflicts) = (Stopwatch::start(), 0);
+        // Another process may begin it at the same time.
+        while let Err(error) = self.begin(&engine) {
+            conflicts += 1;
+            if !matches!(error, Error::Conflict) || !engine.goes_on_after_conflict(conflicts, since) {
+                return Err(error);
             }
         }
         self.on(Box::new(engine))

@@ -9,8 +9,7 @@ use proptest::prelude::*;
 
 use super::backup::{Rows, rows_of};
 use super::new_key;
-use crate::engine::redb::{RedbEngine, RedbReader};
-use crate::engine::seal;
+use crate::engine::redb::{RedbEngine, RedbReader, seal};
 use crate::engine::{Draft, Engine, Range, ReadTransaction, Reading, Waited, WriteTransaction};
 use crate::error::Result;
 use crate::format::{

@@ -586,8 +586,13 @@ const GOLDEN_RENAMES: &str = concat!(
 
 #[test]
 fn the_bytes_of_the_other_rows_are_these() {
-    let outcome =
-        Outcome { digest: [0xab; 32], value: b"7".to_vec(), changed: true, time: 1_700_000_000_000 };
+    let outcome = Outcome {
+        digest: [0xab; 32],
+        value: b"7".to_vec(),
+        changed: true,
+        time: 1_700_000_000_000,
+        stand_in: None,
+    };
     let hexadecimal =
         Scope::new("3bab8e245e854f68af5967c00dd43127", "0d0466b0e7274d9cb35df84bb474a37f").unwrap();
     let space = Space::of_scope(&scope());

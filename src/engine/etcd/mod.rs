@@ -204,7 +204,12 @@ impl Engine for EtcdEngine {
     }
 
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
-        Ok(self.shared.seen.bell.wait(after, timeout))
+        let waited = self.shared.seen.bell.wait(after, timeout);
+        if waited == Waited::Committed {
+            // So that it is found at once, by reads too that show what was seen.
+            self.shared.seen.wait_for(after.number().saturating_add(1), CAUGHT_UP_WITHIN);
+        }
+        Ok(waited)
     }
 
     fn stop_waiting(&self) {

@@ -63,7 +63,7 @@ impl Seen {
 
     pub(super) fn note_chapter(&self, chapter: Chapter) {
         let mut newest = self.lock();
-        if chapter.number > newest.number {
+        if (chapter.number, chapter.start) > (newest.number, newest.start) {
             *newest = chapter;
         }
     }
@@ -133,9 +133,9 @@ impl Seen {
             }
             last = Some(revision);
         }
+        commit.into_iter().for_each(|revision| self.bell.ring(Commit::new(revision)));
         // Only now: who reads at this revision finds the marks of all up to it.
         last.into_iter().for_each(|revision| self.move_to(revision));
-        commit.into_iter().for_each(|revision| self.bell.ring(Commit::new(revision)));
         last
     }
 

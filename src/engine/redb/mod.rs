@@ -31,6 +31,8 @@ use crate::error::{Error, Result};
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use super::seal::{seal, unseal};
 pub(crate) use draft::Draft;
 pub(crate) use log_state::LogState;
 pub(crate) use read::RedbRead;
