@@ -236,6 +236,9 @@ pub enum Error {
     /// ever overwritten.
     #[error("there is a file already: {0}")]
     FileExists(Box<str>),
+    /// The store that is to be copied into holds something, or somebody else copies into it. Take an empty one.
+    #[error("the store that is to be copied into is not empty")]
+    NotEmpty,
     /// The files of a backup do not belong together, or one is of another kind. Take those that do.
     #[error("the backup does not fit: {0}")]
     BackupMismatch(Box<str>),
@@ -429,6 +432,7 @@ impl Error {
             | Self::RecoveryNeeded
             | Self::LogMismatch(_)
             | Self::FileExists(_)
+            | Self::NotEmpty
             | Self::BackupMismatch(_)
             | Self::Unsound(_)
             | Self::Io(_)

@@ -14,6 +14,7 @@
 //! store    01     -                                what was fixed when the store was created
 //! store    03     -                                up to where the history was trimmed
 //! store    06     first commit after               the last commit before a restore
+//! store    07     -                                a copy into this store is not finished
 //! domain   02     URN name                         whose it is (alias scope Domain only)
 //! domain   04     project, key id                  when the key was last deleted, if it is not there
 //! domain   05     project, URN name                when the alias was last deleted, likewise
@@ -101,6 +102,7 @@ pub(crate) enum Table {
     GoneKey = 0x04,
     GoneAlias = 0x05,
     Restored = 0x06,
+    Unfinished = 0x07,
     Key = 0x10,
     KeyAlias = 0x11,
     Alias = 0x12,
@@ -114,13 +116,14 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Fixed,
         Self::Claim,
         Self::Floor,
         Self::GoneKey,
         Self::GoneAlias,
         Self::Restored,
+        Self::Unfinished,
         Self::Key,
         Self::KeyAlias,
         Self::Alias,
@@ -200,6 +203,11 @@ impl Space {
     /// were in this store.
     pub(crate) fn restored(&self, first: Commit) -> Row {
         self.row(Table::Restored, &first.number().to_be_bytes())
+    }
+
+    /// That a copy into this store has not come to its end.
+    pub(crate) fn unfinished(&self) -> Row {
+        self.row(Table::Unfinished, &[])
     }
 
     /// The tombstone of a key or an alias of the scope. In the domain's space, so that an erased scope
@@ -397,6 +405,7 @@ pub(crate) enum Address {
     Fixed,
     Floor,
     Restored { first: Commit },
+    Unfinished,
     Claim { domain: DomainId, urn_name: String },
     Tombstone { scope: Scope, record: RecordId },
     Scoped { scope: Scope, table: ScopedTable },
@@ -424,6 +433,7 @@ pub(crate) fn read_address(row: &[u8]) -> Option<Address> {
         return match rest {
             [table] if *table == Table::Fixed as u8 => Some(Address::Fixed),
             [table] if *table == Table::Floor as u8 => Some(Address::Floor),
+            [table] if *table == Table::Unfinished as u8 => Some(Address::Unfinished),
             [table, first @ ..] if *table == Table::Restored as u8 => {
                 let first = Commit::new(u64::from_be_bytes(first.try_into().ok()?));
                 Some(Address::Restored { first })
@@ -454,9 +464,13 @@ pub(crate) fn read_address(row: &[u8]) -> Option<Address> {
             let time = Timestamp::from_millis(u64::from_be_bytes(*time));
             ScopedTable::OutcomeTime(time, text(request_id)?.parse().ok()?)
         }
-        Table::Fixed | Table::Floor | Table::Claim | Table::GoneKey | Table::GoneAlias | Table::Restored => {
-            return None;
-        }
+        Table::Fixed
+        | Table::Floor
+        | Table::Claim
+        | Table::GoneKey
+        | Table::GoneAlias
+        | Table::Restored
+        | Table::Unfinished => return None,
     };
     Some(Address::Scoped { scope, table })
 }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod building;
+mod copying;
 mod feed;
 mod files;
 mod import;
@@ -13,6 +14,7 @@ mod storages;
 mod sweep;
 
 pub use backup::Backup;
+pub use copying::Copied;
 pub use feed::Changes;
 pub use import::{Import, Imported};
 pub use options::Options;

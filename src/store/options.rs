@@ -435,8 +435,13 @@ impl Options {
 
     /// The store on an engine on which one was begun.
     pub(crate) fn on(&self, engine: Box<dyn Engine>) -> Result<Store> {
-        let row = Space::of_store().fixed();
-        let stored = engine.begin_read()?.get(&[&row])?.pop().flatten();
+        let (row, unfinished) = (Space::of_store().fixed(), Space::of_store().unfinished());
+        let mut stored = engine.begin_read()?.get(&[&row, &unfinished])?;
+        if stored.pop().flatten().is_some() {
+            let what = "a copy into this store did not come to its end: empty it, and copy again";
+            return Err(Error::Unsound([what.to_owned()].into()));
+        }
+        let stored = stored.pop().flatten();
         let not_a_store = || Error::NotAStore("it was never begun".into());
         let fixed = decode_fixed(&row, &stored.ok_or_else(not_a_store)?.bytes)?;
         must_be("alias_scope", self.alias_scope.map(AliasScope::as_str), fixed.alias_scope.as_str())?;

@@ -313,6 +313,9 @@ impl<'a> Repairing<'a> {
                 self.beginnings.insert(first);
                 self.lost(row, "damaged: which commits were lost is not told any more");
             }
+            Address::Unfinished => {
+                self.lost(row, "damaged: the store was to be copied into, and may not be whole")
+            }
             Address::Tombstone { scope, record } => self.damaged.push((row.clone(), scope, record)),
             Address::Scoped { scope, table: ScopedTable::Key(key_id) } => {
                 self.damaged.push((row.clone(), scope, RecordId::Key(key_id)));
@@ -404,6 +407,10 @@ fn must_be_sound(row: &[u8], address: &Address, stored: &Stored) -> Result<()> {
             last if last < *first && stored.commit == *first => encode_restored(last),
             _ => return Err(Error::Corrupted("a restore is noted that can't have been".into())),
         },
+        Address::Unfinished => {
+            decode_nothing(row, bytes)?;
+            encode_nothing()
+        }
         Address::Claim { .. } => encode_claim(&decode_claim(row, bytes)?),
         Address::Tombstone { .. } => encode_tombstone(decode_tombstone(row, bytes)?),
         Address::Scoped { scope, table } => match table {

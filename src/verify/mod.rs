@@ -208,6 +208,11 @@ impl Walk<'_> {
                 let fixed = decode_fixed(row, &stored.bytes).map(|fixed| (encode_fixed(&fixed), ()));
                 self.decoded(row, &stored, fixed)?;
             }
+            // Who opened the store before the copy began may verify it meanwhile.
+            Some(Address::Unfinished) => {
+                let nothing = decode_nothing(row, &stored.bytes).map(|()| (encode_nothing(), ()));
+                self.decoded(row, &stored, nothing)?;
+            }
             Some(Address::Floor) => self.floor(row, &stored)?,
             Some(Address::Restored { first }) => self.restored(row, &stored, first)?,
             Some(Address::Tombstone { scope, record }) => self.tombstone(row, &stored, &scope, &record)?,

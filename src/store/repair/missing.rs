@@ -206,7 +206,7 @@ impl Repairing<'_> {
 /// Whether the commit that wrote a row must have an entry in the log: it changed a record.
 fn is_of_change(row: &Row, address: &Address, stored: &Stored) -> Result<bool> {
     Ok(match address {
-        Address::Fixed | Address::Floor | Address::Restored { .. } => false,
+        Address::Fixed | Address::Floor | Address::Restored { .. } | Address::Unfinished => false,
         Address::Claim { .. } | Address::Tombstone { .. } => true,
         Address::Scoped { table, .. } => match table {
             ScopedTable::Outcome(_) => decode_outcome(row, &stored.bytes)?.changed,
