@@ -152,7 +152,9 @@ fn changes(cluster: &Cluster, settings: &Settings) {
     for callers in CALLERS {
         let store = open(cluster, &format!("changes-{callers}"), None);
         let (keys, request) = (keys(&store, callers), Request::new(&scope()));
-        let bare: Vec<_> = (0..callers).map(|caller| Bare::new(cluster, &runtime, caller)).collect();
+        let bare: Vec<_> = (0..callers)
+            .map(|caller| Bare::new(cluster, &runtime, &format!("bare-{callers}-{caller:04}-")))
+            .collect();
         let (mut moves, mut transactions) = (Vec::new(), Vec::new());
         for round in 0..settings.rounds {
             let turn = round as u64;
@@ -185,13 +187,12 @@ struct Bare {
 }
 
 impl Bare {
-    fn new(cluster: &Cluster, runtime: &Runtime, caller: usize) -> Self {
+    fn new(cluster: &Cluster, runtime: &Runtime, name: &str) -> Self {
         let (client, lease) = runtime.block_on(async {
             let mut client = Client::connect(cluster.endpoints(), None).await.unwrap();
             let lease = client.lease_grant(3600, None).await.unwrap().id();
             (client, lease)
         });
-        let name = format!("bare-{caller:04}-");
         let key = |(number, length): (usize, usize)| {
             let mut key = format!("{name}{number:02}").into_bytes();
             key.resize(length.max(key.len()), b'.');

@@ -1,8 +1,8 @@
 //! Copying a whole store into another: everything is there, and nothing half of it is taken for whole.
 
 use keystead::{
-    After, Alias, AliasScope, At, Error, HistoryOf, KeyAlias, Limit, NewKey, Options, Order, PendingDays, Request,
-    RequestId, Result, Scope, Store, Timestamp,
+    After, Alias, AliasScope, At, Error, HistoryOf, KeyAlias, Limit, NewKey, Options, Order, PendingDays,
+    Request, RequestId, Result, Scope, Store, Timestamp,
 };
 
 fn scope(project: &str) -> Scope {
@@ -57,7 +57,10 @@ fn history(store: &Store, name: &str) -> Vec<String> {
         snap.history(HistoryOf::Alias(&name), Order::OldestFirst, After::Start, limit)
     });
     let change = |change: &keystead::ChangeRecord| {
-        format!("{:?} {:?} {:?} {}", change.info.time, change.info.actor, change.change.operation, change.index)
+        format!(
+            "{:?} {:?} {:?} {}",
+            change.info.time, change.info.actor, change.change.operation, change.index
+        )
     };
     page.unwrap().items.iter().map(change).collect()
 }
@@ -94,7 +97,10 @@ fn a_copy_has_everything_and_its_history() {
     let (first, copy) = (again(&source).unwrap(), again(&target).unwrap());
     assert!(copy.replayed);
     assert_eq!(first.value, copy.value);
-    assert!(matches!(target.changes(Some(&source.position().unwrap()), Limit::MAX), Err(Error::PositionOfAnotherStore)));
+    assert!(matches!(
+        target.changes(Some(&source.position().unwrap()), Limit::MAX),
+        Err(Error::PositionOfAnotherStore)
+    ));
     assert!(target.verify().unwrap().is_clean());
 }
 
