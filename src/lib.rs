@@ -85,6 +85,10 @@ mod documents {
     mod architecture {}
     #[doc = include_str!("../docs/backup.md")]
     mod backup {}
+    #[doc = include_str!("../docs/cookbook.md")]
+    mod cookbook {}
+    #[doc = include_str!("../docs/distributed.md")]
+    mod distributed {}
     #[doc = include_str!("../docs/format.md")]
     mod format {}
     #[doc = include_str!("../docs/history.md")]
