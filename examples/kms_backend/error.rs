@@ -167,6 +167,9 @@ mod tests {
         let trouble = Refusal::from(Error::Corrupted("the row 17 of secrets".into()));
         assert_eq!(trouble.status_and_code(), (500, "KMS.0101"));
         assert!(!trouble.message.contains("17"));
+        let denied = Refusal::from(Error::AccessDenied("the user kms has no permission".into()));
+        assert_eq!(denied.status_and_code(), (500, "KMS.0101"));
+        assert!(!denied.message.contains("permission"), "it is between the service and its servers");
         assert_eq!(Refusal::from(Error::Conflict).status_and_code(), (503, "KMS.0101"));
         assert_eq!(Refusal::from(Error::RecoveryNeeded).status_and_code(), (500, "KMS.0101"));
         let position = refused("x".parse::<keystead::Position>().unwrap_err());

@@ -291,6 +291,7 @@ pub(crate) fn is_refusal(error: &Error) -> bool {
             | Error::Poisoned
             | Error::CommitUnknown(_)
             | Error::Unavailable(_)
+            | Error::AccessDenied(_)
             | Error::Conflict
             | Error::LogMismatch(_)
             | Error::NotAStore(_)

@@ -23,6 +23,7 @@ pub(crate) enum Outcome {
     Pass,
     Conflict,
     Unavailable,
+    Denied,
     Io,
     /// Of a commit: applied or not, and nobody can tell.
     Unknown {
@@ -181,6 +182,7 @@ fn failure(outcome: Outcome) -> Option<Error> {
         Outcome::Pass => None,
         Outcome::Conflict => Some(Error::Conflict),
         Outcome::Unavailable => Some(Error::Unavailable("as the script has it".into())),
+        Outcome::Denied => Some(Error::AccessDenied("as the script has it".into())),
         Outcome::Io => Some(std::io::Error::other("as the script has it").into()),
         Outcome::Unknown { .. } => Some(Error::CommitUnknown("as the script has it".into())),
     }

@@ -62,6 +62,7 @@ const CODES: &[(&str, &str, u16)] = &[
 const WITHOUT_CODE: &[&str] = &[
     "Conflict",
     "Unavailable",
+    "AccessDenied",
     "CommitUnknown",
     "Poisoned",
     "Corrupted",
@@ -324,6 +325,7 @@ fn by_engine() -> Produced {
     vec![
         ("Conflict", scripted_to(Outcome::Conflict)),
         ("Unavailable", scripted_to(Outcome::Unavailable)),
+        ("AccessDenied", scripted_to(Outcome::Denied)),
         ("CommitUnknown", scripted_to(Outcome::Unknown { applied: false })),
         ("Io", scripted_to(Outcome::Io)),
         ("Io", Options::new().open_read_only(folder.path().join("none")).unwrap_err()),

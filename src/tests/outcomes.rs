@@ -101,7 +101,7 @@ fn a_commit_of_unknown_outcome_is_never_run_again() {
 
 #[test]
 fn an_error_of_the_engine_can_not_be_swallowed() {
-    for outcome in [Outcome::Unavailable, Outcome::Io] {
+    for outcome in [Outcome::Unavailable, Outcome::Denied, Outcome::Io] {
         for first in [true, false] {
             let (store, engine) = scripted();
             assert!(create(&store, 1).0.is_ok());
@@ -121,6 +121,7 @@ fn an_error_of_the_engine_can_not_be_swallowed() {
             });
             let as_met = match outcome {
                 Outcome::Io => matches!(swallowed, Err(Error::Io(_))),
+                Outcome::Denied => matches!(swallowed, Err(Error::AccessDenied(_))),
                 _ => matches!(swallowed, Err(Error::Unavailable(_))),
             };
             assert!(as_met, "{swallowed:?}");

@@ -3,7 +3,7 @@
 //! Members talk to each other through a proxy of each, so that one can be cut off from the others while it still
 //! runs and answers its clients.
 
-#![allow(dead_code, reason = "each test uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part, and some are within the crate")]
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
