@@ -1,11 +1,16 @@
-//! The redo log: what an older use of its place left is never taken for damage.
+//! The redo log: what an older use of its place left is never taken for damage, and damage never for a crash.
 
 use super::redo::{LOG_BYTES_MIN, LogId, MARK_BYTES, Recovered, RedoLog, encode_commit, mark, segment_bytes};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::Commit;
-use crate::tests::disk::{Disk, LOG};
+use crate::tests::disk::{Disk, Fails, LOG};
 
 const ID: LogId = [7; 16];
+const SECTOR: usize = 512;
+/// Where the segments begin.
+const SEGMENTS: usize = 4096;
+/// Of a short log, which holds a few frames.
+const LENGTH: u64 = 4096 + 2 * 16 * 1024;
 
 fn commit(number: u64, value: &[u8]) -> Vec<u8> {
     let rows = [(&b"ab"[..], Some(value))];
@@ -46,4 +51,64 @@ fn each_log_has_a_mark_of_its_own_that_is_not_zeros() {
     let marks: std::collections::BTreeSet<_> = (0..=255).map(|byte| mark(&[byte; 16])).collect();
     assert_eq!(marks.len(), 256);
     assert!(!marks.contains(&[0; MARK_BYTES]));
+}
+
+/// A log with these commits, each in a frame of one sector, all in one segment.
+fn log_with(commits: &[(u64, &[u8])]) -> Disk {
+    let disk = Disk::default();
+    RedoLog::create(&disk.file(LOG), ID, LENGTH).unwrap();
+    let (log, _) = open(&disk, 0).unwrap();
+    commits.iter().for_each(|(number, value)| log.append(0, &commit(*number, value)).unwrap());
+    disk
+}
+
+fn is_damaged(opened: Result<(RedoLog, Recovered)>) -> bool {
+    matches!(opened, Err(Error::Corrupted(_)))
+}
+
+/// Each frame alone is whole, and follows upon the one before by its number; but the first is of another history.
+#[test]
+fn a_frame_that_goes_on_from_another_is_damage() {
+    let [[table, mut log], [_, other]] =
+        [b"this", b"that"].map(|first| log_with(&[(1, first), (2, b"next")]).bytes());
+    let first = SEGMENTS..SEGMENTS + SECTOR;
+    assert_ne!(log[first.clone()], other[first.clone()]);
+    assert_eq!(open(&Disk::of([table.clone(), log.clone()]), 0).unwrap().1.frames.len(), 2);
+    log[first.clone()].copy_from_slice(&other[first]);
+    assert!(is_damaged(open(&Disk::of([table, log]), 0)));
+}
+
+#[test]
+fn a_commit_that_is_missing_is_damage() {
+    for commits in [&[1, 3][..], &[2], &[2, 3], &[1, 2, 2]] {
+        let commits: Vec<_> = commits.iter().map(|number| (*number, &b"value"[..])).collect();
+        assert!(is_damaged(open(&log_with(&commits), 0)), "{commits:?}");
+    }
+}
+
+/// A crash while a log is made leaves none, or all of it: never one that looks damaged.
+#[test]
+fn a_log_is_made_to_its_end_or_is_none() {
+    let former = log_with(&[(1, b"former")]).bytes();
+    let make = |disk: &Disk| RedoLog::create(&disk.file(LOG), [8; 16], LENGTH);
+    for base in [Disk::default().bytes(), former.clone()] {
+        let mut from = 0;
+        loop {
+            from += 1;
+            let disk = Disk::of(base.clone());
+            disk.fail(Some(Fails { from, ever_after: true }));
+            if make(&disk).is_ok() {
+                break;
+            }
+            for [table, log] in disk.survivors(from) {
+                if log.first().is_none_or(|first| *first == 0) || log == former[LOG] {
+                    continue;
+                }
+                let opened = open(&Disk::of([table, log]), 0);
+                let (log, recovered) = opened.unwrap_or_else(|error| panic!("call {from}: {error:?}"));
+                assert_eq!((log.id(), recovered.frames.len()), ([8; 16], 0), "call {from}");
+            }
+        }
+        assert!(from > 6, "{from}");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::disk::{Disk, Fails, Image, LOG, TABLE};
 use super::{new_key, request, scope};
-use crate::engine::logged::LoggedEngine;
+use crate::engine::logged::{LoggedEngine, Sabotage};
 use crate::engine::redb::{LogState, RedbEngine, TableFile, builder};
 use crate::engine::redo::RedoLog;
 use crate::engine::scripted::Scripted;
@@ -363,6 +363,40 @@ fn part_of_a_checkpoint_needs_the_whole_log() {
         }
     }
     assert!(parts > 20, "{parts}");
+}
+
+/// What is not in the log yet must not come to the table file: after a crash it would have part of a commit
+/// that nobody has whole.
+#[test]
+fn a_checkpoint_comes_after_the_log() {
+    let base = disk_with_store().bytes();
+    for from in 1..=30 {
+        let (table, log) = (Disk::of(base.clone()), Disk::of(base.clone()));
+        let on = |table: &Disk, log: &Disk| {
+            let table = TableFile::on(table.file(TABLE), &builder(1 << 20)).unwrap();
+            LoggedEngine::on(table, Box::new(log.file(LOG)), usize::MAX)
+        };
+        let engine = on(&table, &log).unwrap();
+        let write = |number: u8| {
+            let batch = (0..20).map(|row| (vec![b'a', number, row], Some(vec![row]))).collect();
+            engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap()
+        };
+        write(1);
+        let acknowledged = write(2);
+        // So that the checkpoint is the first that wants the next commit in the log.
+        engine.sabotage(Some(Sabotage::CommitDoesNotWait));
+        assert!(write(3).number().is_multiple_of(2));
+        log.fail(Some(Fails { from: 1, ever_after: true }));
+        table.fail(Some(Fails { from, ever_after: true }));
+        assert!(matches!(engine.close(), Err(Error::Io(_))), "call {from}");
+        for [table, _] in table.survivors(from) {
+            let disk = Disk::of([table, log.synced()[LOG].clone()]);
+            let left = on(&disk, &disk).unwrap_or_else(|error| panic!("call {from}: {error:?}"));
+            let read = left.begin_read().unwrap();
+            let rows = read.scan((Bound::Included(b"a"), Bound::Unbounded), 100).unwrap().len();
+            assert_eq!((read.commit(), rows), (acknowledged, 40), "call {from}");
+        }
+    }
 }
 
 #[test]
