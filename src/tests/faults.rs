@@ -1,11 +1,15 @@
 //! A store on a disk that fails or loses its power: at the n-th call, for every n, also while what that
 //! left is being recovered.
 
+use std::io;
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::disk::{Disk, Fails, Image, LOG, TABLE};
 use super::{new_key, request, scope};
+use crate::engine::disk::{OnStorage, Storage};
 use crate::engine::logged::{LoggedEngine, Sabotage};
 use crate::engine::redb::{LogState, RedbEngine, TableFile, builder};
 use crate::engine::redo::RedoLog;
@@ -13,7 +17,7 @@ use crate::engine::scripted::Scripted;
 use crate::engine::{Batch, Engine, Log};
 use crate::error::{Error, Result};
 use crate::format::{Row, Space};
-use crate::{Alias, Commit, KeyId, Options, Store};
+use crate::{Alias, Commit, KeyFilter, KeyId, Options, Store};
 
 /// Every row with its commit: two stores with the same dump are the same.
 type Dump = Vec<(Row, Vec<u8>, Commit)>;
@@ -288,6 +292,49 @@ fn what_a_killed_process_left_is_synced_before_it_is_served() {
         let place = |dump: &Dump| dumps.iter().position(|other| other == dump).unwrap();
         assert!(place(&left) >= place(&served), "{when}: {} served, {} left", place(&served), place(&left));
     }
+}
+
+/// A disk whose next sync panics, as redb itself may on a damaged page.
+struct Panicking(Box<dyn Storage>, Arc<AtomicBool>);
+
+impl Storage for Panicking {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        assert!(!self.1.swap(false, SeqCst), "the disk panics, as the test has it");
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+#[test]
+fn after_a_panic_in_a_commit_nothing_is_written_any_more() {
+    let (disk, panics) = (disk_with_store(), Arc::new(AtomicBool::new(false)));
+    let file = OnStorage(Box::new(Panicking(disk.storage(TABLE), panics.clone())));
+    let engine = RedbEngine::on(file, &builder(1 << 20)).unwrap();
+    let store = Options::new().on(Box::new(engine)).unwrap();
+    let create =
+        |number| store.write(&request(), |txn| txn.create_key(&new_key(&format!("k{number}"), number)));
+    create(1).unwrap();
+    panics.store(true, SeqCst);
+    let unknown = create(2);
+    assert!(matches!(unknown, Err(Error::CommitUnknown(_))), "{unknown:?}");
+    let next = create(3);
+    assert!(matches!(next, Err(Error::Poisoned)), "{next:?}");
+    assert_eq!(store.read(&scope(), |snap| snap.count_keys(&KeyFilter::all())).unwrap(), 1);
 }
 
 #[test]
