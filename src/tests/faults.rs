@@ -446,6 +446,38 @@ fn a_checkpoint_comes_after_the_log() {
     }
 }
 
+/// After a crash both halves of the log may be needed: neither is written over before the table file has what
+/// is in it.
+#[test]
+fn a_half_of_the_log_is_kept_until_the_table_file_has_it() {
+    let on = |table: &Disk, log: &Disk| {
+        let table = TableFile::on(table.file(TABLE), &builder(1 << 20)).unwrap();
+        LoggedEngine::on(table, Box::new(log.file(LOG)), usize::MAX).unwrap()
+    };
+    let write = |engine: &LoggedEngine, number: u8| {
+        let batch = (0..10).map(|row| (vec![b'a', number, row], Some(vec![row; 300]))).collect();
+        engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
+    };
+    let disk = disk_with_store();
+    let engine = on(&disk, &disk);
+    write(&engine, 0);
+    // As if the checkpoint of the first half had not come far yet.
+    let [table, _] = disk.synced();
+    (1..8).for_each(|number| write(&engine, number));
+    let [_, log] = disk.synced();
+    assert!([4096, 4096 + 16 * 1024].iter().all(|half| log[*half] != 0), "both halves are in use");
+
+    let (table, log) = (Disk::of([table, Vec::new()]), Disk::of([Vec::new(), log]));
+    // So that the write could come long before the checkpoint.
+    table.set_sync_time(Duration::from_millis(2));
+    let engine = on(&table, &log);
+    write(&engine, 8);
+    let disk = Disk::of([table.synced()[TABLE].clone(), log.synced()[LOG].clone()]);
+    let left = on(&disk, &disk);
+    let read = left.begin_read().unwrap();
+    assert_eq!(read.scan((Bound::Included(b"a"), Bound::Unbounded), 100).unwrap().len(), 90);
+}
+
 #[test]
 fn making_a_store_fails() {
     let make = |disk: &Disk| {
