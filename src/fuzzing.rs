@@ -1,12 +1,15 @@
-//! What the fuzzer calls; there only when the crate is compiled for it.
+//! What the fuzzer calls; there only when the crate is compiled for it, or for its tests, which run what the
+//! fuzzer has kept.
 //!
 //! Each function takes arbitrary bytes and panics if a promise is broken: whatever is decoded comes back when
-//! it is encoded, nothing that is damaged is served, nothing panics. docs/testing.md says how to run it.
+//! it is encoded, what was not damaged can be opened, nothing panics. docs/testing.md says how to run it.
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a finding is told")]
 
+use std::fs;
 use std::io;
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -16,15 +19,22 @@ use crate::engine::logged::LoggedEngine;
 use crate::engine::redb::{LogState, RedbEngine, TableFile, builder, seal, unseal};
 use crate::engine::redo::{LOG_BYTES_MIN, RedoLog};
 use crate::format;
+use crate::format::changes::{ChangesReader, ChangesWriter};
 use crate::id::{Commit, DomainId, KeyId, RequestId, Scope};
 use crate::key::NewKey;
 use crate::page::Cursor;
 use crate::request::Request;
-use crate::store::{Options, Store};
+use crate::store::{Options, Restore, Store};
 use crate::time::Timestamp;
 
 /// The page cache of the stores here: what hostile bytes may take comes on top.
 const CACHE_BYTES: usize = 1 << 20;
+/// How many keys the stores have of each of three kinds: few, for how often a store is opened in a second.
+const KEYS: u8 = 5;
+/// So small that part of these keys are in the table file, and part in the log only.
+const CHECKPOINT_BYTES: usize = 8 << 10;
+/// The cache of records.
+const RECORD_CACHE_BYTES: usize = 1 << 16;
 
 /// Every decoder of values, addresses and texts. The first byte says which; the second, how long the address
 /// is.
@@ -89,6 +99,11 @@ pub fn decoders(data: &[u8]) {
         13 => drop(format::decode_nothing(row, bytes)),
         14 => addresses(rest),
         15 => {
+            if let Ok(state) = LogState::decode(rest) {
+                assert_eq!(state.encode(), rest);
+            }
+        }
+        16 => {
             if let Ok(found) = unseal(row, bytes) {
                 assert_eq!(seal(row, found.commit, found.bytes), bytes);
             }
@@ -143,8 +158,8 @@ fn texts(bytes: &[u8]) {
 struct Bytes(Arc<Mutex<Vec<u8>>>);
 
 impl Bytes {
-    fn of(bytes: &[u8]) -> Self {
-        Self(Arc::new(Mutex::new(bytes.to_vec())))
+    fn of(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(bytes)))
     }
 
     fn all(&self) -> Vec<u8> {
@@ -185,7 +200,10 @@ impl StorageBackend for Bytes {
     }
 }
 
-const FILE_BYTES_MAX: usize = 64 << 20;
+/// More than the smallest log has.
+const FILE_BYTES_MAX: usize = 9 << 20;
+/// The log that belongs to [`STORE`].
+const LOG_ID: [u8; 16] = [7; 16];
 
 /// A small store that was not closed cleanly: its table file, its log, and the newest commit in the table file.
 static STORE: LazyLock<(Vec<u8>, Vec<u8>, Commit)> = LazyLock::new(|| {
@@ -194,15 +212,16 @@ static STORE: LazyLock<(Vec<u8>, Vec<u8>, Commit)> = LazyLock::new(|| {
     Options::new().begin(&engine).unwrap();
     drop(engine);
     let of_table = TableFile::on(table.clone(), &builder(CACHE_BYTES)).unwrap();
-    of_table.mark(LogState::Closed { id: [7; 16] }).unwrap();
-    RedoLog::create(&log, [7; 16], LOG_BYTES_MIN).unwrap();
-    let engine = LoggedEngine::on(of_table, Box::new(log.clone()), 16 << 10).unwrap();
-    let store = Options::new().on(Box::new(engine)).unwrap();
+    of_table.mark(LogState::Closed { id: LOG_ID }).unwrap();
+    drop(of_table);
+    RedoLog::create(&log, LOG_ID, LOG_BYTES_MIN).unwrap();
+    let store = open_logged(&table, &log).unwrap();
     fill(&store);
     let durable = loop {
         let stats = store.stats().log.unwrap();
         if !stats.checkpointing {
             let newest = store.engine().begin_read().unwrap().commit();
+            assert!(stats.checkpoints > 0 && stats.commits_behind > 0, "{stats:?}");
             break Commit::new(newest.number() - stats.commits_behind);
         }
         std::thread::yield_now();
@@ -216,7 +235,8 @@ static DIRECT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let table = Bytes::default();
     let engine = RedbEngine::initialize(table.clone(), &builder(CACHE_BYTES)).unwrap();
     Options::new().begin(&engine).unwrap();
-    fill(&Options::new().on(Box::new(engine)).unwrap());
+    drop(engine);
+    fill(&open_direct(&table).unwrap());
     table.all()
 });
 
@@ -224,27 +244,33 @@ fn fill(store: &Store) {
     for (domain, number) in [("0123456789abcdef0123456789abcdef", 0_u8), ("domain", 1), ("domain", 2)] {
         let scope = Scope::new(domain, "project").unwrap();
         let request = Request::new(&scope).at(Timestamp::from_millis(1_700_000_000_000));
-        for key in 0..20_u8 {
+        for key in 0..KEYS {
             let new = NewKey::new(&format!("key-{number}-{key}")).unwrap();
-            let new = new.id(KeyId::from_bytes([number.wrapping_mul(20) + key; 16]));
+            let new = new.id(KeyId::from_bytes([number * KEYS + key; 16]));
             let new = new.alias(format!("alias-{number}-{key}").parse().unwrap());
             let _ = store.write(&request, |txn| txn.create_key(&new));
         }
     }
 }
 
-/// Overwrites bytes where the data says: place (4 bytes), length (1 byte), and what is written.
+/// Overwrites bytes where the data says, or cuts the rest off: place (4 bytes), length (1 byte), and what is
+/// written. Returns the rest of the data.
+fn damage_once<'a>(bytes: &mut Vec<u8>, data: &'a [u8]) -> Option<&'a [u8]> {
+    let [a, b, c, d, length, rest @ ..] = data else { return None };
+    let (piece, left) = rest.split_at(rest.len().min(usize::from(*length)));
+    let place = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+    if piece.is_empty() {
+        bytes.truncate(place.max(1));
+    } else if !bytes.is_empty() {
+        let place = place % bytes.len();
+        let end = bytes.len().min(place + piece.len());
+        bytes[place..end].copy_from_slice(&piece[..end - place]);
+    }
+    Some(left)
+}
+
 fn damage(bytes: &mut Vec<u8>, mut data: &[u8]) {
-    while let [a, b, c, d, length, rest @ ..] = data {
-        let (piece, left) = rest.split_at(rest.len().min(usize::from(*length)));
-        let place = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-        if piece.is_empty() {
-            bytes.truncate(place.max(1));
-        } else if !bytes.is_empty() {
-            let place = place % bytes.len();
-            let end = bytes.len().min(place + piece.len());
-            bytes[place..end].copy_from_slice(&piece[..end - place]);
-        }
+    while let Some(left) = damage_once(bytes, data) {
         data = left;
     }
 }
@@ -253,19 +279,21 @@ fn damage(bytes: &mut Vec<u8>, mut data: &[u8]) {
 /// can be opened is verified, listed and written.
 pub fn open(data: &[u8]) {
     let [how, data @ ..] = data else { return };
-    let opened = match how % 4 {
-        0 => open_direct(&Bytes::of(data)),
+    let opened = match how % 5 {
+        0 => open_direct(&Bytes::of(data.to_vec())),
         1 => {
             let mut bytes = DIRECT.clone();
             damage(&mut bytes, data);
-            open_direct(&Bytes::of(&bytes))
+            open_direct(&Bytes::of(bytes))
         }
+        4 => open_with_log_state(data),
         which => {
             let (mut table, mut log, _) = STORE.clone();
             damage(if which == 2 { &mut table } else { &mut log }, data);
-            open_logged(&Bytes::of(&table), &Bytes::of(&log))
+            open_logged(&Bytes::of(table), &Bytes::of(log))
         }
     };
+    assert!(opened.is_ok() || how % 5 == 0 || !data.is_empty(), "what was not damaged: {:?}", opened.err());
     let Ok(store) = opened else { return };
     let _ = store.verify();
     let scope = Scope::new("domain", "project").unwrap();
@@ -276,13 +304,31 @@ pub fn open(data: &[u8]) {
     let _ = store.changes(None, crate::Limit::MAX);
 }
 
+/// Opens the store whose table file says of its log what the data says, and whose log is damaged.
+fn open_with_log_state(data: &[u8]) -> crate::Result<Store> {
+    let (table, mut log, _) = STORE.clone();
+    let table = Bytes::of(table);
+    let mut damages = data;
+    if let [length, rest @ ..] = data {
+        let (state, left) = rest.split_at(rest.len().min(usize::from(*length)));
+        TableFile::on(table.clone(), &builder(CACHE_BYTES))?.mark(LogState::decode(state)?)?;
+        damages = left;
+    }
+    damage(&mut log, damages);
+    open_logged(&table, &Bytes::of(log))
+}
+
+fn options() -> Options {
+    Options::new().record_cache_bytes(RECORD_CACHE_BYTES)
+}
+
 fn open_direct(table: &Bytes) -> crate::Result<Store> {
-    Options::new().on(Box::new(RedbEngine::on(table.clone(), &builder(CACHE_BYTES))?))
+    options().on(Box::new(RedbEngine::on(table.clone(), &builder(CACHE_BYTES))?))
 }
 
 fn open_logged(table: &Bytes, log: &Bytes) -> crate::Result<Store> {
     let table = TableFile::on(table.clone(), &builder(CACHE_BYTES))?;
-    Options::new().on(Box::new(LoggedEngine::on(table, Box::new(log.clone()), 16 << 10)?))
+    options().on(Box::new(LoggedEngine::on(table, Box::new(log.clone()), CHECKPOINT_BYTES)?))
 }
 
 /// The replay of a log: frames that are whole, but hold arbitrary bytes instead of commits, or commits that
@@ -290,8 +336,97 @@ fn open_logged(table: &Bytes, log: &Bytes) -> crate::Result<Store> {
 pub fn replay(data: &[u8]) {
     let (table, mut bytes, durable) = STORE.clone();
     RedoLog::fill(&mut bytes, data, durable);
-    let Ok(store) = open_logged(&Bytes::of(&table), &Bytes::of(&bytes)) else { return };
+    let Ok(store) = open_logged(&Bytes::of(table), &Bytes::of(bytes)) else { return };
     let _ = store.verify();
     let rows = store.engine().begin_read().unwrap();
     let _ = rows.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX);
+}
+
+/// A copy of a store, and the bodies of what it changed after that, in a folder of their own.
+static BACKUP: LazyLock<(tempfile::TempDir, Vec<Vec<u8>>)> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, changes) = (folder.path().join("base"), folder.path().join("changes"));
+    let table = Bytes::default();
+    let engine = RedbEngine::initialize(table.clone(), &builder(CACHE_BYTES)).unwrap();
+    Options::new().begin(&engine).unwrap();
+    drop(engine);
+    let store = open_direct(&table).unwrap();
+    let scope = Scope::new("domain", "project").unwrap();
+    let at = |millis: u64| Request::new(&scope).at(Timestamp::from_millis(1_700_000_000_000 + millis));
+    let create = |number: u8| {
+        let new = NewKey::new(&format!("key-{number}")).unwrap().id(KeyId::from_bytes([number; 16]));
+        let new = new.alias(format!("alias-{number}").parse().unwrap());
+        let id: RequestId = format!("{number:036}").parse().unwrap();
+        store.write_once(&at(0), &id, b"", |txn| txn.create_key(&new)).unwrap();
+    };
+    (1..4).for_each(create);
+    let since = store.backup(&base).unwrap().position;
+    (4..6).for_each(create);
+    let alias: Alias = "alias-1".parse().unwrap();
+    let [first, second] = [1, 2].map(|number| KeyId::from_bytes([number; 16]));
+    store.write(&at(1), |txn| txn.associate_alias(&alias, second)).unwrap();
+    let name: KeyAlias = "key-9".parse().unwrap();
+    store.write(&at(2), |txn| txn.rename_key_alias(first, &name)).unwrap();
+    store.write(&at(3), |txn| txn.delete_aliases(second, std::slice::from_ref(&alias))).unwrap();
+    store.backup_changes(&since, &changes).unwrap();
+    let bodies = ChangesWriter::bodies(&fs::read(&changes).unwrap());
+    (folder, bodies)
+});
+
+/// A file of changes: arbitrary bytes; or whole frames that hold arbitrary bytes; or one of a store whose
+/// frames are whole, but damaged as the data says, from which the store is restored.
+pub fn changes(data: &[u8]) {
+    let [how, data @ ..] = data else { return };
+    match how % 3 {
+        0 => read_changes(data),
+        1 => read_changes(&ChangesWriter::framed(pieces(data))),
+        _ => {
+            let (folder, sound) = &*BACKUP;
+            let (mut bodies, mut data) = (sound.clone(), data);
+            while let [which, rest @ ..] = data {
+                let which = usize::from(*which) % bodies.len();
+                let Some(left) = damage_once(&mut bodies[which], rest) else { break };
+                data = left;
+            }
+            let file = ChangesWriter::framed(bodies.iter().map(Vec::as_slice));
+            read_changes(&file);
+            let [base, path, restored] = ["base", "damaged", "restored"].map(|name| folder.path().join(name));
+            fs::write(&path, file).unwrap();
+            let outcome = Restore::of(base).changes(path).into_file(&restored);
+            assert!(outcome.is_ok() || bodies != *sound, "what was not damaged: {:?}", outcome.err());
+            remove(restored);
+        }
+    }
+}
+
+/// Each has as many bytes of the data as the two before it say.
+fn pieces(mut data: &[u8]) -> Vec<&[u8]> {
+    let mut pieces = Vec::new();
+    while let [low, high, rest @ ..] = data {
+        let length = rest.len().min(usize::from(u16::from_le_bytes([*low, *high])));
+        let (piece, left) = rest.split_at(length);
+        pieces.push(piece);
+        data = left;
+    }
+    pieces
+}
+
+/// What is read to its end is, written again, the same file.
+fn read_changes(file: &[u8]) {
+    let Ok(mut reader) = ChangesReader::new(file) else { return };
+    let mut writer = ChangesWriter::new(Vec::new(), &reader.begin()).unwrap();
+    loop {
+        match reader.next() {
+            Ok(Some(piece)) => writer.write(&piece).unwrap(),
+            Ok(None) => break,
+            Err(_) => return,
+        }
+    }
+    assert_eq!(writer.finish().unwrap().0, file);
+}
+
+fn remove(file: PathBuf) {
+    if let Err(error) = fs::remove_file(file) {
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
 }

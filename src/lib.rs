@@ -72,7 +72,7 @@ mod tests;
 #[cfg(test)]
 extern crate self as keystead;
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 

@@ -4,6 +4,7 @@ mod backup;
 #[cfg(feature = "etcd")]
 #[path = "../tests/etcd/cluster.rs"]
 pub(crate) mod cluster;
+mod corpus;
 pub(crate) mod disk;
 mod errors;
 mod faults;

@@ -15,6 +15,8 @@ mod steps;
 mod values;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed, TestRunner};
@@ -161,4 +163,18 @@ fn the_random_operations_come_to_every_change_and_every_refusal() {
     let refused: BTreeSet<&str> = met.iter().map(|(_, end)| end.as_str()).collect();
     let unmet: Vec<&str> = REFUSALS.into_iter().filter(|refusal| !refused.contains(refusal)).collect();
     assert_eq!(unmet, [""; 0], "never refused so");
+}
+
+/// What the fuzzer has kept of its own runs.
+#[test]
+fn the_corpus_of_the_fuzzer_finds_nothing() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/operations");
+    let mut inputs = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let outcome = steps::run_bytes(&fs::read(&path).unwrap());
+        assert!(outcome.is_ok(), "{}: {outcome:?}", path.display());
+        inputs += 1;
+    }
+    assert!(inputs > 0, "there is no corpus");
 }

@@ -1,6 +1,7 @@
 //! Random operations on a store and on the specification that the model test has.
 
 #![no_main]
+#![allow(dead_code, reason = "the model test uses more of its modules")]
 
 #[path = "../../tests/model/compare.rs"]
 mod compare;
@@ -13,16 +14,8 @@ mod steps;
 #[path = "../../tests/model/values.rs"]
 mod values;
 
-use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    // The data is what the strategies take for random numbers.
-    let random = TestRng::from_seed(RngAlgorithm::PassThrough, data);
-    let mut runner = TestRunner::new_with_rng(Config::default(), random);
-    let Ok(tree) = (steps::policy(), steps::steps(false)).new_tree(&mut runner) else { return };
-    let (policy, steps) = tree.current();
-    if let Err(error) = steps::Pair::in_memory(policy).run(steps) {
+    if let Err(error) = steps::run_bytes(data) {
         panic!("{error}");
     }
 });

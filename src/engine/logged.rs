@@ -38,10 +38,10 @@ const GROUP_BYTES: usize = 1 << 20;
 
 /// How many stripes of rows are told apart: 8 MiB of them. After a hundred thousand rows were changed, a row that
 /// was not shares its stripe with one of them in a tenth of all cases.
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 const STRIPES: usize = 1 << 20;
 /// In tests so few that rows often share one, and stores are opened fast.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 const STRIPES: usize = 1 << 12;
 
 /// How often a thread looks whether the writer is free before it sleeps.

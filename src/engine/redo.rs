@@ -330,7 +330,8 @@ impl RedoLog {
     fn read_stray(&self, from: u64, place: &Range<u64>) -> Result<Option<Commit>> {
         let to = place.end.min(from + LOOK_AHEAD);
         let (mut offset, mut behind_frame) = (from, from);
-        let mut bytes = vec![0; LOOK_AT_ONCE];
+        let mut bytes =
+            vec![0; LOOK_AT_ONCE.min(usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX))];
         let (mut stray, mut none) = (None, 0);
         let mark = mark(&self.id);
         while offset < to {
@@ -394,7 +395,7 @@ impl RedoLog {
     }
 }
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 impl RedoLog {
     /// Fills a log with whole frames, the first commit after this one: each has as many bytes of the data as
     /// its first two say, as the rows of the next commit if the third is even, and otherwise instead of

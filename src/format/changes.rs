@@ -182,6 +182,30 @@ impl<W: Write> ChangesWriter<W> {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl ChangesWriter<Vec<u8>> {
+    /// A file with these bodies, whatever they are, whose checksums are right.
+    pub(crate) fn framed<'a>(bodies: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+        let header = header();
+        let checksum = XxHash3_64::oneshot(&header);
+        let mut writer = Self { file: header, checksum, entries: 0, outcomes: 0, bytes: 0 };
+        bodies.into_iter().for_each(|body| writer.frame(body).expect("memory takes all"));
+        writer.file
+    }
+
+    /// The bodies in a file that is whole.
+    pub(crate) fn bodies(file: &[u8]) -> Vec<Vec<u8>> {
+        let mut rest = &file[header().len()..];
+        let mut bodies = Vec::new();
+        while let Some((length, behind)) = rest.split_first_chunk::<LENGTH_BYTES>() {
+            let length = u32::from_le_bytes(*length) as usize;
+            bodies.push(behind[..length].to_vec());
+            rest = &behind[length + size_of::<u64>()..];
+        }
+        bodies
+    }
+}
+
 impl<R: Read> ChangesReader<R> {
     /// Begins to read.
     ///

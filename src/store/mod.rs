@@ -436,7 +436,7 @@ impl Store {
     }
 }
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 impl Store {
     pub(crate) fn engine(&self) -> &dyn crate::engine::Engine {
         &*self.inner.engine

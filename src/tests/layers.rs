@@ -48,8 +48,7 @@ fn sources() -> BTreeMap<String, String> {
 
 /// The modules that are declared for tests and the fuzzer only: files, or folders of the same name.
 fn tests_in(sources: &BTreeMap<String, String>) -> Vec<PathBuf> {
-    let declared =
-        r"#\[cfg\((?:test|fuzzing)\)\]\s*(?:#\[doc\(hidden\)\]\s*)?(?:pub(?:\([a-z]+\))? )?mod (\w+);";
+    let declared = r"#\[cfg\((?:test|fuzzing|any\(test, fuzzing\))\)\]\s*(?:#\[doc\(hidden\)\]\s*)?(?:pub(?:\([a-z]+\))? )?mod (\w+);";
     let declared = Regex::new(declared).unwrap();
     let mut tests = Vec::new();
     for (place, source) in sources {

@@ -7,7 +7,8 @@ use std::fmt::Debug;
 use keystead::{AliasScope, At, Commit, Compatibility, Error, KeyId, Options, Quotas, Store, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::TestCaseResult;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
 
 use crate::compare::{self, Kept, same};
 use crate::ops::{self, End, KEY_IDS, Moment, Op, PLACES, REGION, Wish};
@@ -16,6 +17,8 @@ use crate::values::Key;
 
 /// When the first step is made.
 const START: u64 = 1_700_000_000_000;
+/// How many steps bytes may stand for.
+const BYTES_STEPS_MAX: usize = 60;
 /// How many cursors of earlier steps are tried again.
 const KEPT: usize = 8;
 
@@ -372,6 +375,12 @@ fn closure() -> BoxedStrategy<(Vec<Wish>, End)> {
 }
 
 pub(crate) fn steps(reopens: bool) -> impl Strategy<Value = Vec<Step>> {
+    let rest = vec(step(reopens), 1..60);
+    (first_keys(), rest).prop_map(|(first, rest)| std::iter::once(first).chain(rest).collect())
+}
+
+/// Any step but the first.
+fn step(reopens: bool) -> BoxedStrategy<Step> {
     let after = proptest::option::weighted(0.3, 0..PLACES.len());
     let reopen = (quotas(), compatibility());
     let act = prop_oneof![
@@ -396,8 +405,7 @@ pub(crate) fn steps(reopens: bool) -> impl Strategy<Value = Vec<Step>> {
     ];
     let event = (prop_oneof![3 => Just(0_i64), 1 => Just(-1), 1 => Just(1)], place(), act.boxed());
     let event = event.prop_map(|(millis, place, act)| Step { later: Later::AtNextEvent(millis), place, act });
-    let rest = vec(prop_oneof![9 => step.boxed(), 1 => event.boxed()], 1..60);
-    (first_keys(), rest).prop_map(|(first, rest)| std::iter::once(first).chain(rest).collect())
+    prop_oneof![9 => step.boxed(), 1 => event.boxed()].boxed()
 }
 
 /// Keys to begin with: most operations need one, and many need two that differ.
@@ -405,4 +413,21 @@ fn first_keys() -> BoxedStrategy<Step> {
     let wishes = vec(vec(ops::create(), 1..=16).prop_map(Wish), 0..=4);
     let act = wishes.prop_map(|wishes| Act::Write { wishes, end: End::Swallow });
     act.prop_map(|act| Step { later: Later::By(0), place: 0, act }).boxed()
+}
+
+/// The run that bytes stand for: each two are the seed of the policy, of the first keys, or of a step. So whoever
+/// changes, repeats or leaves out some of them does that to steps.
+pub(crate) fn run_bytes(data: &[u8]) -> TestCaseResult {
+    fn from_seed<T>(seed: [u8; 2], strategy: &impl Strategy<Value = T>) -> T {
+        let seed: Vec<u8> = seed.into_iter().cycle().take(32).collect();
+        let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+        let mut runner = TestRunner::new_with_rng(Config::default(), random);
+        strategy.new_tree(&mut runner).expect("no strategy here refuses a value").current()
+    }
+    let mut seeds = data.as_chunks().0.iter().copied();
+    let (Some(of_policy), Some(of_keys)) = (seeds.next(), seeds.next()) else { return Ok(()) };
+    let step = step(false);
+    let first = from_seed(of_keys, &first_keys());
+    let rest = seeds.take(BYTES_STEPS_MAX).map(|seed| from_seed(seed, &step));
+    Pair::in_memory(from_seed(of_policy, &policy())).run(std::iter::once(first).chain(rest).collect())
 }

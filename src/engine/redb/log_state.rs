@@ -20,7 +20,7 @@ pub(crate) enum LogState {
 }
 
 impl LogState {
-    pub(super) fn encode(self) -> Vec<u8> {
+    pub(crate) fn encode(self) -> Vec<u8> {
         match self {
             Self::None => Vec::new(),
             Self::Closed { id } => [&[0][..], &id].concat(),
@@ -28,7 +28,7 @@ impl LogState {
         }
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let Some((kind, rest)) = bytes.split_first() else { return Ok(Self::None) };
         let malformed = || corrupted(NEWEST, "what it says of the redo log is malformed");
         let (id, rest) = rest.split_first_chunk().ok_or_else(malformed)?;

@@ -52,23 +52,11 @@ fn read(bytes: &[u8]) -> Result<(Begin, Vec<Piece>)> {
 
 /// A file with these bodies, whose checksums are right.
 fn framed(bodies: &[Vec<u8>]) -> Vec<u8> {
-    let header = header();
-    let checksum = XxHash3_64::oneshot(&header);
-    let mut writer = ChangesWriter { file: header, checksum, entries: 0, outcomes: 0, bytes: 0 };
-    bodies.iter().for_each(|body| writer.frame(body).unwrap());
-    writer.file
+    ChangesWriter::framed(bodies.iter().map(Vec::as_slice))
 }
 
-/// The bodies in a file.
 fn bodies(file: &[u8]) -> Vec<Vec<u8>> {
-    let mut rest = &file[header().len()..];
-    let mut bodies = Vec::new();
-    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
-        let length = u32::from_le_bytes(*length) as usize;
-        bodies.push(behind[..length].to_vec());
-        rest = &behind[length + 8..];
-    }
-    bodies
+    ChangesWriter::bodies(file)
 }
 
 fn is_corrupted<T: std::fmt::Debug>(read: Result<T>) -> bool {
