@@ -110,8 +110,8 @@ pub use engine::{ClusterStats, Etcd};
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use request::Request;
 pub use store::{
-    Backup, Committed, Copied, DryRun, Import, Imported, Options, Removed, Restore, Restored, Stats, Store,
-    Swept,
+    Backup, Committed, Compacted, Copied, DryRun, Import, Imported, Options, Removed, Restore, Restored, Stats,
+    Store, Swept, compact,
 };
 pub use txn::{CacheStats, Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::engine::Engine;
 use crate::engine::direct::DirectFile;
@@ -223,7 +223,8 @@ fn exists(path: &Path) -> Error {
     Error::FileExists(path.display().to_string().into())
 }
 
-fn log_path(path: &Path) -> PathBuf {
+/// Where the redo log of a store is.
+pub(super) fn log_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(LOG_SUFFIX);
     name.into()
@@ -234,13 +235,18 @@ fn folder_of(path: &Path) -> PathBuf {
     parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
+/// A folder beside a path, for its owner only, that goes with all that is in it.
+pub(super) fn beside(path: &Path) -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix(".keystead-").tempdir_in(folder_of(path))?)
+}
+
 /// A file beside a path, for its owner only, that goes unless it gets a name.
 fn unnamed(path: &Path) -> Result<NamedTempFile> {
     Ok(tempfile::Builder::new().prefix(".keystead-").tempfile_in(folder_of(path))?)
 }
 
 /// A name is durable only with its folder; there is nothing to sync where that can't be done.
-fn sync_folder_of(path: &Path) -> Result<()> {
+pub(super) fn sync_folder_of(path: &Path) -> Result<()> {
     if cfg!(unix) {
         File::open(folder_of(path))?.sync_all()?;
     }

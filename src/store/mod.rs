@@ -2,6 +2,7 @@
 
 mod backup;
 mod building;
+mod compact;
 mod copying;
 mod feed;
 mod files;
@@ -14,6 +15,7 @@ mod storages;
 mod sweep;
 
 pub use backup::Backup;
+pub use compact::{Compacted, compact};
 pub use copying::Copied;
 pub use feed::Changes;
 pub use import::{Import, Imported};

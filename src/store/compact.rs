@@ -1,0 +1,97 @@
+//! [`compact`]: a store without waste in the place of one that has some. See `docs/backup.md`.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Options;
+use super::backup::now;
+use super::building::Building;
+use super::files::{beside, log_path, sync_folder_of};
+use crate::engine::Draft;
+use crate::error::Result;
+
+/// A store that was [compacted](compact()).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Rows of all kinds, those of the history not counted.
+    pub rows: u64,
+    /// The length of the file before.
+    pub bytes_before: u64,
+    /// Its length now.
+    pub bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Writes a store anew, into full pages, and puts the new file in the place of the old one. It is the same
+/// store: its incarnation, commits, versions and positions stay what they were.
+///
+/// Nobody else may have the store open meanwhile, not even to read. The new file is made as a
+/// [`backup`](crate::Store::backup) is, beside the old one, so there must be room for both; it is verified
+/// and synced before it takes the name. Whenever it fails, or the process is killed, the file of that name is
+/// the old one or the new one, whole. The new one has the permissions and the owner of the old one, but not
+/// its access control lists. A redo log beside it has nothing left that is needed, and is deleted; opening
+/// the store with a log makes another.
+///
+/// ```
+/// use keystead::{NewKey, Request, Scope, Store, compact};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("kms.redb");
+/// let store = Store::open(&path)?;
+/// let position = store.position()?;
+/// drop(store);
+/// let compacted = compact(&path)?;
+/// assert!(compacted.bytes <= compacted.bytes_before);
+/// assert_eq!(Store::open(&path)?.position()?, position);
+/// # Ok::<(), keystead::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`AlreadyOpen`](crate::Error::AlreadyOpen). [`Io`](crate::Error::Io), also if there is no such file, or the
+/// owner can't be kept. [`Corrupted`](crate::Error::Corrupted) or [`Unsound`](crate::Error::Unsound) if the store
+/// is damaged: [repair](crate::repair) it. Those of [`Options::open`].
+pub fn compact(path: impl AsRef<Path>) -> Result<Compacted> {
+    let started = now();
+    // The file itself, not a link to it.
+    let path = &path.as_ref().canonicalize()?;
+    // Closed after this, it has all that was in a redo log.
+    drop(Options::new().open(path)?);
+    // From here on nobody else can open it, until the new one has its place.
+    let old = Draft::open(path)?;
+    let before = path.metadata()?;
+    let folder = beside(path)?;
+    let new = folder.path().join("compacted");
+    let mut building = Building::create(&new)?;
+    building.copy(&*old.read()?)?;
+    let built = building.finish()?;
+    keep_owner(&new, &before)?;
+    // Without its log the old one can be opened; beside a log that it does not know the new one could not.
+    match fs::remove_file(log_path(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        removed => removed?,
+    }
+    sync_folder_of(path)?;
+    fs::rename(&new, path)?;
+    sync_folder_of(path)?;
+    drop(old);
+    let (rows, bytes) = (built.report.rows, built.bytes);
+    Ok(Compacted { rows, bytes_before: before.len(), bytes, took: started.elapsed() })
+}
+
+fn keep_owner(new: &Path, before: &Metadata) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let now = new.metadata()?;
+        if (now.uid(), now.gid()) != (before.uid(), before.gid()) {
+            chown(new, Some(before.uid()), Some(before.gid()))?;
+        }
+    }
+    Ok(fs::set_permissions(new, before.permissions())?)
+}
