@@ -1,0 +1,153 @@
+//! Copies, and what is made of them: `backup`, `restore`, `repair`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use keystead::{Commit, Error, Position, RepairReport, Store};
+
+use crate::Context;
+use crate::ask::Confirm;
+use crate::failure::Failure;
+use crate::output::{Output, show_bytes};
+use crate::progress::Bar;
+use crate::values::parse_commit;
+
+/// Copy the store into a new file while others write it, or what changed since an earlier backup.
+#[derive(Args)]
+pub(crate) struct Backup {
+    /// The file to be made.
+    file: PathBuf,
+    /// Only what changed behind this position, which an earlier backup told.
+    #[arg(long, value_name = "POSITION")]
+    since: Option<Position>,
+    /// Only what changed since the backup in this file was made.
+    #[arg(long, value_name = "FILE", conflicts_with = "since")]
+    since_backup: Option<PathBuf>,
+}
+
+impl Backup {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let store = context.store.read()?;
+        let since = match (&self.since, &self.since_backup) {
+            (Some(position), _) => Some(*position),
+            (None, Some(path)) => Some(Store::verify_backup(path)?.position),
+            (None, None) => None,
+        };
+        let bar = Bar::new("copying", 0, "rows");
+        let backup = match since {
+            Some(since) => store.backup_changes(&since, &self.file)?,
+            None => store.backup(&self.file)?,
+        };
+        drop(bar);
+        if context.output.is_json() {
+            return context.output.json(&backup);
+        }
+        context.output.fields(&[
+            ("position", backup.position.to_string()),
+            ("rows", backup.rows.to_string()),
+            ("commits in the history", backup.entries.to_string()),
+            ("size", show_bytes(backup.bytes)),
+        ])
+    }
+}
+
+/// Make a store, where --store says, of a backup and of the changes since.
+#[derive(Args)]
+pub(crate) struct Restore {
+    /// A whole copy.
+    copy: PathBuf,
+    /// Backups of changes since, in their order.
+    changes: Vec<PathBuf>,
+    /// As the store was after this commit.
+    #[arg(long, value_name = "COMMIT", value_parser = parse_commit)]
+    up_to: Option<Commit>,
+    #[command(flatten)]
+    confirm: Confirm,
+}
+
+impl Restore {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let path = context.store.file()?;
+        must_be_new(path)?;
+        self.confirm.ask(&format!(
+            "a store is made at {}; positions of the former store are refused by it, so who follows it begins anew",
+            path.display()
+        ))?;
+        let restore = keystead::Restore::of(&self.copy);
+        let restore = self.changes.iter().fold(restore, keystead::Restore::changes);
+        let restore = match self.up_to {
+            Some(commit) => restore.up_to(commit),
+            None => restore,
+        };
+        let bar = Bar::new("restoring", 0, "rows");
+        let restored = restore.into_file(path)?;
+        drop(bar);
+        if context.output.is_json() {
+            return context.output.json(&restored);
+        }
+        context.output.fields(&[
+            ("as it was after commit", restored.commit.to_string()),
+            ("position", restored.position.to_string()),
+            ("rows", restored.rows.to_string()),
+            ("size", show_bytes(restored.bytes)),
+        ])
+    }
+}
+
+/// Save what is left of a damaged store into a new file. If there is a backup, restore that first.
+#[derive(Args)]
+pub(crate) struct Repair {
+    /// The file to be made; the damaged one is only read.
+    #[arg(long, value_name = "FILE")]
+    into: PathBuf,
+    #[command(flatten)]
+    confirm: Confirm,
+}
+
+impl Repair {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let damaged = context.store.existing_file()?;
+        must_be_new(&self.into)?;
+        let (from, into) = (damaged.display(), self.into.display());
+        self.confirm.ask(&format!("what is sound in {from} is written to {into}; {from} stays as it is"))?;
+        let bar = Bar::new("repairing", 0, "rows");
+        let report = keystead::repair(damaged, &self.into)?;
+        drop(bar);
+        tell_repair(&report, &mut context.output)
+    }
+}
+
+fn tell_repair(report: &RepairReport, output: &mut Output) -> Result<(), Failure> {
+    if output.is_json() {
+        output.json(report)?;
+    } else {
+        report
+            .repaired
+            .iter()
+            .try_for_each(|found| output.line(format!("repaired: {} {}", found.row, found.what)))?;
+        report.lost.iter().try_for_each(|found| output.bad(format!("lost: {} {}", found.row, found.what)))?;
+        output.fields(&[
+            ("repaired", report.repaired.len().to_string()),
+            ("lost", report.lost.len().to_string()),
+            ("found besides", report.not_kept.to_string()),
+            ("position", report.position.to_string()),
+            ("rows", report.rows.to_string()),
+            ("size", show_bytes(report.bytes)),
+        ])?;
+    }
+    match report.lost.len() {
+        0 => Ok(()),
+        lost => {
+            output.flush()?;
+            Err(Failure::findings(format!("{lost} things are lost")))
+        }
+    }
+}
+
+/// Asked before anything is confirmed; the library asks again.
+fn must_be_new(path: &Path) -> Result<(), Failure> {
+    match path.symlink_metadata() {
+        Err(_) => Ok(()),
+        Ok(_) => Err(Error::FileExists(path.display().to_string().into()).into()),
+    }
+}

@@ -1,0 +1,220 @@
+//! [`Failure`]: why a command ended otherwise than well, what to do then, and its exit code.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use keystead::{ApiCode, Error};
+use serde_json::json;
+
+/// Why a command ended otherwise than well.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    message: String,
+    advice: Option<&'static str>,
+    api: Option<ApiCode>,
+}
+
+/// What the exit codes tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Refused,
+    Usage,
+    Findings,
+    NotOpened,
+    Failed,
+    NotConfirmed,
+    /// Whoever read the output went away: nothing is wrong, and nobody is there to be told.
+    NobodyReads,
+}
+
+impl Kind {
+    fn exit_code(self) -> u8 {
+        match self {
+            Self::NobodyReads => 0,
+            Self::Refused => 1,
+            Self::Usage => 2,
+            Self::Findings => 3,
+            Self::NotOpened => 4,
+            Self::Failed => 5,
+            Self::NotConfirmed => 6,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Usage => "usage",
+            Self::Findings => "findings",
+            Self::NotOpened => "not_opened",
+            Self::Failed => "failed",
+            Self::NotConfirmed => "not_confirmed",
+            Self::NobodyReads => "nobody_reads",
+        }
+    }
+}
+
+impl Failure {
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, message)
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    pub(crate) fn findings(message: impl Into<String>) -> Self {
+        Self::new(Kind::Findings, message)
+    }
+
+    pub(crate) fn not_opened(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotOpened, message)
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    pub(crate) fn not_confirmed(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotConfirmed, message)
+    }
+
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), advice: None, api: None }
+    }
+
+    /// With what to do about it.
+    pub(crate) fn advice(mut self, advice: &'static str) -> Self {
+        self.advice = Some(advice);
+        self
+    }
+
+    /// With what came before it.
+    pub(crate) fn behind(mut self, what: &str) -> Self {
+        self.message.insert_str(0, what);
+        self
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        self.kind.exit_code().into()
+    }
+
+    /// As JSON, under the documented names.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        json!({
+            "kind": self.kind.as_str(),
+            "message": self.message,
+            "advice": self.advice,
+            "api_code": self.api.map(|api| api.code),
+        })
+    }
+
+    /// Tells it on the standard error output.
+    pub(crate) fn tell(&self, json: bool) {
+        if self.kind == Kind::NobodyReads {
+            return;
+        }
+        if json {
+            eprintln!("{}", json!({ "error": self.to_json() }));
+            return;
+        }
+        let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
+        let bold = Style::new().bold();
+        anstream::eprintln!("{red}error{red:#}: {self}");
+        if let Some(advice) = self.advice {
+            anstream::eprintln!("{bold}what to do{bold:#}: {advice}");
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.api.map_or(Ok(()), |api| write!(f, " ({})", api.code))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (kind, api) = (kind_of(&error), error.api());
+        let message = match &error {
+            Error::Aborted(reason) => reason.to_string(),
+            error => error.to_string(),
+        };
+        Self { kind, api, advice: advice_for(&error), message }
+    }
+}
+
+/// From writing the output; errors of the store's own files come as [`Error::Io`].
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::new(Kind::NobodyReads, "nobody reads the output"),
+            _ => Self::failed(format!("input or output failed: {error}")),
+        }
+    }
+}
+
+fn kind_of(error: &Error) -> Kind {
+    match error {
+        // It is what a closure of this tool refused.
+        Error::Aborted(_)
+        | Error::CommitNotFound(_)
+        | Error::HistoryDisabled
+        | Error::HistoryTrimmed { .. }
+        | Error::NotRevertible(_)
+        | Error::PositionOfAnotherStore
+        | Error::InvalidOutcome(_)
+        | Error::TransactionTooLarge { .. }
+        | Error::FileExists(_)
+        | Error::BackupMismatch(_) => Kind::Refused,
+        Error::RecoveryNeeded
+        | Error::LogMismatch(_)
+        | Error::AlreadyOpen
+        | Error::NotAStore(_)
+        | Error::Unsupported { .. }
+        | Error::OptionsMismatch { .. } => Kind::NotOpened,
+        _ if error.api().is_some() => Kind::Refused,
+        _ => Kind::Failed,
+    }
+}
+
+/// What an operator does about it; what the message says already is not said again.
+fn advice_for(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::AlreadyOpen => {
+            "for a command that writes, stop the process that has the store open, or ask it to do this. For one \
+             that only reads: that process uses a redo log, so the file alone is not the whole store; let it \
+             make a backup, and look at that"
+        }
+        Error::RecoveryNeeded => "run `keystead recover` once; nothing is lost by it",
+        Error::NotAStore(_) => "check the path; if this was a store, restore a backup",
+        Error::LogMismatch(_) => {
+            "put the log that belongs to the store beside it, under the store's name with .redo added; don't delete \
+             either"
+        }
+        Error::Unsupported { .. } => "use a newer keystead; nothing was changed",
+        Error::Corrupted(_) => {
+            "keep the file; run `keystead verify`; restore a backup, or let `keystead repair` save what is left"
+        }
+        Error::Unsound(_) => "nothing was kept; run `keystead verify` on what it was made of",
+        Error::CommitUnknown(_) => {
+            "look with `keystead history` whether it was done; with the same --request-id the same command can just \
+             be given again"
+        }
+        Error::Io(_) => "check the disk's free space, its health, and permissions; then try again",
+        Error::FileExists(_) => "choose another name, or move that file away; nothing is overwritten",
+        Error::QuotaExceeded { .. } | Error::TooManyTags { .. } => {
+            "give the quotas of your service: --keys-per-project, --aliases-per-key, --tags-per-key"
+        }
+        Error::PendingDeletion(_) => "run `keystead cancel-deletion` first",
+        Error::HistoryTrimmed { .. } => "ask for what is later, or for the present",
+        Error::PositionOfAnotherStore => {
+            "begin anew: `keystead changes` without --after, or --from-now; for a backup make a whole one"
+        }
+        Error::RequestIdReused(_) => "take a new id for a new request",
+        _ => return None,
+    })
+}

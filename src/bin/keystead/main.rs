@@ -1,0 +1,171 @@
+//! `keystead`: the operator's tool. Each command is a thin layer upon the library's public calls.
+
+#![warn(clippy::panic)]
+
+mod ask;
+mod backups;
+mod bench;
+mod deletion;
+mod exchange;
+mod failure;
+mod history;
+mod location;
+mod look;
+mod output;
+mod progress;
+mod upkeep;
+mod values;
+mod write;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::failure::Failure;
+use crate::location::StoreOptions;
+use crate::output::Output;
+
+/// What stands below the list of commands; docs/cli.md says more.
+const AFTER_HELP: &str = "\
+A KEY is named by its id or by its key alias, an ALIAS by its name.
+
+Exit codes:
+  0  done
+  1  refused by a rule of the store, or there is no such thing
+  2  the command was not understood
+  3  done, and something was found: what verify reports, lines that an import
+     refused, what a repair could not save
+  4  the store can't be opened as it is
+  5  failed: the disk, damage, or a commit of which the outcome is not known
+  6  not confirmed, so nothing was done
+
+Colours are left out where NO_COLOR is set or the output is no terminal.";
+
+/// Looks after stores of KMS keys and their aliases.
+#[derive(Parser)]
+#[command(name = "keystead", version, after_help = AFTER_HELP, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command is told.
+#[derive(Args)]
+struct Common {
+    #[command(flatten)]
+    store: StoreOptions,
+    /// Write JSON, one value a line, instead of tables and sentences.
+    #[arg(long, global = true, help_heading = "Output")]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(upkeep::Init),
+    Scopes(look::Scopes),
+    Keys(look::Keys),
+    Aliases(look::Aliases),
+    Show(look::Show),
+    Resolve(look::Resolve),
+    History(history::History),
+    Changes(history::Changes),
+    Create(write::Create),
+    Enable(write::Enable),
+    Disable(write::Disable),
+    Rename(write::Rename),
+    CreateAlias(write::CreateAlias),
+    Associate(write::Associate),
+    Swap(write::Swap),
+    DeleteAlias(write::DeleteAlias),
+    Revert(write::Revert),
+    ScheduleDeletion(deletion::Schedule),
+    CancelDeletion(deletion::Cancel),
+    Purge(deletion::Purge),
+    TrimHistory(deletion::TrimHistory),
+    Verify(upkeep::Verify),
+    Stats(upkeep::Stats),
+    Recover(upkeep::Recover),
+    Compact(upkeep::Compact),
+    Backup(backups::Backup),
+    Restore(backups::Restore),
+    Repair(backups::Repair),
+    Export(exchange::export::Export),
+    Import(exchange::import::Import),
+    Bench(bench::Bench),
+    Completions(Completions),
+}
+
+/// Print what makes a shell complete this tool's commands.
+#[derive(Args)]
+struct Completions {
+    /// The shell.
+    shell: Shell,
+}
+
+/// What a command works with: where the store is, and where its answers go.
+struct Context {
+    store: StoreOptions,
+    output: Output,
+}
+
+fn main() -> ExitCode {
+    let Arguments { common: Common { store, json }, command } = Arguments::parse();
+    let mut context = Context { store, output: Output::new(json) };
+    let done = run(&command, &mut context).and_then(|()| context.output.flush());
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.tell(json);
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: &Command, context: &mut Context) -> Result<(), Failure> {
+    match command {
+        Command::Init(command) => command.run(context),
+        Command::Scopes(command) => command.run(context),
+        Command::Keys(command) => command.run(context),
+        Command::Aliases(command) => command.run(context),
+        Command::Show(command) => command.run(context),
+        Command::Resolve(command) => command.run(context),
+        Command::History(command) => command.run(context),
+        Command::Changes(command) => command.run(context),
+        Command::Create(command) => command.run(context),
+        Command::Enable(command) => command.run(context),
+        Command::Disable(command) => command.run(context),
+        Command::Rename(command) => command.run(context),
+        Command::CreateAlias(command) => command.run(context),
+        Command::Associate(command) => command.run(context),
+        Command::Swap(command) => command.run(context),
+        Command::DeleteAlias(command) => command.run(context),
+        Command::Revert(command) => command.run(context),
+        Command::ScheduleDeletion(command) => command.run(context),
+        Command::CancelDeletion(command) => command.run(context),
+        Command::Purge(command) => command.run(context),
+        Command::TrimHistory(command) => command.run(context),
+        Command::Verify(command) => command.run(context),
+        Command::Stats(command) => command.run(context),
+        Command::Recover(command) => command.run(context),
+        Command::Compact(command) => command.run(context),
+        Command::Backup(command) => command.run(context),
+        Command::Restore(command) => command.run(context),
+        Command::Repair(command) => command.run(context),
+        Command::Export(command) => command.run(context),
+        Command::Import(command) => command.run(context),
+        Command::Bench(command) => command.run(context),
+        Command::Completions(command) => command.run(),
+    }
+}
+
+impl Completions {
+    fn run(&self) -> Result<(), Failure> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Arguments::command(), "keystead", &mut script);
+        Ok(io::stdout().write_all(&script)?)
+    }
+}

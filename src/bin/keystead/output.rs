@@ -1,0 +1,116 @@
+//! [`Output`]: answers as tables and sentences, or as JSON.
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+use anstream::AutoStream;
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use console::Term;
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Where answers go.
+pub(crate) struct Output {
+    stream: BufWriter<AutoStream<io::Stdout>>,
+    json: bool,
+    /// How many columns the terminal has; none if it is no terminal, and then nothing is wrapped.
+    width: Option<u16>,
+}
+
+/// Whether a column of a table may be wrapped where the terminal is narrow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Column {
+    /// Never: it is to be copied.
+    Whole(&'static str),
+    Wrapped(&'static str),
+}
+
+impl Column {
+    fn name(self) -> &'static str {
+        let (Self::Whole(name) | Self::Wrapped(name)) = self;
+        name
+    }
+}
+
+impl Output {
+    pub(crate) fn new(json: bool) -> Self {
+        let width = io::stdout().is_terminal().then(|| Term::stdout().size_checked()).flatten();
+        let stream = BufWriter::new(AutoStream::auto(io::stdout()));
+        Self { stream, json, width: width.map(|(_, columns)| columns) }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// One value in one line.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let line = serde_json::to_string(value).map_err(|error| Failure::failed(error.to_string()))?;
+        Ok(writeln!(self.stream, "{line}")?)
+    }
+
+    pub(crate) fn line(&mut self, line: impl Display) -> Result<(), Failure> {
+        Ok(writeln!(self.stream, "{line}")?)
+    }
+
+    /// A line that says that all is well.
+    pub(crate) fn good(&mut self, line: impl Display) -> Result<(), Failure> {
+        let green = Style::new().fg_color(Some(AnsiColor::Green.into()));
+        Ok(writeln!(self.stream, "{green}{line}{green:#}")?)
+    }
+
+    /// A line that says what is wrong.
+    pub(crate) fn bad(&mut self, line: impl Display) -> Result<(), Failure> {
+        let red = Style::new().fg_color(Some(AnsiColor::Red.into()));
+        Ok(writeln!(self.stream, "{red}{line}{red:#}")?)
+    }
+
+    /// A table with a head.
+    pub(crate) fn table(&mut self, columns: &[Column], rows: Vec<Vec<String>>) -> Result<(), Failure> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(columns.iter().map(|column| column.name()));
+        rows.into_iter().for_each(|row| {
+            table.add_row(row);
+        });
+        self.write_table(table, columns.iter().map(|column| matches!(column, Column::Whole(_))))
+    }
+
+    /// Names and what they are, one in a line.
+    pub(crate) fn fields(&mut self, fields: &[(&str, String)]) -> Result<(), Failure> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        for (name, value) in fields {
+            table.add_row([*name, value.as_str()]);
+        }
+        self.write_table(table, [true, false].into_iter())
+    }
+
+    fn write_table(&mut self, mut table: Table, whole: impl Iterator<Item = bool>) -> Result<(), Failure> {
+        match self.width {
+            Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
+            None => table.set_content_arrangement(ContentArrangement::Disabled),
+        };
+        for (column, whole) in table.column_iter_mut().zip(whole) {
+            column.set_padding((0, 2));
+            if whole {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
+        for line in table.lines() {
+            writeln!(self.stream, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.stream.flush()?)
+    }
+}
+
+/// Bytes in a unit in which they are read easily.
+pub(crate) fn show_bytes(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}

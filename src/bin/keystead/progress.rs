@@ -1,0 +1,65 @@
+//! [`Bar`]: how far a long command is, shown on the terminal; and the clock, which is read only here.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How far something is. Silent where the standard error output is no terminal.
+pub(crate) struct Bar(ProgressBar);
+
+/// How often a bar moves that nobody moves.
+const TICK: Duration = Duration::from_millis(100);
+
+impl Bar {
+    /// Of so many of something; of unknown length if there are none.
+    pub(crate) fn new(doing: &'static str, total: u64, unit: &'static str) -> Self {
+        let template = match total {
+            0 => "{msg} {spinner} {human_pos} {unit}, {per_sec}, {elapsed}",
+            _ => "{msg} [{wide_bar}] {human_pos}/{human_len} {unit}, {per_sec}, {eta} left",
+        };
+        Self::with(doing, total, &template.replace("{unit}", unit))
+    }
+
+    /// Of so many bytes.
+    pub(crate) fn bytes(doing: &'static str, total: u64) -> Self {
+        let template = match total {
+            0 => "{msg} {spinner} {bytes}, {bytes_per_sec}, {elapsed}",
+            _ => "{msg} [{wide_bar}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
+        };
+        Self::with(doing, total, template)
+    }
+
+    fn with(doing: &'static str, total: u64, template: &str) -> Self {
+        let bar = if total == 0 { ProgressBar::no_length() } else { ProgressBar::new(total) };
+        let style = ProgressStyle::with_template(template).expect("the templates are constants");
+        bar.set_style(style.progress_chars("=> "));
+        bar.set_message(doing);
+        bar.enable_steady_tick(TICK);
+        Self(bar)
+    }
+
+    /// So many are done.
+    pub(crate) fn set(&self, done: u64) {
+        self.0.set_position(done);
+    }
+
+    /// Writes a line above the bar, to the standard error output.
+    pub(crate) fn tell(&self, line: &str) {
+        self.0.suspend(|| anstream::eprintln!("{line}"));
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// The clock, for what is measured.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tool measures how long things take, and stores none of it"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,238 @@
+//! Looking after a store: `init`, `verify`, `stats`, `recover`, `compact`.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use keystead::{AliasScope, Error, KeyFilter, Limit, Options, Position, Region, Report, Store};
+use serde_json::json;
+
+use crate::Context;
+use crate::ask::Confirm;
+use crate::failure::Failure;
+use crate::location::WriteRules;
+use crate::output::{Output, show_bytes};
+use crate::progress::Bar;
+
+/// Make a new, empty store.
+#[derive(Args)]
+pub(crate) struct Init {
+    /// Where an alias is unique.
+    #[arg(long, value_enum, default_value_t = Unique::Project)]
+    alias_scope: Unique,
+    /// The region in the URNs of its aliases.
+    #[arg(long, default_value = "local")]
+    region: Region,
+    /// Without history; it can't be switched on later.
+    #[arg(long)]
+    no_history: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Unique {
+    /// In its project.
+    Project,
+    /// In its domain.
+    Domain,
+}
+
+impl Init {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let alias_scope = match self.alias_scope {
+            Unique::Project => AliasScope::Project,
+            Unique::Domain => AliasScope::Domain,
+        };
+        let options = Options::new().alias_scope(alias_scope).region(self.region.clone());
+        let store = context.store.location()?.create(&options.history(!self.no_history))?;
+        let position = store.position()?;
+        match context.output.is_json() {
+            true => context.output.json(&json!({ "position": position })),
+            false => context.output.line("made an empty store"),
+        }
+    }
+}
+
+/// Read everything, and check that every promise of the store holds.
+#[derive(Args)]
+pub(crate) struct Verify {
+    /// Check this backup instead of the store: a copy, or one of changes.
+    #[arg(long, value_name = "FILE")]
+    backup: Option<PathBuf>,
+}
+
+impl Verify {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        match &self.backup {
+            Some(path) => verify_backup(path, &mut context.output),
+            None => {
+                let store = context.store.read()?;
+                let bar = Bar::new("verifying", 0, "rows");
+                let report = store.verify()?;
+                drop(bar);
+                tell_report(&report, &mut context.output)
+            }
+        }
+    }
+}
+
+fn verify_backup(path: &Path, output: &mut Output) -> Result<(), Failure> {
+    let bar = Bar::new("verifying", 0, "rows");
+    let checked = Store::verify_backup(path);
+    drop(bar);
+    let backup = match checked {
+        Err(Error::Unsound(found)) => {
+            return Err(Failure::findings(format!("the backup is not sound: {found:?}")));
+        }
+        checked => checked?,
+    };
+    if output.is_json() {
+        return output.json(&json!({ "clean": true, "backup": backup }));
+    }
+    output.good("clean")?;
+    output.fields(&[
+        (
+            "what it is",
+            backup
+                .since
+                .map_or_else(|| "a whole copy".to_owned(), |since| format!("changes since commit {since}")),
+        ),
+        ("position", backup.position.to_string()),
+        ("rows", backup.rows.to_string()),
+        ("commits in the history", backup.entries.to_string()),
+        ("size", show_bytes(backup.bytes)),
+    ])
+}
+
+fn tell_report(report: &Report, output: &mut Output) -> Result<(), Failure> {
+    let found = report.violations.len() as u64 + report.violations_not_kept;
+    if output.is_json() {
+        output.json(&json!({ "clean": report.is_clean(), "report": report }))?;
+    } else {
+        for violation in &report.violations {
+            output.bad(format!("invariant {}: {}", violation.invariant, violation.what))?;
+            violation.rows.iter().try_for_each(|row| output.line(format!("  {row}")))?;
+        }
+        if report.is_clean() {
+            output.good("clean")?;
+        }
+        output.fields(&[
+            ("scopes", report.scopes.to_string()),
+            ("keys", report.keys.to_string()),
+            ("aliases", report.aliases.to_string()),
+            ("rows", report.rows.to_string()),
+            ("changes in the history", report.changes.to_string()),
+            ("size of the history", show_bytes(report.history_bytes)),
+        ])?;
+    }
+    match found {
+        0 => Ok(()),
+        found => {
+            output.flush()?;
+            let failure = Failure::findings(format!("{found} promises of the store do not hold"));
+            Err(failure.advice("keep the file; restore a backup, or let `keystead repair` save what is left"))
+        }
+    }
+}
+
+/// Tell what kind of store it is, and how much is in it.
+#[derive(Args)]
+pub(crate) struct Stats;
+
+impl Stats {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let store = context.store.read()?;
+        let bytes = context.store.file()?.metadata().map_err(Error::from)?.len();
+        let floor = match store.history_floor() {
+            Err(Error::HistoryDisabled) => None,
+            floor => Some(floor?),
+        };
+        let position = store.position()?;
+        let (scopes, keys) = count(&store)?;
+        let alias_scope = store.alias_scope().as_str();
+        if context.output.is_json() {
+            return context.output.json(&json!({
+                "position": position, "commit": position.commit(), "alias_scope": alias_scope,
+                "region": store.region(), "history": floor.is_some(), "history_floor": floor,
+                "scopes": scopes, "keys": keys, "bytes": bytes,
+            }));
+        }
+        let history = match floor {
+            None => "none".to_owned(),
+            Some(floor) if floor.number() == 0 => "whole".to_owned(),
+            Some(floor) => format!("behind commit {floor}"),
+        };
+        context.output.fields(&[
+            ("newest commit", position.commit().to_string()),
+            ("position", position.to_string()),
+            ("scopes", scopes.to_string()),
+            ("keys", keys.to_string()),
+            ("size of the file", show_bytes(bytes)),
+            ("history", history),
+            ("aliases are unique in a", alias_scope.to_owned()),
+            ("region", store.region().to_string()),
+        ])
+    }
+}
+
+/// How many scopes and keys there are.
+fn count(store: &Store) -> Result<(u64, u64), Error> {
+    let (mut scopes, mut keys, mut after) = (0, 0, None);
+    loop {
+        let page = store.scopes(after.as_ref().into(), Limit::MAX)?;
+        for scope in &page.items {
+            scopes += 1;
+            keys += store.read(scope, |snap| snap.count_keys(&KeyFilter::all()))?;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok((scopes, keys));
+        }
+    }
+}
+
+/// Bring a store in order that was not closed cleanly, after a crash.
+#[derive(Args)]
+pub(crate) struct Recover {
+    #[command(flatten)]
+    rules: WriteRules,
+}
+
+impl Recover {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        // To open it for writing is all: what was committed is there then.
+        let position: Position = context.store.write(&self.rules)?.position()?;
+        match context.output.is_json() {
+            true => context.output.json(&json!({ "position": position })),
+            false => context
+                .output
+                .line(format!("the store is in order; its newest commit is {}", position.commit())),
+        }
+    }
+}
+
+/// Write the store anew without waste, and put it in its place. Needs as much free disk again.
+#[derive(Args)]
+pub(crate) struct Compact {
+    #[command(flatten)]
+    confirm: Confirm,
+}
+
+impl Compact {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let path = context.store.existing_file()?;
+        let what =
+            format!("{} is replaced by a copy of it without waste, after that was verified", path.display());
+        self.confirm.ask(&what)?;
+        let bar = Bar::new("compacting", 0, "rows");
+        let compacted = keystead::compact(path)?;
+        drop(bar);
+        match context.output.is_json() {
+            true => context
+                .output
+                .json(&json!({ "bytes_before": compacted.bytes_before, "bytes": compacted.bytes })),
+            false => {
+                let (before, now) = (show_bytes(compacted.bytes_before), show_bytes(compacted.bytes));
+                context.output.line(format!("{before} before, {now} now"))
+            }
+        }
+    }
+}

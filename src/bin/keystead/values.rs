@@ -1,0 +1,120 @@
+//! What is typed in or shown as text: keys, scopes, moments, tags.
+
+use std::str::FromStr;
+
+use clap::Args;
+use jiff::Timestamp as Instant;
+use keystead::{
+    Alias, At, Commit, DomainId, Error, InvalidKeyId, KeyAlias, KeyId, KeyRecord, ProjectId, Scope, Snapshot,
+    TagKey, TagValue, Timestamp, Transaction,
+};
+use std::sync::Arc;
+
+/// In which scope.
+#[derive(Args)]
+pub(crate) struct ScopeOptions {
+    /// The domain.
+    #[arg(long, env = "KEYSTEAD_DOMAIN", help_heading = "Scope")]
+    domain: DomainId,
+    /// The project.
+    #[arg(long, env = "KEYSTEAD_PROJECT", help_heading = "Scope")]
+    project: ProjectId,
+}
+
+impl ScopeOptions {
+    pub(crate) fn scope(&self) -> Result<Scope, Error> {
+        Ok(Scope::new(self.domain.as_str(), self.project.as_str())?)
+    }
+}
+
+/// How a key is named: what has the form of an id is one, everything else is a key alias.
+#[derive(Debug, Clone)]
+pub(crate) enum KeyName {
+    Id(KeyId),
+    KeyAlias(KeyAlias),
+}
+
+impl FromStr for KeyName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.parse::<KeyId>() {
+            Ok(key_id) => Ok(Self::Id(key_id)),
+            Err(InvalidKeyId::Malformed | InvalidKeyId::NamesNoKey(_)) => {
+                Ok(Self::KeyAlias(KeyAlias::new(text)?))
+            }
+        }
+    }
+}
+
+impl KeyName {
+    pub(crate) fn read(&self, snap: &Snapshot<'_>) -> Result<Arc<KeyRecord>, Error> {
+        match self {
+            Self::Id(key_id) => snap.key(*key_id),
+            Self::KeyAlias(key_alias) => snap.find_by_key_alias(key_alias),
+        }
+    }
+
+    /// The id, looked up in the transaction that goes on with it.
+    pub(crate) fn id(&self, txn: &Transaction<'_>) -> Result<KeyId, Error> {
+        match self {
+            Self::Id(key_id) => Ok(*key_id),
+            Self::KeyAlias(key_alias) => Ok(txn.find_by_key_alias(key_alias)?.key_id),
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Id(key_id) => key_id.to_string(),
+            Self::KeyAlias(key_alias) => key_alias.to_string(),
+        }
+    }
+}
+
+/// A moment as it is typed in: the number of a commit, or a time with its zone.
+pub(crate) fn parse_at(text: &str) -> Result<At, String> {
+    if let Ok(number) = text.parse::<u64>() {
+        return Ok(At::Commit(Commit::new(number)));
+    }
+    let time: Instant = text.parse().map_err(|_| {
+        "a moment is the number of a commit, or a time with its zone, such as 2026-11-21T21:44:26Z".to_owned()
+    })?;
+    let millis =
+        u64::try_from(time.as_millisecond()).map_err(|_| "there was nothing before 1970".to_owned())?;
+    Ok(At::Time(Timestamp::from_millis(millis)))
+}
+
+pub(crate) fn parse_commit(text: &str) -> Result<Commit, String> {
+    text.parse().map(Commit::new).map_err(|_| "a commit is a number".to_owned())
+}
+
+/// A tag with its value, `KEY=VALUE`.
+pub(crate) fn parse_tag(text: &str) -> Result<(TagKey, TagValue), String> {
+    let (tag, value) = text.split_once('=').ok_or("a tag is KEY=VALUE")?;
+    let tag = TagKey::new(tag).map_err(|error| error.to_string())?;
+    Ok((tag, TagValue::new(value).map_err(|error| error.to_string())?))
+}
+
+/// A tag to look for, `KEY` or `KEY=VALUE`.
+pub(crate) fn parse_tag_filter(text: &str) -> Result<(TagKey, Option<TagValue>), String> {
+    if text.contains('=') {
+        return parse_tag(text).map(|(tag, value)| (tag, Some(value)));
+    }
+    TagKey::new(text).map(|tag| (tag, None)).map_err(|error| error.to_string())
+}
+
+/// A time in UTC, to the millisecond.
+pub(crate) fn show_time(time: Timestamp) -> String {
+    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    Instant::from_millisecond(millis).map_or_else(|_| format!("{time:?}"), |time| format!("{time:.3}"))
+}
+
+pub(crate) fn show_optional_time(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| "-".to_owned(), show_time)
+}
+
+/// Names in one line.
+pub(crate) fn show_aliases<'a>(aliases: impl IntoIterator<Item = &'a Alias>) -> String {
+    let names: Vec<_> = aliases.into_iter().map(Alias::as_str).collect();
+    if names.is_empty() { "-".to_owned() } else { names.join(", ") }
+}

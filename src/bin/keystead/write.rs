@@ -1,0 +1,382 @@
+//! What changes keys and names: `create`, `rename`, `associate`, `swap` and the like.
+
+use std::sync::Arc;
+
+use clap::Args;
+use keystead::{
+    Alias, AliasRecord, Commit, Committed, Description, EnterpriseProjectId, Error, Expect, KeyAlias, KeyId,
+    KeyRecord, KeySpec, KeyUsage, KeystoreId, Moved, NewKey, Origin, Renamed, Request, RequestId, Store,
+    TagKey, TagValue, Transaction,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::Context;
+use crate::failure::Failure;
+use crate::history::describe;
+use crate::location::WriteRules;
+use crate::values::{KeyName, ScopeOptions, parse_commit, parse_tag, show_aliases};
+
+/// How a change is made: where, by whom, and whether at all.
+#[derive(Args)]
+pub(crate) struct WriteOptions {
+    #[command(flatten)]
+    scope: ScopeOptions,
+    /// Who does it, for the history; the name of the user if nothing is said.
+    #[arg(long, env = "KEYSTEAD_ACTOR", help_heading = "Request")]
+    actor: Option<String>,
+    /// Do it only once: given again with the same id, the command repeats its answer and does nothing.
+    #[arg(long, value_name = "ID", help_heading = "Request")]
+    request_id: Option<RequestId>,
+    /// Tell what would change, and change nothing.
+    #[arg(long, help_heading = "Request", conflicts_with = "request_id")]
+    dry_run: bool,
+    #[command(flatten)]
+    rules: WriteRules,
+}
+
+impl WriteOptions {
+    pub(crate) fn request(&self) -> Result<Request, Failure> {
+        let request = Request::new(&self.scope.scope()?);
+        let user = || std::env::var("USER").ok().filter(|user| user.len() <= Request::ACTOR_BYTES_MAX);
+        Ok(match self.actor.clone().or_else(user) {
+            Some(actor) => request.actor(&actor),
+            None => request,
+        })
+    }
+
+    pub(crate) fn open(&self, context: &Context) -> Result<Store, Failure> {
+        context.store.write(&self.rules)
+    }
+
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// Carries out one command in one transaction and tells what came of it. `body` is what was asked for,
+    /// by which a request that comes again is known.
+    pub(crate) fn write<T: Serialize + DeserializeOwned>(
+        &self,
+        context: &mut Context,
+        body: &Value,
+        in_words: impl Fn(&T) -> String,
+        closure: impl Fn(&mut Transaction<'_>) -> Result<T, Error>,
+    ) -> Result<(), Failure> {
+        let store = self.open(context)?;
+        let request = self.request()?;
+        if self.dry_run {
+            let would = store.dry_run(&request, &closure)?;
+            if context.output.is_json() {
+                return context.output.json(&json!({ "dry_run": true, "changes": would.changes }));
+            }
+            context.output.line("nothing was changed; it would be:")?;
+            return would
+                .changes
+                .iter()
+                .try_for_each(|change| context.output.line(format!("  {}", describe(change))));
+        }
+        let done = match &self.request_id {
+            Some(request_id) => {
+                store.write_once(&request, request_id, body.to_string().as_bytes(), closure)?
+            }
+            None => store.write(&request, closure)?,
+        };
+        let Committed { value, commit, changed, replayed, .. } = done;
+        if context.output.is_json() {
+            let answer =
+                json!({ "commit": commit, "changed": changed, "replayed": replayed, "value": value });
+            return context.output.json(&answer);
+        }
+        let repeated = if replayed { "; this request was carried out before" } else { "" };
+        let outcome = if changed { in_words(&value) } else { "nothing to change".to_owned() };
+        context.output.line(format!("{outcome} (commit {commit}{repeated})"))
+    }
+}
+
+/// Make a key, with aliases.
+#[derive(Args)]
+pub(crate) struct Create {
+    /// The key's own name.
+    key_alias: KeyAlias,
+    /// Its id; random if nothing is said.
+    #[arg(long)]
+    id: Option<KeyId>,
+    /// What kind of key, such as `AES_256` or `RSA_3072`.
+    #[arg(long, default_value = "AES_256")]
+    spec: KeySpec,
+    /// What it is for, such as `SIGN_VERIFY`; what the spec is mostly for if nothing is said.
+    #[arg(long)]
+    usage: Option<KeyUsage>,
+    /// Where its material comes from: kms or external.
+    #[arg(long, default_value = "kms")]
+    origin: Origin,
+    /// What it is, in words.
+    #[arg(long, default_value = "")]
+    description: Description,
+    /// A tag, KEY=VALUE; may be said again.
+    #[arg(long = "tag", value_parser = parse_tag)]
+    tags: Vec<(TagKey, TagValue)>,
+    /// An alias; may be said again.
+    #[arg(long = "alias")]
+    aliases: Vec<Alias>,
+    /// The enterprise project.
+    #[arg(long, default_value = "0")]
+    enterprise_project: EnterpriseProjectId,
+    /// The key store.
+    #[arg(long, default_value = "0")]
+    keystore: KeystoreId,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+impl Create {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let new = self.new_key()?;
+        // The id that was made up here would differ each time.
+        let body = json!([
+            "create",
+            self.key_alias,
+            self.id,
+            self.spec,
+            new.usage,
+            self.origin,
+            self.description,
+            new.tags,
+            self.aliases,
+            self.enterprise_project,
+            self.keystore,
+        ]);
+        self.options.write(
+            context,
+            &body,
+            |key: &Arc<KeyRecord>| format!("made key {}", key.key_id),
+            |txn| txn.create_key(&new),
+        )
+    }
+
+    fn new_key(&self) -> Result<NewKey, Failure> {
+        let mut new = NewKey::new(self.key_alias.as_str()).map_err(Error::from)?.spec(self.spec);
+        new.key_id = self.id.unwrap_or(new.key_id);
+        new.usage = self.usage.unwrap_or(new.usage);
+        new.origin = self.origin;
+        new.description = self.description.clone();
+        new.tags = self.tags.iter().cloned().collect();
+        new.aliases.clone_from(&self.aliases);
+        new.enterprise_project_id = self.enterprise_project.clone();
+        new.keystore_id = self.keystore.clone();
+        Ok(new)
+    }
+}
+
+/// Enable a disabled key.
+#[derive(Args)]
+pub(crate) struct Enable {
+    /// The key.
+    key: KeyName,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+impl Enable {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let body = json!(["enable", self.key.text()]);
+        self.options.write(context, &body, state_in_words, |txn| {
+            let key_id = self.key.id(txn)?;
+            txn.enable(key_id)
+        })
+    }
+}
+
+/// Disable an enabled key.
+#[derive(Args)]
+pub(crate) struct Disable {
+    /// The key.
+    key: KeyName,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+impl Disable {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let body = json!(["disable", self.key.text()]);
+        self.options.write(context, &body, state_in_words, |txn| {
+            let key_id = self.key.id(txn)?;
+            txn.disable(key_id)
+        })
+    }
+}
+
+/// A key and its state.
+pub(crate) fn state_in_words(key: &Arc<KeyRecord>) -> String {
+    format!("key {} is {}", key.key_id, key.state)
+}
+
+/// Give a key another name of its own.
+#[derive(Args)]
+pub(crate) struct Rename {
+    /// The key.
+    key: KeyName,
+    /// Its new key alias.
+    key_alias: KeyAlias,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+impl Rename {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let body = json!(["rename", self.key.text(), self.key_alias]);
+        let in_words = |renamed: &Renamed| {
+            let key = &renamed.key;
+            format!("key {} is named {}, was {}", key.key_id, key.key_alias, renamed.former_key_alias)
+        };
+        self.options.write(context, &body, in_words, |txn| {
+            let key_id = self.key.id(txn)?;
+            txn.rename_key_alias(key_id, &self.key_alias)
+        })
+    }
+}
+
+/// Make an alias for a key.
+#[derive(Args)]
+pub(crate) struct CreateAlias {
+    /// The alias.
+    alias: Alias,
+    /// The key.
+    key: KeyName,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+impl CreateAlias {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let body = json!(["create-alias", self.alias, self.key.text()]);
+        let in_words = |alias: &Arc<AliasRecord>| format!("alias {} is on key {}", alias.alias, alias.key_id);
+        self.options.write(context, &body, in_words, |txn| {
+            let key_id = self.key.id(txn)?;
+            txn.create_alias(&self.alias, key_id)
+        })
+    }
+}
+
+/// Move an alias to another key.
+#[derive(Args)]
+pub(crate) struct Associate {
+    /// The alias.
+    alias: Alias,
+    /// The key that it is to name.
+    key: KeyName,
+    /// Only if it names this key now.
+    #[arg(long, value_name = "KEY")]
+    from: Option<KeyName>,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+impl Associate {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let body = json!(["associate", self.alias, self.key.text(), self.from.as_ref().map(KeyName::text)]);
+        self.options.write(context, &body, moved_in_words, |txn| {
+            if let Some(from) = &self.from {
+                let from = from.id(txn)?;
+                txn.expect_alias(&self.alias, Expect::Target(from))?;
+            }
+            let key_id = self.key.id(txn)?;
+            txn.associate_alias(&self.alias, key_id)
+        })
+    }
+}
+
+fn moved_in_words(moved: &Moved) -> String {
+    format!("alias {} is on key {}, was on {}", moved.alias.alias, moved.alias.key_id, moved.former_key_id)
+}
+
+/// Exchange the keys of two aliases, or the names of two keys, at once.
+#[derive(Args)]
+pub(crate) struct Swap {
+    /// One alias; with --key-aliases a key.
+    one: String,
+    /// The other.
+    other: String,
+    /// Exchange the own names of two keys.
+    #[arg(long)]
+    key_aliases: bool,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+impl Swap {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        if self.key_aliases {
+            return self.swap_key_aliases(context);
+        }
+        let body = json!(["swap", self.one, self.other]);
+        let alias = |text: &str| text.parse::<Alias>().map_err(|error| Failure::usage(error.to_string()));
+        let (one, other) = (alias(&self.one)?, alias(&self.other)?);
+        let in_words =
+            |[one, other]: &[Moved; 2]| format!("{}; {}", moved_in_words(one), moved_in_words(other));
+        self.options.write(context, &body, in_words, |txn| txn.swap_aliases(&one, &other))
+    }
+
+    fn swap_key_aliases(&self, context: &mut Context) -> Result<(), Failure> {
+        let body = json!(["swap --key-aliases", self.one, self.other]);
+        let key = |text: &str| text.parse::<KeyName>().map_err(|error| Failure::usage(error.to_string()));
+        let (one, other) = (key(&self.one)?, key(&self.other)?);
+        let in_words = |renamed: &[Renamed; 2]| {
+            let [one, other] =
+                renamed.each_ref().map(|one| format!("key {} is {}", one.key.key_id, one.key.key_alias));
+            format!("{one}; {other}")
+        };
+        self.options.write(context, &body, in_words, |txn| {
+            let (one, other) = (one.id(txn)?, other.id(txn)?);
+            txn.swap_key_aliases(one, other)
+        })
+    }
+}
+
+/// Delete aliases of one key, all or none.
+#[derive(Args)]
+pub(crate) struct DeleteAlias {
+    /// The aliases.
+    #[arg(required = true)]
+    aliases: Vec<Alias>,
+    /// The key that has them; the one that the first is on if nothing is said.
+    #[arg(long)]
+    key: Option<KeyName>,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+impl DeleteAlias {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let body = json!(["delete-alias", self.aliases, self.key.as_ref().map(KeyName::text)]);
+        let in_words = |key_id: &KeyId| format!("deleted {} of key {key_id}", show_aliases(&self.aliases));
+        self.options.write(context, &body, in_words, |txn| {
+            let key_id = match (&self.key, self.aliases.first()) {
+                (Some(key), _) => key.id(txn)?,
+                (None, Some(first)) => txn.alias(first)?.key_id,
+                (None, None) => return Err(Error::InvalidAliasList),
+            };
+            txn.delete_aliases(key_id, &self.aliases)?;
+            Ok(key_id)
+        })
+    }
+}
+
+/// Undo a commit that only moved aliases and renamed keys.
+#[derive(Args)]
+pub(crate) struct Revert {
+    /// The number of the commit.
+    #[arg(value_parser = parse_commit)]
+    commit: Commit,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+impl Revert {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let body = json!(["revert", self.commit]);
+        let in_words = |(): &()| format!("undid commit {}", self.commit);
+        self.options.write(context, &body, in_words, |txn| txn.revert(self.commit))
+    }
+}

@@ -1,0 +1,68 @@
+//! The examples of `docs/cli.md` are what the tool answers.
+
+use regex::Regex;
+
+use crate::tool::Tool;
+
+const DOCUMENT: &str = include_str!("../../docs/cli.md");
+
+/// What differs from one run to the other.
+fn without_chance(text: &str) -> String {
+    let patterns = [
+        (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<id>"),
+        (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z", "<time>"),
+        (r"\b[0-9a-f]{32}-[0-9]+", "<position>"),
+        (r"\b[0-9]{13,16}\b", "<milliseconds>"),
+        (r"[0-9.]+ (B|KiB|MiB)\b", "<size>"),
+    ];
+    let mut text = text.to_owned();
+    for (pattern, name) in patterns {
+        text = Regex::new(pattern).unwrap().replace_all(&text, name).into_owned();
+    }
+    // Columns are as wide as what is in them.
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect()
+}
+
+/// The commands of all examples, each with what it answered.
+fn examples() -> Vec<(String, String)> {
+    let block = Regex::new(r"(?s)```console\n(.*?)```").unwrap();
+    let mut examples: Vec<(String, String)> = Vec::new();
+    for found in block.captures_iter(DOCUMENT) {
+        for line in found[1].lines() {
+            match (line.strip_prefix("$ keystead "), examples.last_mut()) {
+                (Some(command), _) => examples.push((command.to_owned(), String::new())),
+                (None, Some((_, answer))) => *answer += &format!("{line}\n"),
+                (None, None) => panic!("an example begins with a command, not with {line}"),
+            }
+        }
+    }
+    examples
+}
+
+#[test]
+fn the_examples_are_what_the_tool_answers() {
+    let tool = Tool::new();
+    let examples = examples();
+    assert!(examples.len() > 30, "only {} examples were found", examples.len());
+    for (command, shown) in examples {
+        let answer = tool.run(&command);
+        let answered = answer.out + &answer.err;
+        assert_eq!(without_chance(&answered), without_chance(&shown), "$ keystead {command}\n{answered}");
+    }
+}
+
+#[test]
+fn every_command_and_exit_code_is_in_the_document() {
+    let help = Tool::new().ok("--help");
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\nOptions:").next().unwrap();
+    let name = Regex::new(r"(?m)^  ([a-z-]+) ").unwrap();
+    let names: Vec<_> = name.captures_iter(commands).map(|found| found[1].to_owned()).collect();
+    assert!(names.len() > 25, "{names:?}");
+    for name in names.iter().filter(|name| *name != "help") {
+        assert!(DOCUMENT.contains(&format!("`{name}")), "{name} is not in docs/cli.md");
+    }
+    for code in 0..=6 {
+        assert!(DOCUMENT.contains(&format!("| {code} |")), "exit code {code} is not in docs/cli.md");
+        assert!(help.contains(&format!("  {code}  ")), "exit code {code} is not in the help");
+    }
+}

@@ -1,0 +1,185 @@
+//! Files: beside an open store, after a crash, damaged, backed up, restored, repaired, compacted.
+
+use std::fs;
+
+use keystead::{NewKey, Options, Request, Store};
+use serde_json::json;
+
+use crate::tool::{Tool, scope};
+
+fn create(store: &Store, name: &str) {
+    store.write(&Request::new(&scope()), |txn| txn.create_key(&NewKey::new(name)?)).unwrap();
+}
+
+#[test]
+fn readers_work_beside_an_open_store_and_writers_say_why_not() {
+    let tool = Tool::with_store();
+    let store = Store::open(tool.store()).unwrap();
+    create(&store, "orders");
+    for line in
+        ["keys", "aliases", "show orders", "history orders", "changes", "scopes", "stats", "verify", "export"]
+    {
+        tool.ok(line);
+    }
+    tool.ok("backup copy");
+    create(&store, "invoices");
+    assert_eq!(tool.json_lines("keys").len(), 2, "it sees what was committed since");
+    for line in ["create x", "recover", "compact --yes", "rename orders x", "trim-history 1 --yes"] {
+        let said = tool.fails(4, line);
+        assert!(said.contains("is open elsewhere") && said.contains("stop the process"), "{line}: {said}");
+    }
+    drop(store);
+    tool.ok("create x");
+}
+
+#[test]
+fn beside_a_redo_log_nobody_reads_along() {
+    let tool = Tool::with_store();
+    let store = Options::new().redo_log(true).open(tool.store()).unwrap();
+    create(&store, "orders");
+    let said = tool.fails(4, "keys");
+    assert!(said.contains("uses a redo log") && said.contains("make a backup"), "{said}");
+    drop(store);
+    assert_eq!(tool.json_lines("keys").len(), 1);
+    tool.ok("create invoices --redo-log");
+    assert!(tool.path("kms.redb.redo").exists());
+    tool.ok("create x");
+    assert_eq!(tool.json_lines("keys").len(), 3);
+}
+
+#[test]
+fn after_a_crash_it_is_recovered_once() {
+    let tool = Tool::with_store();
+    let store = Store::open(tool.store()).unwrap();
+    create(&store, "orders");
+    // As a crash leaves it: the file of a store that is open.
+    fs::copy(tool.store(), tool.path("crashed")).unwrap();
+    drop(store);
+    let said = tool.fails(4, "keys --store crashed");
+    assert!(said.contains("keystead recover"), "{said}");
+    assert!(tool.ok("recover --store crashed").starts_with("the store is in order"));
+    assert_eq!(tool.json("keys --store crashed")["key_alias"], json!("orders"));
+}
+
+#[test]
+fn what_is_no_store_is_told() {
+    let tool = Tool::new();
+    tool.write("kms.redb", "something else");
+    for line in ["keys", "create x", "verify", "compact --yes"] {
+        let said = tool.fails(4, line);
+        assert!(said.contains("not a keystead store"), "{line}: {said}");
+    }
+    assert_eq!(tool.read("kms.redb"), "something else");
+    tool.write("empty", "");
+    tool.fails(4, "keys --store empty");
+    fs::create_dir(tool.path("folder")).unwrap();
+    assert!(tool.fails(4, "keys --store folder").contains("is no file"));
+    assert!(tool.fails(4, "repair --into x --yes --store nowhere").contains("there is no store"));
+}
+
+/// Where one byte of this text is another one.
+fn damage(tool: &Tool, text: &str) {
+    let mut bytes = fs::read(tool.store()).unwrap();
+    let places: Vec<_> =
+        (0..bytes.len() - text.len()).filter(|at| bytes[*at..].starts_with(text.as_bytes())).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at] = b'?');
+    fs::write(tool.store(), bytes).unwrap();
+}
+
+#[test]
+fn damage_is_found_and_what_is_left_is_saved() {
+    let tool = Tool::with_store();
+    tool.ok("create orders --description this-will-be-damaged");
+    tool.ok("create invoices");
+    tool.ok("trim-history 3 --yes");
+    damage(&tool, "this-will-be-damaged");
+
+    let said = tool.fails(5, "show orders");
+    assert!(said.contains("keystead verify") && said.contains("keystead repair"), "{said}");
+    let answer = tool.run("verify");
+    assert_eq!(answer.code, 3, "{answer:?}");
+    assert!(answer.out.contains("invariant 12: ") && answer.err.contains("do not hold"), "{answer:?}");
+    let answer = tool.run("verify --json");
+    assert_eq!(answer.code, 3);
+    let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!(report["clean"], json!(false));
+    assert!(report["report"]["violations"][0]["invariant"].is_u64());
+    tool.fails(5, "backup copy");
+    tool.fails(5, "compact --yes");
+
+    let before = fs::read(tool.store()).unwrap();
+    tool.fails(6, "repair --into saved");
+    let answer = tool.run("repair --into saved --yes");
+    assert_eq!(answer.code, 3, "{answer:?}");
+    assert!(answer.out.contains("lost: ") && answer.err.contains("lost"), "{answer:?}");
+    assert_eq!(fs::read(tool.store()).unwrap(), before, "the damaged file stays as it is");
+    assert_eq!(tool.json("keys --store saved")["key_alias"], json!("invoices"));
+    tool.ok("verify --store saved");
+    assert!(tool.fails(1, "repair --into saved --yes").contains("there is a file already"));
+}
+
+#[test]
+fn a_sound_store_is_repaired_without_loss() {
+    let tool = Tool::with_store();
+    tool.ok("create orders");
+    let report = tool.json("repair --into saved --yes");
+    assert_eq!((&report["lost"], &report["repaired"]), (&json!([]), &json!([])));
+}
+
+#[test]
+fn backups_are_made_checked_and_restored() {
+    let tool = Tool::with_store();
+    tool.ok("create orders");
+    let whole = tool.json("backup whole");
+    let created = tool.json("create invoices");
+    tool.ok(&format!("backup first --since {}", whole["position"].as_str().unwrap()));
+    tool.ok("create mistake");
+    let second = tool.json("backup second --since-backup first");
+    assert_eq!(second["since"], created["commit"]);
+    assert!(tool.fails(1, "backup whole").contains("there is a file already"));
+
+    assert_eq!(tool.json("verify --backup whole")["clean"], json!(true));
+    let said = tool.ok("verify --backup second");
+    assert!(said.contains(&format!("changes since commit {}", created["commit"])), "{said}");
+    let mut cut = fs::read(tool.path("second")).unwrap();
+    cut.pop();
+    fs::write(tool.path("cut"), cut).unwrap();
+    tool.fails(5, "verify --backup cut");
+
+    tool.fails(6, "restore whole --store new");
+    assert!(!tool.path("new").exists());
+    tool.ok("restore whole first second --store new --yes");
+    assert_eq!(tool.json_lines("keys --store new").len(), 3);
+    let restored =
+        tool.json(&format!("restore whole first second --store earlier --yes --up-to {}", created["commit"]));
+    assert_eq!(restored["commit"], created["commit"]);
+    assert_eq!(tool.json_lines("keys --store earlier").len(), 2);
+    assert!(tool.fails(1, "restore whole second --store gap --yes").contains("does not fit"));
+    assert!(tool.fails(1, "restore whole --yes").contains("there is a file already"));
+    let other = "backup third --store new --since-backup second";
+    assert!(tool.fails(1, other).contains("of another store"));
+}
+
+#[test]
+fn a_store_is_compacted() {
+    let tool = Tool::with_store();
+    tool.ok("create orders");
+    for number in 0..20 {
+        tool.ok(&format!("rename {} orders-{number} --redo-log", tool.key(&name(number)).key_id));
+    }
+    let (position, key) = (tool.json("stats")["position"].clone(), tool.key("orders-19"));
+    tool.fails(6, "compact");
+    let compacted = tool.json("compact --yes");
+    assert!(compacted["bytes"].as_u64() < compacted["bytes_before"].as_u64(), "{compacted}");
+    assert_eq!(tool.json("stats")["position"], position);
+    assert_eq!(tool.key("orders-19"), key);
+    tool.ok("verify");
+    tool.ok("rename orders-19 x --redo-log");
+    assert!(tool.ok("compact --yes").contains("before"));
+    assert!(tool.fails(4, "compact --yes --store nowhere").contains("there is no store"));
+}
+
+fn name(number: u32) -> String {
+    number.checked_sub(1).map_or_else(|| "orders".to_owned(), |before| format!("orders-{before}"))
+}

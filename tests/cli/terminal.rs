@@ -1,0 +1,94 @@
+//! What is shown only on a terminal: questions, bars, and tables that fit.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
+use std::thread::{self, JoinHandle};
+
+use keystead::{NewKey, Options, Quotas, Request};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::tool::{Tool, scope};
+
+/// A command on a terminal, and what the terminal shows.
+struct Session {
+    child: Child,
+    terminal: File,
+    shown: JoinHandle<String>,
+}
+
+impl Session {
+    fn begin(tool: &Tool, line: &str) -> Self {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+        let open = || Stdio::from(OpenOptions::new().read(true).write(true).open(&name).unwrap());
+        let child = tool.command(line).stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+        let terminal = File::from(terminal);
+        let mut screen = terminal.try_clone().unwrap();
+        let shown = thread::spawn(move || {
+            let (mut shown, mut part) = (Vec::new(), [0; 4096]);
+            // When nobody has the other side open any more, reading fails.
+            while let Ok(read @ 1..) = screen.read(&mut part) {
+                shown.extend(&part[..read]);
+            }
+            String::from_utf8_lossy(&shown).into_owned()
+        });
+        Self { child, terminal, shown }
+    }
+
+    fn types(&mut self, text: &str) -> &mut Self {
+        self.terminal.write_all(text.as_bytes()).unwrap();
+        self
+    }
+
+    fn ends(mut self) -> (i32, String) {
+        let code = self.child.wait().unwrap().code().unwrap();
+        (code, self.shown.join().unwrap())
+    }
+}
+
+#[test]
+fn a_question_is_asked_and_the_answer_counts() {
+    let tool = Tool::with_store();
+    for (answer, code) in [("n\n", 6), ("\n", 6), ("maybe\n", 6), ("y\n", 0), ("YES\n", 0)] {
+        let mut session = Session::begin(&tool, "compact");
+        session.types(answer);
+        let (ended, shown) = session.ends();
+        assert_eq!(ended, code, "{answer:?}: {shown}");
+        assert!(shown.contains("is replaced by a copy") && shown.contains("Go on? [y/N]"), "{shown}");
+    }
+}
+
+#[test]
+fn long_commands_show_how_far_they_are_only_on_a_terminal() {
+    let tool = Tool::with_store();
+    let quotas = Quotas { keys_per_project: 20_000, ..Quotas::default() };
+    let store = Options::new().quotas(quotas).open(tool.store()).unwrap();
+    let keys = (0..10_000).map(|number| NewKey::new(&format!("key-{number}")).unwrap());
+    store.import(&Request::new(&scope()), keys).for_each(|batch| assert!(batch.unwrap().refused.is_empty()));
+    drop(store);
+    let (code, shown) = Session::begin(&tool, "export --output e.jsonl").ends();
+    assert_eq!(code, 0, "{shown}");
+    assert!(
+        shown.contains("exporting") && shown.contains("/10,000 keys, ") && shown.contains("left"),
+        "{shown}"
+    );
+    let answer = tool.run("export --output f.jsonl");
+    assert_eq!((answer.code, answer.err.as_str()), (0, ""));
+
+    tool.ok("init --store other");
+    let line = "import e.jsonl --store other --keys-per-project 20000";
+    let (code, shown) = Session::begin(&tool, line).ends();
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("importing") && shown.contains("MiB") && shown.contains("/s, "), "{shown}");
+    assert!(shown.contains("10000 keys created"), "{shown}");
+}
+
+#[test]
+fn colours_on_a_terminal() {
+    let tool = Tool::with_store();
+    let (_, shown) = Session::begin(&tool, "show nothing").ends();
+    assert!(shown.contains("\u{1b}["), "{shown:?}");
+}
