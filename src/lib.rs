@@ -59,6 +59,7 @@ mod id;
 mod key;
 mod page;
 mod policy;
+mod progress;
 mod request;
 mod rules;
 mod store;
@@ -108,6 +109,7 @@ pub use engine::Storage;
 #[cfg(feature = "etcd")]
 pub use engine::{ClusterStats, Etcd};
 pub use policy::{AliasScope, Compatibility, Quotas, Retention};
+pub use progress::{Progress, Step};
 pub use request::Request;
 pub use store::{
     Backup, Committed, Compacted, Copied, DryRun, Import, Imported, Options, Removed, Restore, Restored, Stats,

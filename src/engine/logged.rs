@@ -899,6 +899,10 @@ impl ReadTransaction for Snapshot {
         self.view.base.next_space(from)
     }
 
+    fn length(&self) -> Result<Option<u64>> {
+        self.view.base.length()
+    }
+
     fn audit(&self) -> Result<()> {
         // Of each frame of the log the whole was read when it was opened.
         self.view.base.audit()

@@ -166,6 +166,12 @@ pub(crate) trait ReadTransaction: Send + Sync {
         Ok(None)
     }
 
+    /// About how many rows and entries of the log there are, if that can be told without counting them; to tell
+    /// how far a walk is.
+    fn length(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Looks through what the engine keeps for itself, if that is more than rows. Damage there may hide rows,
     /// so that a scan does not see that they are missing: it is `Corrupted`.
     fn audit(&self) -> Result<()> {

@@ -19,6 +19,7 @@ use crate::format::{
     encode_outcome, log_place,
 };
 use crate::id::Commit;
+use crate::progress;
 use crate::txn::newest_change;
 
 /// A backup that was made.
@@ -214,12 +215,14 @@ fn write_entries<W: std::io::Write>(
     writer: &mut ChangesWriter<W>,
 ) -> Result<u64> {
     let (mut after, mut entries) = (since, 0);
+    progress::begin("copying", Some(rows.commit().number().saturating_sub(since.number())));
     loop {
         let chunk = rows.log(after, ENTRIES_AT_ONCE)?;
         let Some((last, _)) = chunk.last() else { return Ok(entries) };
         after = *last;
         for (commit, bytes) in chunk {
             writer.write(&Piece::Entry { commit, bytes: bytes? })?;
+            progress::add(1);
             entries += 1;
         }
     }
@@ -244,7 +247,9 @@ pub(super) fn open_changes(path: &Path) -> Result<ChangesReader<BufReader<File>>
 fn check_changes(path: &Path) -> Result<(Begin, u64, u64)> {
     let mut reader = open_changes(path)?;
     let (mut outcomes, mut entries) = (0, 0);
+    progress::begin("checking", None);
     while let Some(piece) = reader.next()? {
+        progress::add(1);
         match piece {
             Piece::Entry { commit, bytes } => {
                 if encode_log_entry(&decode_log_entry(commit, &bytes)?) != bytes {

@@ -11,6 +11,7 @@ use crate::engine::{Batch, Draft, Load, LoadedRow, Log, ReadTransaction, Reading
 use crate::error::{Error, Result};
 use crate::format::{Fixed, Row, Space, Stored, Table, after_space_of, corrupted, scope_of};
 use crate::id::Commit;
+use crate::progress;
 use crate::verify::Report;
 
 /// How many bytes of rows wait in memory to be written together. Tests have small stores.
@@ -67,12 +68,14 @@ impl<'a> Building<'a> {
     pub(super) fn copy(&mut self, rows: &dyn ReadTransaction) -> Result<u64> {
         rows.audit()?;
         self.newest = rows.commit();
+        progress::begin("copying", rows.length()?);
         let mut from = Bound::Unbounded;
         let mut last: Row;
         loop {
             let chunk = rows.scan((from, Bound::Unbounded), ROWS_AT_ONCE)?;
             let Some((row, _)) = chunk.last() else { break };
             last = row.clone();
+            progress::add(chunk.len() as u64);
             for (row, stored) in chunk {
                 let stored = stored?;
                 self.put(row, stored.commit, Some(stored.bytes))?;
@@ -87,6 +90,7 @@ impl<'a> Building<'a> {
             for (commit, bytes) in chunk {
                 entries += 1;
                 self.put_entry(commit, bytes?)?;
+                progress::add(1);
             }
         }
         self.flush()?;

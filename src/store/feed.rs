@@ -10,6 +10,7 @@ use crate::engine::{Log, Waited};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::page::Limit;
+use crate::progress;
 use crate::txn::{changes_after, floor_of, trim_step};
 
 /// Commits in their order, and where to go on.
@@ -94,10 +95,18 @@ impl Store {
     /// commit to come, and those of [`write`](Self::write).
     pub fn trim_history(&self, to: Commit) -> Result<Commit> {
         self.must_have_history()?;
-        if to > self.inner.engine.begin_read()?.commit() {
+        let rows = self.inner.engine.begin_read()?;
+        if to > rows.commit() {
             return Err(Error::CommitNotFound(to));
         }
-        while self.trim(to, true, |_| true)?.is_some() {}
+        let (floor, length) = (floor_of(&*rows)?.commit.number(), rows.length()?);
+        drop(rows);
+        // As many as the numbers, unless a restore left some out.
+        let total = to.number().saturating_sub(floor);
+        progress::begin("trimming", length.map(|length| total.min(length)));
+        while let Some(trimmed) = self.trim(to, true, |_| true)? {
+            progress::at(trimmed.number().saturating_sub(floor).min(total));
+        }
         self.history_floor()
     }
 

@@ -33,6 +33,7 @@ use crate::format::{
 use crate::id::{Commit, DomainId, KeyId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::{AliasScope, Policy, Quotas};
+use crate::progress;
 use crate::time::Timestamp;
 
 /// What a [repair](repair()) did, and what it could not do.
@@ -100,11 +101,13 @@ pub(crate) fn repair_store(store: &Store, path: &Path, at: Timestamp) -> Result<
     let started = now();
     let rows = store.inner.engine.begin_read()?;
     let mut repairing = Repairing::new(store, rows.commit(), path)?;
+    progress::begin("reading what is left", rows.length().unwrap_or_default());
     repairing.audit(&*rows)?;
     repairing.salvage_rows(&*rows)?;
     repairing.salvage_log(&*rows)?;
     drop(rows);
     repairing.begin(at)?;
+    progress::begin("looking into the history", None);
     repairing.take_from_history()?;
     repairing.walk()?;
     repairing.trim()?;
@@ -231,6 +234,7 @@ impl<'a> Repairing<'a> {
             };
             let Some((row, _)) = next.last() else { return Ok(()) };
             last = row.clone();
+            progress::add(next.len() as u64);
             for (row, stored) in next {
                 self.salvage(row, stored)?;
             }
@@ -346,6 +350,7 @@ impl<'a> Repairing<'a> {
             };
             let Some((last, _)) = chunk.last() else { return Ok(()) };
             after = *last;
+            progress::add(chunk.len() as u64);
             for (commit, bytes) in chunk {
                 if commit > rows.commit() && matches!(bytes, Err(Error::Corrupted(_))) {
                     // Whose it is will be missing elsewhere.
@@ -446,12 +451,14 @@ fn row_of(scope: &Scope, record: &RecordId) -> Row {
 impl Repairing<'_> {
     fn walk(&mut self) -> Result<()> {
         let written = self.building.written()?;
+        progress::begin("putting in order", written.length()?);
         let mut from = Bound::Unbounded;
         let mut last: Row;
         loop {
             let chunk = written.scan((from, Bound::Unbounded), ROWS_AT_ONCE)?;
             let Some((row, _)) = chunk.last() else { break };
             last = row.clone();
+            progress::add(chunk.len() as u64);
             for (row, stored) in chunk {
                 self.row(&row, &stored?)?;
             }

@@ -19,6 +19,7 @@ use crate::format::{
 };
 use crate::id::Commit;
 use crate::policy::Policy;
+use crate::progress;
 use crate::time::Timestamp;
 use crate::txn::replay;
 
@@ -181,7 +182,12 @@ impl Replaying<'_, '_> {
             }
         }
         let mut next = None;
+        progress::begin(
+            "carrying over changes",
+            Some(begin.to.number().saturating_sub(begin.since.number())),
+        );
         while let Some(piece) = reader.next()? {
+            progress::add(1);
             match piece {
                 Piece::Entry { commit, bytes } => self.entry(commit, bytes)?,
                 Piece::Outcome { row, commit, bytes } => {

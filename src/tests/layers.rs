@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// Each module imports only from those before it. Those of one line stand together.
-const ORDER: [&[&str]; 15] = [
+const ORDER: [&[&str]; 16] = [
     &["id"],
     &["time"],
     &["alias"],
@@ -17,6 +17,7 @@ const ORDER: [&[&str]; 15] = [
     &["policy"],
     &["error"],
     &["request"],
+    &["progress"],
     &["rules"],
     &["format"],
     &["engine"],

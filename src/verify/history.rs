@@ -67,6 +67,7 @@ impl Walk<'_> {
                 return Ok(());
             }
             self.chained += changes.len() as u64;
+            self.tell_progress();
             let mut later = change.time;
             for changed in changes.into_iter().rev() {
                 let (before, after) = images_of(changed);

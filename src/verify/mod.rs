@@ -29,6 +29,7 @@ use crate::format::{
 use crate::id::{Commit, DomainId, KeyId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::{AliasScope, Policy, Quotas};
+use crate::progress;
 use crate::txn::floor_of;
 use history::Image;
 
@@ -100,6 +101,7 @@ pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Repo
         counted: Counts::default(),
         floor: Commit::default(),
         chained: 0,
+        chained_told: 0,
         last_entry: None,
     };
     match floor_of(rows) {
@@ -108,6 +110,10 @@ pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Repo
         Err(Error::Corrupted(_) | Error::Unsupported { .. }) => {}
         Err(error) => return Err(error),
     }
+    let length = rows.length()?;
+    // No more than there can be entries.
+    walk.chained_told = rows.commit().number().saturating_sub(walk.floor.number()).min(length.unwrap_or(0));
+    progress::begin("verifying", length);
     let fixed = Space::of_store().fixed();
     if walk.look_up(&fixed)?.is_missing() {
         walk.violation(12, &[&fixed], "what was fixed at creation is missing");
@@ -137,6 +143,7 @@ pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Repo
         audited => audited?,
     }
     walk.log()?;
+    progress::at(length.unwrap_or(walk.report.rows));
     Ok(walk.report)
 }
 
@@ -151,6 +158,8 @@ struct Walk<'a> {
     floor: Commit,
     /// How many changes were met on the chains of records and tombstones.
     chained: u64,
+    /// Up to how many of them are told as progress: one for each entry, as far as these are known.
+    chained_told: u64,
     /// The entry that was read last: others of its changes are mostly asked for next, and to decode it for each
     /// would take the square of their number.
     last_entry: Option<Arc<CommitRecord>>,
@@ -192,8 +201,13 @@ impl Walk<'_> {
         }
     }
 
+    fn tell_progress(&self) {
+        progress::at(self.report.rows + self.chained.min(self.chained_told));
+    }
+
     fn row(&mut self, row: &[u8], stored: Result<Stored>) -> Result<()> {
         self.report.rows += 1;
+        self.tell_progress();
         let address = read_address(row);
         if let Some(Address::Scoped { scope, .. }) = &address {
             self.enter_scope(scope);

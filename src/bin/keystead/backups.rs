@@ -9,7 +9,7 @@ use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
 use crate::output::{Output, show_bytes};
-use crate::progress::Bar;
+use crate::progress::watched;
 use crate::values::parse_commit;
 
 /// Copy the store into a new file while others write it, or what changed since an earlier backup.
@@ -30,15 +30,13 @@ impl Backup {
         let store = context.store.read()?;
         let since = match (&self.since, &self.since_backup) {
             (Some(position), _) => Some(*position),
-            (None, Some(path)) => Some(Store::verify_backup(path)?.position),
+            (None, Some(path)) => Some(watched(|| Store::verify_backup(path))?.position),
             (None, None) => None,
         };
-        let bar = Bar::new("copying", 0, "rows");
-        let backup = match since {
-            Some(since) => store.backup_changes(&since, &self.file)?,
-            None => store.backup(&self.file)?,
-        };
-        drop(bar);
+        let backup = watched(|| match since {
+            Some(since) => store.backup_changes(&since, &self.file),
+            None => store.backup(&self.file),
+        })?;
         if context.output.is_json() {
             return context.output.json(&backup);
         }
@@ -79,9 +77,7 @@ impl Restore {
             Some(commit) => restore.up_to(commit),
             None => restore,
         };
-        let bar = Bar::new("restoring", 0, "rows");
-        let restored = restore.into_file(path)?;
-        drop(bar);
+        let restored = watched(|| restore.into_file(path))?;
         if context.output.is_json() {
             return context.output.json(&restored);
         }
@@ -110,9 +106,7 @@ impl Repair {
         must_be_new(&self.into)?;
         let (from, into) = (damaged.display(), self.into.display());
         self.confirm.ask(&format!("what is sound in {from} is written to {into}; {from} stays as it is"))?;
-        let bar = Bar::new("repairing", 0, "rows");
-        let report = keystead::repair(damaged, &self.into)?;
-        drop(bar);
+        let report = watched(|| keystead::repair(damaged, &self.into))?;
         tell_repair(&report, &mut context.output)
     }
 }

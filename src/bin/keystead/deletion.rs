@@ -8,7 +8,7 @@ use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
 use crate::location::WriteRules;
-use crate::progress::Bar;
+use crate::progress::{Bar, watched};
 use crate::values::{KeyName, parse_commit, show_time};
 use crate::write::{WriteOptions, state_in_words};
 
@@ -179,7 +179,7 @@ impl TrimHistory {
             self.to
         );
         self.confirm.ask(&what)?;
-        let floor = store.trim_history(self.to)?;
+        let floor = watched(|| store.trim_history(self.to))?;
         match context.output.is_json() {
             true => context.output.json(&json!({ "history_floor": floor })),
             false => context.output.line(format!("the history begins behind commit {floor}")),

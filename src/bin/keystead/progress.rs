@@ -1,14 +1,20 @@
-//! [`Bar`]: how far a long command is, shown on the terminal; and the clock, which is read only here.
+//! [`Bar`], [`watched`]: how far a long command is, shown on the terminal; and the clock, which is read only here.
 
+use std::io::{self, IsTerminal};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use keystead::Progress;
 
 /// How far something is. Silent where the standard error output is no terminal.
 pub(crate) struct Bar(ProgressBar);
 
 /// How often a bar moves that nobody moves.
 const TICK: Duration = Duration::from_millis(100);
+/// How often it is looked how far a call is.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl Bar {
     /// Of so many of something; of unknown length if there are none.
@@ -52,6 +58,38 @@ impl Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// Runs a long call of the library and shows how far it is.
+pub(crate) fn watched<T>(call: impl FnOnce() -> T) -> T {
+    if !io::stderr().is_terminal() {
+        return call();
+    }
+    let progress = Progress::new();
+    thread::scope(|threads| {
+        let ((running, ended), seen) = (channel(), progress.clone());
+        threads.spawn(move || show(&seen, &ended));
+        let result = progress.of(call);
+        drop::<std::sync::mpsc::Sender<()>>(running);
+        result
+    })
+}
+
+/// Shows each step by a bar of its own, until the call has ended.
+fn show(progress: &Progress, ended: &Receiver<()>) {
+    let mut shown: Option<(&'static str, Bar)> = None;
+    while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+        let step = progress.step();
+        if step.doing.is_empty() {
+            continue;
+        }
+        let bar = match shown.take() {
+            Some((doing, bar)) if doing == step.doing => bar,
+            _ => Bar::new(step.doing, step.total.unwrap_or(0), "rows"),
+        };
+        bar.set(step.done);
+        shown = Some((step.doing, bar));
     }
 }
 

@@ -11,7 +11,7 @@ use crate::ask::Confirm;
 use crate::failure::Failure;
 use crate::location::WriteRules;
 use crate::output::{Output, show_bytes};
-use crate::progress::Bar;
+use crate::progress::watched;
 
 /// Make a new, empty store.
 #[derive(Args)]
@@ -65,9 +65,7 @@ impl Verify {
             Some(path) => verify_backup(path, &mut context.output),
             None => {
                 let store = context.store.read()?;
-                let bar = Bar::new("verifying", 0, "rows");
-                let report = store.verify()?;
-                drop(bar);
+                let report = watched(|| store.verify())?;
                 tell_report(&report, &mut context.output)
             }
         }
@@ -75,10 +73,7 @@ impl Verify {
 }
 
 fn verify_backup(path: &Path, output: &mut Output) -> Result<(), Failure> {
-    let bar = Bar::new("verifying", 0, "rows");
-    let checked = Store::verify_backup(path);
-    drop(bar);
-    let backup = match checked {
+    let backup = match watched(|| Store::verify_backup(path)) {
         Err(Error::Unsound(found)) => {
             return Err(Failure::findings(format!("the backup is not sound: {found:?}")));
         }
@@ -222,9 +217,7 @@ impl Compact {
         let what =
             format!("{} is replaced by a copy of it without waste, after that was verified", path.display());
         self.confirm.ask(&what)?;
-        let bar = Bar::new("compacting", 0, "rows");
-        let compacted = keystead::compact(path)?;
-        drop(bar);
+        let compacted = watched(|| keystead::compact(path))?;
         match context.output.is_json() {
             true => context
                 .output

@@ -3,7 +3,7 @@
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use redb::{ReadOnlyTable, ReadableDatabase, ReadableTable};
+use redb::{ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use super::errors::{guarded, of_storage, of_table, of_transaction};
 use super::log_state::LogState;
@@ -265,6 +265,10 @@ impl ReadTransaction for RedbRead {
     fn next_space(&self, from: &[u8]) -> Result<Option<Row>> {
         let next = guarded(|| Spaces::new(&self.table, (Bound::Included(from), Bound::Unbounded))?.next())?;
         Ok(next.map(|(space, _)| space))
+    }
+
+    fn length(&self) -> Result<Option<u64>> {
+        guarded(|| self.table.len().map(Some).map_err(of_storage))
     }
 
     fn audit(&self) -> Result<()> {

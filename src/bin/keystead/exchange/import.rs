@@ -15,7 +15,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::location::WriteRules;
 use crate::output::Output;
-use crate::progress::Bar;
+use crate::progress::{Bar, watched};
 
 /// Create the keys and aliases of an export, checking every rule; what is there already counts as done.
 #[derive(Args)]
@@ -60,9 +60,9 @@ impl Import {
         let folder =
             tempfile::tempdir().map_err(|error| Failure::failed(format!("no temporary folder: {error}")))?;
         let copy = folder.path().join("copy");
-        let bar = Bar::new("copying", 0, "rows");
-        context.store.read()?.backup(&copy)?;
-        drop(bar);
+        let store = context.store.read()?;
+        watched(|| store.backup(&copy))?;
+        drop(store);
         let store = self.rules.options().open(&copy)?;
         self.import(&store, &mut context.output)
     }
