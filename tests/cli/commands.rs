@@ -24,6 +24,7 @@ fn a_store_is_made_once() {
     let tool = Tool::new();
     let said = tool.fails(4, "keys");
     assert!(said.contains("there is no store at kms.redb") && said.contains("keystead init"), "{said}");
+    tool.fails(4, "create orders");
     assert!(!tool.store().exists(), "looking for a store makes none");
 
     assert_eq!(
@@ -355,6 +356,28 @@ fn colours_only_where_they_are_wanted() {
         assert!(says(line, &[forced]).contains('\u{1b}'), "{line}");
         assert!(!says(line, &[forced, ("NO_COLOR", "1")]).contains('\u{1b}'), "{line}");
     }
+}
+
+/// What a tenant says of a key is shown to an operator.
+#[test]
+fn no_text_acts_on_the_terminal() {
+    let tool = Tool::with_store();
+    let store = Store::open(tool.store()).unwrap();
+    let text = "a\u{1b}[2J\u{202e}b\n\u{e4}";
+    let new = NewKey::new("orders").unwrap().description(text.parse().unwrap());
+    let new = new.tag(text.parse().unwrap(), text.parse().unwrap());
+    store.write(&Request::new(&scope()).actor(text), |txn| txn.create_key(&new)).unwrap();
+    drop(store);
+    tool.write("lines", "{\"type\":\"key\",\"key_alias\":\"x\",\"\\u001b[2J\":1}");
+    for (line, times) in [("show orders", 3), ("history orders", 1), ("changes", 1), ("import lines", 1)] {
+        let mut command = tool.command(line);
+        let output = command.env("CLICOLOR_FORCE", "1").output().unwrap();
+        let shown = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!shown.contains("\u{1b}[2J") && !shown.contains('\u{202e}'), "{line}: {shown:?}");
+        assert_eq!(shown.matches("\\u{1b}[2J").count(), times, "{line}: {shown}");
+    }
+    assert!(tool.ok("show orders").contains("a\\u{1b}[2J\\u{202e}b\\n\u{e4}"));
+    assert_eq!(tool.json("show orders")["key"]["description"], json!(text), "a machine gets what it is");
 }
 
 #[test]

@@ -201,6 +201,43 @@ fn refused_lines_are_named_and_the_rest_is_done() {
     tool.ok("verify");
 }
 
+#[test]
+fn a_key_that_differs_is_told_by_its_field() {
+    let tool = Tool::with_store();
+    tool.ok("create a --id bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e --spec RSA_2048 --alias x");
+    let there = tool.json_lines("export")[2].clone();
+    let material = json!({ "present": true, "expires_at": 4_000_000_000_000_u64 });
+    let rotation = json!({ "enabled": false, "interval_days": 90, "last_rotated_at": null, "count": 0 });
+    let others = [
+        ("key_alias", json!("b")),
+        ("description", json!("another")),
+        ("spec", json!("RSA_3072")),
+        ("usage", json!("ENCRYPT_DECRYPT")),
+        ("enterprise_project_id", json!("7")),
+        ("keystore_id", json!("7")),
+        ("tags", json!({ "team": "b" })),
+        ("state", json!("disabled")),
+        ("material", material),
+        ("rotation", rotation),
+        ("aliases", json!([])),
+        ("aliases", json!(["x", "y"])),
+    ];
+    for (field, value) in others {
+        let mut line = there.clone();
+        assert_ne!(line[field], value);
+        line[field] = value;
+        tool.write("lines", &line.to_string());
+        let answer = tool.run("import lines --json");
+        let whys: Vec<_> = refused(&answer).into_iter().map(|(_, why)| why).collect();
+        let told = [format!("this key is there, and differs in: {field}")];
+        assert_eq!(whys, told, "{answer:?}");
+    }
+    tool.write("lines", &there.to_string());
+    tool.ok("import lines");
+    tool.write("lines", &format!("{}\n{there}", "x".repeat(1024 * 1024 + 1)));
+    assert_eq!(refused(&tool.run("import lines --json")), [(1, "it is longer than 1 MiB".to_owned())]);
+}
+
 /// Lines for so many keys.
 fn many(count: u64) -> String {
     (0..count).map(|number| format!("{{\"type\":\"key\",\"key_alias\":\"key-{number}\"}}\n")).collect()

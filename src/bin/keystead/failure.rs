@@ -8,6 +8,8 @@ use anstyle::{AnsiColor, Style};
 use keystead::{ApiCode, Error};
 use serde_json::json;
 
+use crate::output::printable;
+
 /// Why a command ended otherwise than well.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -122,7 +124,7 @@ impl Failure {
         }
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
         let bold = Style::new().bold();
-        anstream::eprintln!("{red}error{red:#}: {self}");
+        anstream::eprintln!("{red}error{red:#}: {}", printable(&self.to_string()));
         if let Some(advice) = self.advice {
             anstream::eprintln!("{bold}what to do{bold:#}: {advice}");
         }

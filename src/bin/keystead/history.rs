@@ -144,7 +144,7 @@ fn write_commit(output: &mut Output, record: &CommitRecord, position: Position) 
 }
 
 fn actor(info: &CommitInfo) -> String {
-    info.actor.as_deref().unwrap_or("-").escape_debug().to_string()
+    info.actor.as_deref().unwrap_or("-").to_owned()
 }
 
 /// The operation's name, as it is in JSON.

@@ -14,7 +14,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::output::{Column, Output};
 use crate::values::{
-    KeyName, ScopeOptions, parse_at, parse_tag_filter, show_aliases, show_optional_time, show_time,
+    KeyName, ScopeOptions, one_of, parse_at, parse_tag_filter, show_aliases, show_optional_time, show_time,
 };
 
 /// List the scopes that hold anything.
@@ -26,11 +26,11 @@ pub(crate) struct Scopes;
 pub(crate) struct Keys {
     #[command(flatten)]
     scope: ScopeOptions,
-    /// Only keys in this state: enabled, disabled, `pending_deletion`, `pending_import`, frozen.
-    #[arg(long)]
+    /// Only keys in this state.
+    #[arg(long, value_parser = one_of(KeyState::ALL, KeyState::as_str))]
     state: Option<KeyState>,
-    /// Only keys of this spec, such as `AES_256`.
-    #[arg(long)]
+    /// Only keys of this spec.
+    #[arg(long, value_parser = one_of(KeySpec::ALL, KeySpec::as_str))]
     spec: Option<KeySpec>,
     /// Only keys with this tag, KEY or KEY=VALUE.
     #[arg(long, value_parser = parse_tag_filter)]

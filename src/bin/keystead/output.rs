@@ -1,5 +1,6 @@
 //! [`Output`]: answers as tables and sentences, or as JSON.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
@@ -52,19 +53,19 @@ impl Output {
     }
 
     pub(crate) fn line(&mut self, line: impl Display) -> Result<(), Failure> {
-        Ok(writeln!(self.stream, "{line}")?)
+        Ok(writeln!(self.stream, "{}", printable(&line.to_string()))?)
     }
 
     /// A line that says that all is well.
     pub(crate) fn good(&mut self, line: impl Display) -> Result<(), Failure> {
         let green = Style::new().fg_color(Some(AnsiColor::Green.into()));
-        Ok(writeln!(self.stream, "{green}{line}{green:#}")?)
+        Ok(writeln!(self.stream, "{green}{}{green:#}", printable(&line.to_string()))?)
     }
 
     /// A line that says what is wrong.
     pub(crate) fn bad(&mut self, line: impl Display) -> Result<(), Failure> {
         let red = Style::new().fg_color(Some(AnsiColor::Red.into()));
-        Ok(writeln!(self.stream, "{red}{line}{red:#}")?)
+        Ok(writeln!(self.stream, "{red}{}{red:#}", printable(&line.to_string()))?)
     }
 
     /// A table with a head.
@@ -73,7 +74,7 @@ impl Output {
         table.load_style(presets::NOTHING);
         table.set_header(columns.iter().map(|column| column.name()));
         rows.into_iter().for_each(|row| {
-            table.add_row(row);
+            table.add_row(row.iter().map(|cell| printable(cell)));
         });
         self.write_table(table, columns.iter().map(|column| matches!(column, Column::Whole(_))))
     }
@@ -83,7 +84,7 @@ impl Output {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         for (name, value) in fields {
-            table.add_row([*name, value.as_str()]);
+            table.add_row([*name, &*printable(value)]);
         }
         self.write_table(table, [true, false].into_iter())
     }
@@ -108,6 +109,24 @@ impl Output {
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         Ok(self.stream.flush()?)
     }
+}
+
+/// A text that can't move the cursor, change colours, or turn the direction of what stands beside it: what
+/// tenants say of their keys is shown to operators.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let acts = |character: char| {
+        let turns =
+            matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        character.is_control() || turns
+    };
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |character: char| match acts(character) {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escape).collect()
 }
 
 /// Bytes in a unit in which they are read easily.

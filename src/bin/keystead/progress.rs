@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use keystead::Progress;
 
+use crate::output::printable;
+
 /// How far something is. Silent where the standard error output is no terminal.
 pub(crate) struct Bar(ProgressBar);
 
@@ -51,7 +53,7 @@ impl Bar {
 
     /// Writes a line above the bar, to the standard error output.
     pub(crate) fn tell(&self, line: &str) {
-        self.0.suspend(|| anstream::eprintln!("{line}"));
+        self.0.suspend(|| anstream::eprintln!("{}", printable(line)));
     }
 }
 

@@ -1,14 +1,15 @@
 //! What is typed in or shown as text: keys, scopes, moments, tags.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::Timestamp as Instant;
 use keystead::{
     Alias, At, Commit, DomainId, Error, InvalidKeyId, KeyAlias, KeyId, KeyRecord, ProjectId, Scope, Snapshot,
     TagKey, TagValue, Timestamp, Transaction,
 };
-use std::sync::Arc;
 
 /// In which scope.
 #[derive(Args)]
@@ -101,6 +102,18 @@ pub(crate) fn parse_tag_filter(text: &str) -> Result<(TagKey, Option<TagValue>),
         return parse_tag(text).map(|(tag, value)| (tag, Some(value)));
     }
     TagKey::new(text).map(|tag| (tag, None)).map_err(|error| error.to_string())
+}
+
+/// One of the values of a set, which the help names.
+pub(crate) fn one_of<T>(
+    all: &'static [T],
+    name: impl Fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + Copy + Send + Sync + 'static,
+{
+    let names = all.iter().map(|value| name(*value));
+    PossibleValuesParser::new(names).map(|text| text.parse().ok().expect("it is one of the names"))
 }
 
 /// A time in UTC, to the millisecond.

@@ -16,7 +16,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::history::describe;
 use crate::location::WriteRules;
-use crate::values::{KeyName, ScopeOptions, parse_commit, parse_tag, show_aliases};
+use crate::values::{KeyName, ScopeOptions, one_of, parse_commit, parse_tag, show_aliases};
 
 /// How a change is made: where, by whom, and whether at all.
 #[derive(Args)]
@@ -102,14 +102,14 @@ pub(crate) struct Create {
     /// Its id; random if nothing is said.
     #[arg(long)]
     id: Option<KeyId>,
-    /// What kind of key, such as `AES_256` or `RSA_3072`.
-    #[arg(long, default_value = "AES_256")]
+    /// What kind of key.
+    #[arg(long, default_value = "AES_256", value_parser = one_of(KeySpec::ALL, KeySpec::as_str))]
     spec: KeySpec,
-    /// What it is for, such as `SIGN_VERIFY`; what the spec is mostly for if nothing is said.
-    #[arg(long)]
+    /// What it is for; what the spec is mostly for if nothing is said.
+    #[arg(long, value_parser = one_of(KeyUsage::ALL, KeyUsage::as_str))]
     usage: Option<KeyUsage>,
-    /// Where its material comes from: kms or external.
-    #[arg(long, default_value = "kms")]
+    /// Where its material comes from.
+    #[arg(long, default_value = "kms", value_parser = one_of(Origin::ALL, Origin::as_str))]
     origin: Origin,
     /// What it is, in words.
     #[arg(long, default_value = "")]

@@ -115,10 +115,10 @@ struct Lines {
 }
 
 impl Lines {
-    /// The next one with its number; of one that is too long, the beginning.
+    /// The next one with its number; of one that is too long, the beginning, a byte longer than it may be.
     fn next(&mut self) -> io::Result<Option<(u64, Vec<u8>)>> {
         let mut line = Vec::new();
-        let read = self.reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        let read = self.reader.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line)?;
         if read == 0 {
             self.ended = true;
             return Ok(None);
@@ -258,6 +258,9 @@ impl Importing<'_> {
     ) -> Result<Option<(Scope, Wanted)>, Failure> {
         if line.trim_ascii().is_empty() {
             return Ok(None);
+        }
+        if line.len() as u64 > LINE_BYTES_MAX {
+            return self.refused(number, &Failure::refused("it is longer than 1 MiB")).map(|()| None);
         }
         match serde_json::from_slice(line) {
             Err(error) => self.refused(number, &Failure::refused(error.to_string())).map(|()| None),
