@@ -112,8 +112,8 @@ pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use progress::{Progress, Step};
 pub use request::Request;
 pub use store::{
-    Backup, Committed, Compacted, Copied, DryRun, Import, Imported, Options, Removed, Restore, Restored, Stats,
-    Store, Swept, compact,
+    Backup, Committed, Compacted, Copied, DryRun, Import, Imported, Options, Removed, Restore, Restored,
+    Stats, Store, Swept, compact,
 };
 pub use txn::{CacheStats, Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 
