@@ -5,6 +5,10 @@
 //! cargo bench --features etcd --bench etcd [-- --seconds 3 --rounds 5]     --test: once, for a moment
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "a benchmark that fails says so")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark takes the time")]
+#![allow(clippy::cast_possible_truncation, reason = "what is measured is small")]
+
 #[path = "../tests/etcd/cluster.rs"]
 mod cluster;
 
@@ -59,6 +63,7 @@ fn main() {
     one_alias(&cluster, &settings);
     reads(&cluster, &settings);
     staleness(&cluster, &settings);
+    size(&cluster, if once { 100 } else { 20_000 });
 }
 
 fn scope() -> Scope {
@@ -291,4 +296,37 @@ fn staleness(cluster: &Cluster, settings: &Settings) {
         median(ages.clone()),
         worst(&ages)
     );
+}
+
+/// What a key with one alias takes on the disk of a member, compacted and defragmented.
+fn size(cluster: &Cluster, keys: usize) {
+    println!("\nSize of a key with one alias, of {keys}, on each member:");
+    for history in [false, true] {
+        let before = bytes(cluster);
+        let etcd = Etcd::new(cluster.endpoints())
+            .prefix(format!("size-{history}"))
+            .deadline(Duration::from_secs(20));
+        let quotas = Quotas { keys_per_project: keys as u64, ..Quotas::default() };
+        let store = Options::new().quotas(quotas).history(history).open_etcd(&etcd).unwrap();
+        let new = |number: usize| NewKey::new(&format!("key-{number:06}")).unwrap().alias(alias(number));
+        for batch in store.import(&Request::new(&scope()), (0..keys).map(new)) {
+            assert_eq!(batch.unwrap().refused.len(), 0);
+        }
+        let each = (bytes(cluster) - before) / keys as f64;
+        println!(
+            "{each:.0} bytes, {}",
+            if history { "with the history of its creation" } else { "without history" }
+        );
+    }
+}
+
+fn bytes(cluster: &Cluster) -> f64 {
+    let status = || -> serde_json::Value {
+        let said = cluster.control(0, &["endpoint", "status", "--write-out=json"]).unwrap();
+        serde_json::from_str(said.lines().next().unwrap()).unwrap()
+    };
+    let revision = status()[0]["Status"]["header"]["revision"].to_string();
+    cluster.control(0, &["compact", "--physical", &revision]).unwrap();
+    cluster.control(0, &["defrag"]).unwrap();
+    status()[0]["Status"]["dbSize"].as_f64().unwrap()
 }

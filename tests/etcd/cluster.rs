@@ -4,6 +4,11 @@
 //! runs and answers its clients.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part, and some are within the crate")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests, outside of the test functions"
+)]
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
