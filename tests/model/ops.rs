@@ -39,6 +39,9 @@ pub(crate) const ALIASES: [Name; 9] =
 pub(crate) const TAGS: [Name; 3] = ["env", "owner", "Env"];
 pub(crate) const TAG_VALUES: [Name; 3] = ["", "prod", "test"];
 const TEXTS: [Name; 3] = ["", "signs orders", "caf\u{e9}"];
+pub(crate) const REQUEST_IDS: [Name; 2] =
+    ["919c82d4-8046-4722-9094-35c3c6524cff", "019c82d4-8046-4722-9094-35c3c6524cff"];
+pub(crate) const BODIES: [Name; 2] = ["a body", "another"];
 const IDS: [Name; 2] = ["0", "0aad99f3-f9dc-4f79-ad36-9e6ef3b4ba7b"];
 
 /// The ids of keys that may be created; behind them one that never is.
@@ -101,8 +104,8 @@ pub(crate) enum Wanted {
     Target(KeyId),
     /// The version that the record has before the step.
     Present,
-    /// So many commits before the newest.
-    Back(u64),
+    /// So many commits back from the one that comes.
+    Back(usize),
     Version(u64),
 }
 
@@ -119,7 +122,7 @@ impl Wanted {
     fn settle(self, model: &Model, version: Option<u64>) -> Self {
         match self {
             Self::Present => Self::Version(version.unwrap_or_default()),
-            Self::Back(commits) => Self::Version((model.commit + 1).saturating_sub(commits)),
+            Self::Back(commits) => Self::Version(model.number(commits)),
             settled => settled,
         }
     }
@@ -380,7 +383,7 @@ fn wanted() -> impl Strategy<Value = Wanted> + Clone {
         2 => Just(Wanted::Absent),
         2 => key_id().prop_map(Wanted::Target),
         2 => Just(Wanted::Present),
-        2 => (0..4_u64).prop_map(Wanted::Back),
+        2 => (0..4_usize).prop_map(Wanted::Back),
     ]
 }
 

@@ -11,7 +11,7 @@ use keystead::{
     KeyState, KeyUsage, Origin, Quota, Quotas,
 };
 
-use crate::ops::{self, Moment, New, Op, Read, Wish};
+use crate::ops::{self, Moment, Name, New, Op, Read, Wish};
 use crate::values::{Alias, Answer, Key, Move, Renaming};
 
 pub(crate) const DAY: u64 = 24 * 60 * 60 * 1000;
@@ -28,22 +28,64 @@ pub(crate) struct Policy {
     pub(crate) region: &'static str,
 }
 
+/// How a store numbers its commits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Numbers {
+    /// One by one: each is predicted.
+    Counted,
+    /// They grow, and there are gaps: each is taken from what the store answered.
+    Told,
+}
+
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tenant {
     pub(crate) keys: BTreeMap<KeyId, Key>,
     pub(crate) aliases: BTreeMap<String, Alias>,
     /// When the last key of this id was deleted, and the last alias of this URN name: whatever is
     /// created again is created no earlier, because a record never goes back in time.
-    deleted_keys: BTreeMap<KeyId, u64>,
-    deleted_aliases: BTreeMap<String, u64>,
+    deleted_keys: BTreeMap<KeyId, Deleted>,
+    deleted_aliases: BTreeMap<String, Deleted>,
+    /// What came of requests that may come again.
+    outcomes: BTreeMap<Name, Kept>,
+}
+
+#[derive(Debug, Clone)]
+struct Deleted {
+    time: u64,
+    commit: u64,
+}
+
+/// What came of a repeatable request.
+#[derive(Debug, Clone)]
+struct Kept {
+    body: Name,
+    once: Once,
+    time: u64,
+}
+
+/// What a repeatable request answers.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Once {
+    pub(crate) value: String,
+    pub(crate) commit: u64,
+    pub(crate) changed: bool,
+    pub(crate) replayed: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) policy: Policy,
-    /// The newest commit; the first was the creation of the store.
+    pub(crate) numbers: Numbers,
+    /// The newest commit that is known; the first was the creation of the store.
     pub(crate) commit: u64,
+    /// The number of the commit that comes.
+    pub(crate) next: u64,
+    /// All that are known, in their order.
+    commits: Vec<u64>,
     pub(crate) tenants: BTreeMap<Place, Tenant>,
+    /// Up to which commit the history was trimmed, and the time of the latest change that was.
+    pub(crate) floor: u64,
+    floor_time: u64,
 }
 
 /// What a write of the model came to.
@@ -55,7 +97,48 @@ pub(crate) struct Outcome<T> {
 impl Model {
     pub(crate) fn new(policy: Policy, places: &[Place]) -> Self {
         let tenants = places.iter().map(|place| (place.clone(), Tenant::default())).collect();
-        Self { policy, commit: 1, tenants }
+        Self {
+            policy,
+            numbers: Numbers::Counted,
+            commit: 1,
+            next: 2,
+            commits: vec![1],
+            tenants,
+            floor: 0,
+            floor_time: 0,
+        }
+    }
+
+    /// Of a store that was created by this commit, and tells the numbers of those that come.
+    pub(crate) fn told_from(mut self, commit: u64) -> Self {
+        (self.numbers, self.commits) = (Numbers::Told, Vec::new());
+        self.advance([commit]);
+        self
+    }
+
+    /// These commits were made.
+    pub(crate) fn advance(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        self.commits.extend(numbers);
+        self.commit = self.commits.last().copied().unwrap_or_default();
+        self.next = self.commit + 1;
+    }
+
+    /// The number of a commit: the one that comes, the newest, and so on backwards.
+    pub(crate) fn number(&self, back: usize) -> u64 {
+        match (back.checked_sub(1), self.numbers) {
+            (Some(back), _) => self.commits.iter().nth_back(back).copied().unwrap_or_default(),
+            (None, Numbers::Counted) => self.next,
+            // Nobody can know it, so this one never comes.
+            (None, Numbers::Told) => i64::MAX.unsigned_abs(),
+        }
+    }
+
+    /// Whether a read of the newest commit may say that it read this one.
+    pub(crate) fn may_be_newest(&self, commit: u64) -> bool {
+        match self.numbers {
+            Numbers::Counted => commit == self.commit,
+            Numbers::Told => commit >= self.commit,
+        }
     }
 
     /// All of it or nothing; one commit if anything was changed.
@@ -69,9 +152,35 @@ impl Model {
         let changed = value.is_ok() && session.changed;
         if changed {
             *self = session.model;
-            self.commit += 1;
+            self.advance([self.next]);
         }
         Outcome { value, changed }
+    }
+
+    /// As [`Self::write`], and what comes of it is kept, also if that changes nothing.
+    pub(crate) fn write_once(
+        &mut self,
+        moment: &Moment,
+        (id, body): (Name, Name),
+        closure: impl FnOnce(&mut Session) -> Result<String>,
+    ) -> Result<Once> {
+        if let Some(kept) = self.tenant(&moment.place).outcomes.get(id) {
+            let reused = Error::RequestIdReused(id.parse()?);
+            return if kept.body == body {
+                Ok(Once { replayed: true, ..kept.once.clone() })
+            } else {
+                Err(reused)
+            };
+        }
+        let Outcome { value, changed } = self.write(moment, closure);
+        let value = value?;
+        if !changed {
+            self.advance([self.next]);
+        }
+        let once = Once { value, commit: self.commit, changed, replayed: false };
+        let kept = Kept { body, once: once.clone(), time: moment.now };
+        self.tenants.get_mut(&moment.place).unwrap().outcomes.insert(id, kept);
+        Ok(once)
     }
 
     /// What the write would return; nothing is changed.
@@ -138,18 +247,38 @@ impl Tenant {
         aliases
     }
 
-    fn erase(&mut self, id: KeyId, now: u64) {
-        if let Some(key) = self.keys.remove(&id) {
-            self.deleted_keys.insert(id, now.max(key.updated));
-        }
-        self.erase_aliases(now, |alias| alias.key_id == id);
+    /// Whether anything is in it.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.keys.is_empty() || !self.outcomes.is_empty()
     }
 
-    fn erase_aliases(&mut self, now: u64, erased: impl Fn(&Alias) -> bool) {
+    fn erase(&mut self, id: KeyId, now: u64, commit: u64) {
+        if let Some(key) = self.keys.remove(&id) {
+            self.deleted_keys.insert(id, Deleted { time: now.max(key.updated), commit });
+        }
+        self.erase_aliases(now, commit, |alias| alias.key_id == id);
+    }
+
+    fn erase_aliases(&mut self, now: u64, commit: u64, erased: impl Fn(&Alias) -> bool) {
         for alias in self.aliases.values().filter(|alias| erased(alias)) {
-            self.deleted_aliases.insert(urn_name(&alias.name).to_owned(), now.max(alias.updated));
+            let deleted = Deleted { time: now.max(alias.updated), commit };
+            self.deleted_aliases.insert(urn_name(&alias.name).to_owned(), deleted);
         }
         self.aliases.retain(|_, alias| !erased(alias));
+    }
+
+    /// Forgets the oldest outcomes of requests, at most so many, from up to that time; tells how many.
+    pub(crate) fn prune(&mut self, most: usize, to: u64) -> usize {
+        let mut old: Vec<(u64, Name)> = self.outcomes.iter().map(|(id, kept)| (kept.time, *id)).collect();
+        old.retain(|(time, _)| *time <= to);
+        old.sort_unstable();
+        old.truncate(most);
+        old.iter().for_each(|(_, id)| drop(self.outcomes.remove(id)));
+        old.len()
+    }
+
+    pub(crate) fn outcomes(&self) -> usize {
+        self.outcomes.len()
     }
 }
 
@@ -259,7 +388,13 @@ impl Session {
     }
 
     fn next_commit(&self) -> u64 {
-        self.model.commit + 1
+        self.model.next
+    }
+
+    /// A record is created no earlier than the last of its name was deleted; or, where that was forgotten, than
+    /// anything that was.
+    fn created_after(&self, deleted: Option<&Deleted>) -> u64 {
+        deleted.map_or(self.model.floor_time, |deleted| deleted.time)
     }
 
     /// A key that exists and may change, unless its state forbids it.
@@ -291,7 +426,7 @@ impl Session {
         if former == Some(&key) {
             return key;
         }
-        let deleted = self.tenant().deleted_keys.get(&key.id).copied().unwrap_or(0);
+        let deleted = self.created_after(self.tenant().deleted_keys.get(&key.id));
         let previous = former.map_or(deleted, |former| former.updated);
         key.updated = self.moment.now.max(previous);
         if former.is_none() {
@@ -441,8 +576,8 @@ impl Session {
             Op::Purge(_) => {
                 let due = key.due.is_some_and(|due| due <= self.moment.now);
                 if due {
-                    let now = self.moment.now;
-                    self.tenant_mut().erase(id, now);
+                    let (now, commit) = (self.moment.now, self.next_commit());
+                    self.tenant_mut().erase(id, now, commit);
                 }
                 return Ok(Answer::Purged(due));
             }
@@ -544,7 +679,7 @@ impl Session {
         }
         self.room_for_alias(id)?;
         let (domain, project) = self.moment.place.clone();
-        let deleted = self.tenant().deleted_aliases.get(urn_name(name)).copied().unwrap_or(0);
+        let deleted = self.created_after(self.tenant().deleted_aliases.get(urn_name(name)));
         let (now, version) = (self.moment.now.max(deleted), self.next_commit());
         let name = name.to_owned();
         let alias = Alias { name, key_id: id, domain, project, created: now, updated: now, version };
@@ -611,8 +746,8 @@ impl Session {
         if let Some(name) = names.iter().find(|name| !on_key(name)) {
             return Err(Error::AliasNotOnKey { alias: name.parse()?, key_id: id });
         }
-        let now = self.moment.now;
-        self.tenant_mut().erase_aliases(now, |alias| names.contains(&alias.name));
+        let (now, commit) = (self.moment.now, self.next_commit());
+        self.tenant_mut().erase_aliases(now, commit, |alias| names.contains(&alias.name));
         Ok(Answer::Unit)
     }
 
@@ -656,12 +791,15 @@ impl Model {
     /// The next time at which anything becomes due or expires anywhere.
     pub(crate) fn next_event(&self, now: u64) -> Option<u64> {
         let keys = self.tenants.values().flat_map(|tenant| tenant.keys.values());
-        keys.flat_map(|key| [key.due, key.expires]).flatten().filter(|at| *at > now).min()
+        let outcomes = self.tenants.values().flat_map(|tenant| tenant.outcomes.values());
+        let forgotten = outcomes.map(|kept| Some(kept.time + DAY));
+        keys.flat_map(|key| [key.due, key.expires]).chain(forgotten).flatten().filter(|at| *at > now).min()
     }
 
+    /// Deletes a key, in one of the commits that come; which is left open.
     pub(crate) fn purge(&mut self, place: &Place, id: KeyId, now: u64) {
-        self.tenants.get_mut(place).unwrap().erase(id, now);
-        self.commit += 1;
+        let commit = self.next;
+        self.tenants.get_mut(place).unwrap().erase(id, now, commit);
     }
 
     /// Takes the expired material of a key, in a commit whose number the specification leaves open.
@@ -670,7 +808,20 @@ impl Model {
         key.lose_material();
         key.updated = key.updated.max(now);
         key.version = version;
-        self.commit += 1;
+    }
+
+    pub(crate) fn prune(&mut self, place: &Place, most: usize, to: u64) -> usize {
+        self.tenants.get_mut(place).unwrap().prune(most, to)
+    }
+
+    /// Forgets all changes up to a commit, whose times these are, and with them which records were deleted.
+    pub(crate) fn trim(&mut self, to: u64, times: impl Iterator<Item = u64>) {
+        self.floor = self.floor.max(to);
+        self.floor_time = times.fold(self.floor_time, u64::max);
+        for tenant in self.tenants.values_mut() {
+            tenant.deleted_keys.retain(|_, deleted| deleted.commit > to);
+            tenant.deleted_aliases.retain(|_, deleted| deleted.commit > to);
+        }
     }
 }
 

@@ -4,15 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
-use keystead::{AliasScope, At, Commit, Compatibility, Error, KeyId, Options, Quotas, Store, Timestamp};
+use keystead::{
+    AliasScope, At, Change, Commit, Compatibility, Error, Images, KeyId, Limit, Options, Position, Quotas,
+    Store, Timestamp,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
 
 use crate::compare::{self, Kept, same};
-use crate::ops::{self, End, KEY_IDS, Moment, Op, PLACES, REGION, Wish};
-use crate::spec::{DAY, Model, Place, Policy, Seen, Tenant, place_rank};
+use crate::ops::{self, BODIES, End, KEY_IDS, Moment, Name, Op, PLACES, REGION, REQUEST_IDS, Wish};
+use crate::spec::{DAY, Model, Numbers, Once, Place, Policy, Seen, Tenant, place_rank};
 use crate::values::Key;
 
 /// When the first step is made.
@@ -58,12 +61,22 @@ enum Act {
         wishes: Vec<Wish>,
         end: End,
     },
+    /// A request with one of the request ids and one of the bodies.
+    WriteOnce {
+        wishes: Vec<Wish>,
+        end: End,
+        request: (usize, usize),
+    },
     Sweep {
         budget: usize,
         after: Option<usize>,
     },
     RemoveScope {
         budget: usize,
+    },
+    /// Trims the history up to what was so many steps ago.
+    Trim {
+        back: usize,
     },
     /// Closes the store and opens it with these options.
     Reopen {
@@ -72,13 +85,28 @@ enum Act {
     },
 }
 
+/// Where a store is, and how it is opened again.
+enum Home {
+    /// When it is closed, it is gone.
+    Memory,
+    /// Whether it has a redo log changes each time that it is opened.
+    File {
+        folder: tempfile::TempDir,
+        redo_log: bool,
+    },
+    Servers(Open),
+}
+
+/// Opens the store on servers with these options.
+type Open = Box<dyn Fn(&Options) -> Result<Store, Error>>;
+
 /// A store and the specification of what it must hold.
 pub(crate) struct Pair {
-    store: Option<Store>,
+    /// The store, on servers as several processes have it open. They are used in turn.
+    stores: Vec<Store>,
+    turn: usize,
     model: Model,
-    folder: Option<tempfile::TempDir>,
-    /// Whether the store, if it is in a file, has a redo log now.
-    redo_log: bool,
+    home: Home,
     now: u64,
     kept: BTreeMap<Place, Vec<Kept>>,
     /// What the specification said after each commit.
@@ -91,23 +119,31 @@ pub(crate) struct Pair {
 impl Pair {
     pub(crate) fn in_memory(policy: Policy) -> Self {
         let store = options(&policy, false).in_memory().unwrap();
-        Self::new(policy, store, None, false)
+        Self::new(Model::new(policy, &ops::places()), vec![store], Home::Memory)
     }
 
     /// Each time that it is opened again, it has a redo log if it had none, and none if it had one.
     pub(crate) fn in_file(policy: Policy, redo_log: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = options(&policy, redo_log).open(folder.path().join("store")).unwrap();
-        Self::new(policy, store, Some(folder), redo_log)
+        Self::new(Model::new(policy, &ops::places()), vec![store], Home::File { folder, redo_log })
     }
 
-    fn new(policy: Policy, store: Store, folder: Option<tempfile::TempDir>, redo_log: bool) -> Self {
-        let model = Model::new(policy, &ops::places());
+    /// So many times open at once.
+    #[allow(dead_code, reason = "where there are no servers")]
+    pub(crate) fn on_servers(policy: Policy, nodes: usize, open: Open) -> Self {
+        let stores: Vec<Store> = (0..nodes).map(|_| open(&options(&policy, false)).unwrap()).collect();
+        let created = stores[0].read(&ops::scope(&ops::places()[0]), |snap| Ok(snap.commit())).unwrap();
+        let model = Model::new(policy, &ops::places()).told_from(created.number());
+        Self::new(model, stores, Home::Servers(open))
+    }
+
+    fn new(model: Model, stores: Vec<Store>, home: Home) -> Self {
         Self {
-            store: Some(store),
+            stores,
+            turn: 0,
             model,
-            folder,
-            redo_log,
+            home,
             now: START,
             kept: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -124,32 +160,43 @@ impl Pair {
             let moment = Moment { place: place.clone(), now: self.now };
             self.said += &format!("\n{number}. at {} ms in {}/{}: ", self.now, place.0, place.1);
             let (before, position) = (self.model.tenants.clone(), self.store().position().unwrap());
-            let outcome = self.act(step.act, &moment).and_then(|()| self.compare(&place, number));
+            let outcome = self.act(step.act, &moment).and_then(|()| {
+                // What one did, the next sees.
+                self.turn += 1;
+                self.compare(&place, number)
+            });
             let outcome = outcome
                 .and_then(|()| compare::changes(self.store(), &position, &before, &self.model.tenants));
             outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))?;
             self.past.insert(self.model.commit, self.model.tenants.clone());
         }
         let outcome = self.past.iter().try_for_each(|(commit, tenants)| {
-            let at = At::Commit(Commit::new(*commit));
-            tenants.iter().try_for_each(|(place, tenant)| compare::past(self.store(), place, at, tenant))
+            let (at, floor) = (At::Commit(Commit::new(*commit)), self.model.floor);
+            tenants.iter().try_for_each(|(place, tenant)| match *commit < floor {
+                true => compare::trimmed(self.store(), place, at, floor),
+                false => compare::past(self.store(), place, at, tenant),
+            })
         });
         outcome.map_err(|error| TestCaseError::fail(format!("{}\n{error}", self.said)))
     }
 
     fn store(&self) -> &Store {
-        self.store.as_ref().unwrap()
+        &self.stores[self.turn % self.stores.len()]
     }
 
     fn act(&mut self, act: Act, moment: &Moment) -> TestCaseResult {
-        if !matches!(act, Act::Write { .. } | Act::DryRun { .. }) {
+        if !matches!(act, Act::Write { .. } | Act::DryRun { .. } | Act::WriteOnce { .. }) {
             self.said += &format!("{act:?}");
         }
         match act {
             Act::Write { wishes, end } => self.write(wishes, end, moment),
             Act::DryRun { wishes, end } => self.dry_run(wishes, end, moment),
+            Act::WriteOnce { wishes, end, request: (id, body) } => {
+                self.write_once(wishes, end, (REQUEST_IDS[id], BODIES[body]), moment)
+            }
             Act::Sweep { budget, after } => self.sweep(budget, after),
             Act::RemoveScope { budget } => self.remove_scope(budget, moment),
+            Act::Trim { back } => self.trim(back),
             Act::Reopen { quotas, compatibility } => self.reopen(quotas, compatibility),
         }
     }
@@ -157,24 +204,102 @@ impl Pair {
     fn write(&mut self, wishes: Vec<Wish>, end: End, moment: &Moment) -> TestCaseResult {
         let ops = chosen(wishes, &self.model, moment, &mut self.seen);
         self.said += &format!("{end:?} {ops:?}");
-        let predicted = self.model.write(moment, |session| ops::script(&ops, end, |op| session.run(op)));
-        let expected = predicted.value.map(|answers| (answers, self.model.commit, predicted.changed));
         let observed = self
             .store()
             .write(&moment.request(), |txn| ops::script(&ops, end, |op| op.apply(txn, moment.now)));
         let observed = observed.map(|done| (done.value, done.commit.number(), done.changed));
+        let made = observed.as_ref().map(|(_, commit, changed)| Some(*commit).filter(|_| *changed));
+        self.be_told(made)?;
+        let predicted = self.model.write(moment, |session| ops::script(&ops, end, |op| session.run(op)));
+        let read = |done: &(_, u64, bool)| !done.2 && self.model.may_be_newest(done.1);
+        let commit =
+            observed.as_ref().ok().filter(|done| read(done)).map_or(self.model.commit, |done| done.1);
+        let expected = predicted.value.map(|answers| (answers, commit, predicted.changed));
         same("(answers, commit, changed) of a write", &in_words(expected), &in_words(observed))
+    }
+
+    /// Takes the number of the commit that was made from what the store said, where the specification can't know it;
+    /// or, if none was made, the number that it would have had.
+    fn be_told(&mut self, made: Result<Option<u64>, &Error>) -> TestCaseResult {
+        let number = match made {
+            Ok(made) => made,
+            // A version that was not there before is that of the transaction's own commit.
+            Err(Error::PreconditionFailed { actual: Some(actual) }) => {
+                Some(actual.version.number()).filter(|version| *version > self.model.commit)
+            }
+            Err(_) => None,
+        };
+        let Some(number) = number.filter(|_| self.model.numbers == Numbers::Told) else { return Ok(()) };
+        let newest = self.model.commit;
+        prop_assert!(newest < number && i64::try_from(number).is_ok(), "{number} comes after {newest}");
+        self.model.next = number;
+        Ok(())
     }
 
     fn dry_run(&mut self, wishes: Vec<Wish>, end: End, moment: &Moment) -> TestCaseResult {
         let ops = chosen(wishes, &self.model, moment, &mut self.seen);
         self.said += &format!("dry run, {end:?} {ops:?}");
-        let predicted = self.model.dry_run(moment, |session| ops::script(&ops, end, |op| session.run(op)));
         let observed = self
             .store()
-            .dry_run(&moment.request(), |txn| ops::script(&ops, end, |op| op.apply(txn, moment.now)))
-            .map(|told| told.value);
+            .dry_run(&moment.request(), |txn| ops::script(&ops, end, |op| op.apply(txn, moment.now)));
+        let would_be = observed.as_ref().map(|told| told.changes.iter().find_map(version));
+        self.be_told(would_be)?;
+        let predicted = self.model.dry_run(moment, |session| ops::script(&ops, end, |op| session.run(op)));
+        let observed = observed.map(|told| told.value);
         same("the answers of a dry run", &in_words(predicted), &in_words(observed))
+    }
+
+    fn write_once(
+        &mut self,
+        wishes: Vec<Wish>,
+        end: End,
+        (id, body): (Name, Name),
+        moment: &Moment,
+    ) -> TestCaseResult {
+        let ops = chosen(wishes, &self.model, moment, &mut self.seen);
+        self.said += &format!("once, {id}, {body}, {end:?} {ops:?}");
+        let request_id = id.parse().unwrap();
+        let observed = self.store().write_once(&moment.request(), &request_id, body.as_bytes(), |txn| {
+            let answers = ops::script(&ops, end, |op| op.apply(txn, moment.now))?;
+            Ok(format!("{answers:?}"))
+        });
+        let observed = observed.map(|done| Once {
+            value: done.value,
+            commit: done.commit.number(),
+            changed: done.changed,
+            replayed: done.replayed,
+        });
+        let made = observed.as_ref().map(|once| Some(once.commit).filter(|_| !once.replayed));
+        self.be_told(made)?;
+        let predicted = self.model.write_once(moment, (id, body), |session| {
+            let answers = ops::script(&ops, end, |op| session.run(op))?;
+            Ok(format!("{answers:?}"))
+        });
+        same("what a repeatable request answers", &in_words(predicted), &in_words(observed))
+    }
+
+    /// The numbers of the commits behind a position that changed records.
+    fn changed_since(&self, position: &Position) -> Vec<u64> {
+        let changes = self.store().changes(Some(position), Limit::MAX).unwrap();
+        changes.commits.iter().map(|commit| commit.info.commit.number()).collect()
+    }
+
+    /// So many commits were made behind a position, and some of them changed a record.
+    fn advance(&mut self, position: &Position, made: u64, changed: u64) -> Result<Vec<u64>, TestCaseError> {
+        let numbers = self.changed_since(position);
+        same("the number of commits that changed records", &changed, &(numbers.len() as u64))?;
+        let former = self.model.commit;
+        let grows = numbers.first().is_none_or(|first| *first > former) && numbers.is_sorted_by(|a, b| a < b);
+        prop_assert!(grows, "{numbers:?} come after {former}");
+        match self.model.numbers {
+            Numbers::Counted => {
+                self.model.advance(former + 1..=former + made);
+                let newest = self.model.commit;
+                prop_assert!(numbers.last().is_none_or(|last| *last <= newest), "{numbers:?} up to {newest}");
+            }
+            Numbers::Told => self.model.advance(numbers.iter().copied()),
+        }
+        Ok(numbers)
     }
 
     /// Sweeps to the end in calls of a small budget. In which order the keys of a scope come is left
@@ -183,15 +308,16 @@ impl Pair {
         let mut places = ops::places();
         places.sort_by_key(place_rank);
         let first = after.map_or(0, |index| index + 1);
+        let position = self.store().position().unwrap();
         let swept = self.sweep_to_the_end(budget, after.map(|index| places[index].clone()))?;
 
-        let before = self.model.commit;
-        let mut predicted = (0, 0);
+        let mut predicted = (0, 0, 0);
         let mut versions = BTreeSet::new();
         for place in &places[first..] {
             let (due, expired) = self.model.sweep_finds(place, self.now);
             predicted.0 += due.len() as u64;
             predicted.1 += expired.len() as u64;
+            predicted.2 += self.model.prune(place, usize::MAX, self.now.saturating_sub(DAY)) as u64;
             due.iter().for_each(|id| self.model.purge(place, *id, self.now));
             for id in expired {
                 let version = self.key(place, id).map_or(0, |key| key.version);
@@ -199,24 +325,32 @@ impl Pair {
                 self.model.expire(place, id, self.now, version);
             }
         }
-        same("the numbers of keys purged and materials expired", &predicted, &swept)?;
+        same("the numbers of keys purged, materials expired and outcomes pruned", &predicted, &swept)?;
         same("one version for each expired material", &predicted.1, &(versions.len() as u64))?;
-        let new = versions.iter().all(|version| (before + 1..=self.model.commit).contains(version));
-        prop_assert!(new, "{versions:?} are not all behind {before} and up to {}", self.model.commit);
+        let changed = predicted.0 + predicted.1;
+        let numbers = self.advance(&position, changed + predicted.2, changed)?;
+        let new = versions.iter().all(|version| numbers.contains(version));
+        prop_assert!(new, "{versions:?} are not all among {numbers:?}");
         Ok(())
     }
 
-    fn sweep_to_the_end(&self, budget: usize, after: Option<Place>) -> Result<(u64, u64), TestCaseError> {
+    fn sweep_to_the_end(
+        &self,
+        budget: usize,
+        after: Option<Place>,
+    ) -> Result<(u64, u64, u64), TestCaseError> {
         let now = Timestamp::from_millis(self.now);
-        let mut total = (0, 0);
+        let mut total = (0, 0, 0);
         let mut after = after;
-        // Each call of the smallest budget comes one key or one scope further.
-        for _ in 0..KEY_IDS.len() * PLACES.len() + PLACES.len() + 2 {
+        // Each call of the smallest budget comes one key, one outcome or one scope further.
+        for _ in 0..(KEY_IDS.len() + REQUEST_IDS.len() + 1) * PLACES.len() + 2 {
             let scope = after.as_ref().map(ops::scope);
             let swept = self.store().sweep(now, budget, scope.as_ref()).unwrap();
-            let keys = swept.keys_purged + swept.materials_expired;
-            prop_assert!(keys <= budget as u64, "{swept:?} is more than the budget of {budget}");
-            total = (total.0 + swept.keys_purged, total.1 + swept.materials_expired);
+            let steps = swept.keys_purged + swept.materials_expired + swept.outcomes_pruned;
+            prop_assert!(steps <= budget as u64, "{swept:?} is more than the budget of {budget}");
+            total.0 += swept.keys_purged;
+            total.1 += swept.materials_expired;
+            total.2 += swept.outcomes_pruned;
             if swept.done {
                 return Ok(total);
             }
@@ -230,37 +364,71 @@ impl Pair {
 
     /// Which keys go first is left open: only how many.
     fn remove_scope(&mut self, budget: usize, moment: &Moment) -> TestCaseResult {
-        let ids: Vec<KeyId> = self.model.tenant(&moment.place).keys.keys().copied().collect();
-        let predicted = (ids.len().min(budget) as u64, ids.len() <= budget);
+        let tenant = self.model.tenant(&moment.place);
+        let ids: Vec<KeyId> = tenant.keys.keys().copied().collect();
+        let predicted = (ids.len().min(budget) as u64, ids.len() + tenant.outcomes() <= budget);
+        let position = self.store().position().unwrap();
         let removed = self.store().remove_scope(&moment.request(), budget).unwrap();
         same("(keys, done) of remove_scope", &predicted, &(removed.keys, removed.done))?;
+        let steps_left = budget.saturating_sub(ids.len());
         let gone: Vec<KeyId> = ids.into_iter().filter(|id| self.key(&moment.place, *id).is_none()).collect();
         same("the number of keys that are gone", &predicted.0, &(gone.len() as u64))?;
         gone.iter().for_each(|id| self.model.purge(&moment.place, *id, moment.now));
+        let pruned = self.model.prune(&moment.place, steps_left, u64::MAX) as u64;
+        self.advance(&position, predicted.0 + pruned, predicted.0).map(drop)
+    }
+
+    /// Up to the end of a step; in how many commits is left open.
+    fn trim(&mut self, back: usize) -> TestCaseResult {
+        let Some(to) = self.past.keys().copied().nth_back(back) else { return Ok(()) };
+        let floor = self.store().position_after(Commit::new(self.model.floor));
+        let known = self.store().changes(Some(&floor), Limit::MAX).unwrap().commits;
+        let gone = known.iter().filter(|commit| commit.info.commit.number() <= to);
+        let times = gone.flat_map(|commit| commit.changes.iter().map(|change| change.time.as_millis()));
+        self.model.trim(to, times);
+        let trimmed = self.store().trim_history(Commit::new(to)).unwrap();
+        same("the floor", &self.model.floor, &trimmed.number())?;
+        let before = self.store().changes(Some(&floor), Limit::MAX).map(drop);
+        let is_behind = self.model.floor == floor.commit().number();
+        prop_assert!(is_behind || matches!(before, Err(Error::HistoryTrimmed { .. })), "{before:?}");
+        let former = self.model.commit;
+        if self.model.numbers == Numbers::Counted {
+            let newest = self.store().read(&ops::scope(&ops::places()[0]), |snap| Ok(snap.commit())).unwrap();
+            self.model.advance(former + 1..=newest.number());
+        }
         Ok(())
     }
 
-    /// A store in memory goes on; one in a file is closed and opened with other quotas.
+    /// A store in memory goes on; another one is closed and opened with other quotas.
     fn reopen(&mut self, quotas: Quotas, compatibility: Compatibility) -> TestCaseResult {
-        let Some(folder) = &self.folder else { return Ok(()) };
-        let path = folder.path().join("store");
-        let held = options(&self.model.policy, !self.redo_log).open(&path);
-        prop_assert!(matches!(held, Err(Error::AlreadyOpen)), "a store that is open: {:?}", held.err());
-        self.store = None;
-        self.redo_log = !self.redo_log;
-
+        if matches!(self.home, Home::Memory) {
+            return Ok(());
+        }
+        if let Home::File { folder, redo_log } = &mut self.home {
+            let held = options(&self.model.policy, !*redo_log).open(folder.path().join("store"));
+            prop_assert!(matches!(held, Err(Error::AlreadyOpen)), "a store that is open: {:?}", held.err());
+            *redo_log = !*redo_log;
+        }
+        let nodes = self.stores.len();
+        self.stores.clear();
         self.model.policy.quotas = quotas;
         self.model.policy.compatibility = compatibility;
-        let right = options(&self.model.policy, self.redo_log);
         let other = match self.model.policy.alias_scope {
             AliasScope::Project => AliasScope::Domain,
             AliasScope::Domain => AliasScope::Project,
         };
+        let redo_log = matches!(self.home, Home::File { redo_log: true, .. });
+        let right = options(&self.model.policy, redo_log);
+        let open = |options: &Options| match &self.home {
+            Home::File { folder, .. } => options.open(folder.path().join("store")),
+            Home::Servers(open) => open(options),
+            Home::Memory => unreachable!("it is not closed"),
+        };
         for wrong in [right.clone().alias_scope(other), right.clone().region("elsewhere".parse().unwrap())] {
-            let refused = wrong.open(&path);
+            let refused = open(&wrong);
             prop_assert!(matches!(refused, Err(Error::OptionsMismatch { .. })), "{:?}", refused.err());
         }
-        self.store = Some(right.open(&path).unwrap());
+        self.stores = (0..nodes).map(|_| open(&right).unwrap()).collect();
         Ok(())
     }
 
@@ -270,7 +438,7 @@ impl Pair {
     }
 
     fn compare(&mut self, place: &Place, step: usize) -> TestCaseResult {
-        let store = self.store.as_ref().unwrap();
+        let store = &self.stores[self.turn % self.stores.len()];
         let kept = self.kept.entry(place.clone()).or_default();
         kept.extend(compare::everything(store, &self.model, place, step, kept)?);
         let too_many = kept.len().saturating_sub(KEPT);
@@ -279,6 +447,14 @@ impl Pair {
             compare::untouched(store, &self.model, other, &self.kept[place])?;
         }
         compare::whole(store, &self.model, step)
+    }
+}
+
+/// The version of a record that a change left.
+fn version(change: &Change) -> Option<u64> {
+    match &change.images {
+        Images::Key { after, .. } => after.as_ref().map(|key| key.version.number()),
+        Images::Alias { after, .. } => after.as_ref().map(|alias| alias.version.number()),
     }
 }
 
@@ -383,9 +559,12 @@ pub(crate) fn steps(reopens: bool) -> impl Strategy<Value = Vec<Step>> {
 fn step(reopens: bool) -> BoxedStrategy<Step> {
     let after = proptest::option::weighted(0.3, 0..PLACES.len());
     let reopen = (quotas(), compatibility());
+    let request = (0..REQUEST_IDS.len(), prop_oneof![4 => Just(0_usize), 1 => Just(1)]);
     let act = prop_oneof![
         90 => closure().prop_map(|(wishes, end)| Act::Write { wishes, end }),
         3 => closure().prop_map(|(wishes, end)| Act::DryRun { wishes, end }),
+        6 => (closure(), request).prop_map(|((wishes, end), request)| Act::WriteOnce { wishes, end, request }),
+        1 => (0..6_usize).prop_map(|back| Act::Trim { back }),
         4 => (1..=4_usize, after).prop_map(|(budget, after)| Act::Sweep { budget, after }),
         1 => (1..=4_usize).prop_map(|budget| Act::RemoveScope { budget }),
         if reopens { 8 } else { 0 } => reopen.prop_map(|(quotas, compatibility)| Act::Reopen { quotas, compatibility }),
