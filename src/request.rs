@@ -65,6 +65,10 @@ impl Request {
         }
     }
 
+    pub(crate) fn has_id(&self) -> bool {
+        self.request_id.is_some()
+    }
+
     pub(crate) fn info(&self, commit: Commit) -> CommitInfo {
         CommitInfo {
             commit,

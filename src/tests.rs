@@ -17,6 +17,7 @@ mod promises;
 mod repair;
 mod seal;
 mod spaces;
+mod stand_ins;
 
 use crate::engine::redb::RedbEngine;
 use crate::engine::scripted::Scripted;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Batch, Engine, Load, Log, Reading, Waited, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::Stored;
+use crate::format::{Stored, stand_in};
 use crate::id::Commit;
 
 /// The calls of a writing transaction that a script decides about.
@@ -38,12 +38,21 @@ pub(crate) type Script = Box<dyn FnMut(Call) -> Outcome + Send>;
 pub(crate) struct Scripted {
     engine: Arc<dyn Engine>,
     script: Arc<Mutex<Script>>,
+    /// What draws the numbers that stand for those of commits.
+    stand_ins: Option<Arc<Mutex<Random>>>,
 }
 
 impl Scripted {
     /// Around this engine, with a script that lets every call pass.
     pub(crate) fn new(engine: impl Engine + 'static) -> Self {
-        Self { engine: Arc::new(engine), script: Arc::new(Mutex::new(Box::new(|_| Outcome::Pass))) }
+        let script: Script = Box::new(|_| Outcome::Pass);
+        Self { engine: Arc::new(engine), script: Arc::new(Mutex::new(script)), stand_ins: None }
+    }
+
+    /// Tells the number of a commit only when it is made, as engines do that can't know it before.
+    pub(crate) fn with_stand_ins(mut self, seed: u64) -> Self {
+        self.stand_ins = Some(Arc::new(Mutex::new(Random::new(seed))));
+        self
     }
 
     /// From now on.
@@ -110,6 +119,7 @@ impl Random {
 struct ScriptedWrite<'a> {
     script: &'a Scripted,
     transaction: Box<dyn WriteTransaction + 'a>,
+    stand_in: Option<Commit>,
 }
 
 impl Engine for Scripted {
@@ -118,7 +128,8 @@ impl Engine for Scripted {
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        Ok(Box::new(ScriptedWrite { script: self, transaction: self.engine.begin_write()? }))
+        let stand_in = self.stand_ins.as_ref().map(|drawn| stand_in(drawn.lock().unwrap().next()));
+        Ok(Box::new(ScriptedWrite { script: self, transaction: self.engine.begin_write()?, stand_in }))
     }
 
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
@@ -128,6 +139,10 @@ impl Engine for Scripted {
     fn stop_waiting(&self) {
         self.engine.stop_waiting();
     }
+
+    fn loads(&self) -> bool {
+        self.stand_ins.is_none() && self.engine.loads()
+    }
 }
 
 impl WriteTransaction for ScriptedWrite<'_> {
@@ -136,7 +151,7 @@ impl WriteTransaction for ScriptedWrite<'_> {
     }
 
     fn next_commit(&self) -> Commit {
-        self.transaction.next_commit()
+        self.stand_in.unwrap_or_else(|| self.transaction.next_commit())
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -158,12 +173,12 @@ impl WriteTransaction for ScriptedWrite<'_> {
     }
 
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
-        let Self { script, transaction } = *self;
+        let Self { script, transaction, .. } = *self;
         ended(script.outcome(Call::Commit), || transaction.commit(batch, log))
     }
 
     fn load(self: Box<Self>, load: &Load) -> Result<Commit> {
-        let Self { script, transaction } = *self;
+        let Self { script, transaction, .. } = *self;
         ended(script.outcome(Call::Commit), || transaction.load(load))
     }
 }

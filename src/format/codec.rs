@@ -219,6 +219,11 @@ impl Outcome {
         }
         Cow::Owned(value)
     }
+
+    /// What it is where the number of its own commit is known.
+    pub(crate) fn with_number(&self, commit: Commit) -> Self {
+        Self { value: self.value_at(commit).into_owned(), stand_in: None, ..self.clone() }
+    }
 }
 
 pub(crate) fn encode_outcome(outcome: &Outcome) -> Vec<u8> {

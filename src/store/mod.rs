@@ -37,18 +37,19 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::change::Change;
+use crate::engine::{Batch, Engine, Log, LogStats, ReadTransaction, WriteTransaction};
 #[cfg(feature = "etcd")]
 use crate::engine::{ClusterStats, Etcd};
-use crate::engine::{Engine, Log, LogStats, ReadTransaction, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{ENTRY_MAX, encode_changes, is_stand_in};
+use crate::format::{ENTRY_MAX, EncodedChange, encode_changes, is_stand_in};
 use crate::id::{Commit, Region, RequestId, Scope};
 use crate::page::{After, Limit, Page};
 use crate::policy::{AliasScope, Policy, Quotas, Retention};
 use crate::request::Request;
 use crate::time::Stopwatch;
 use crate::txn::{
-    Cache, CacheStats, Place, Replay, Snapshot, Staged, Staging, Transaction, scopes, was_lost,
+    Cache, CacheStats, Place, Replay, Snapshot, Staged, Staging, Transaction, ran_differently, scopes,
+    was_lost,
 };
 use crate::verify::{self, Report};
 
@@ -72,7 +73,8 @@ struct Inner {
 
 /// What a closure did.
 struct Ran<T> {
-    value: T,
+    /// What it returned.
+    value: Result<T>,
     staged: Staged,
 }
 
@@ -265,13 +267,8 @@ impl Store {
             transaction.end()?;
             Ok((ran?, next))
         })?;
-        let Ran { value, staged } = if is_stand_in(next) {
-            let reads = &ran.staged.reads;
-            let next = Commit::new(reads.commit_read().number() + 1);
-            self.run_once(&reads.again(next), request, &closure)?
-        } else {
-            ran
-        };
+        let Ran { value, staged } = self.with_next_number(ran, next, request, &closure)?;
+        let value = value?;
         Ok(DryRun { value, changes: staged.changes.into_iter().map(|encoded| encoded.change).collect() })
     }
 
@@ -354,41 +351,78 @@ impl Store {
         let began = Stopwatch::start();
         let ran = self.run(&*transaction, request, closure);
         let took = began.elapsed().saturating_sub(transaction.waited());
+        let next = transaction.next_commit();
         let Ran { value, staged } = match ran {
-            Ok(ran) if ran.staged.batch.is_empty() => {
+            Ok(ran) if ran.value.is_ok() && !ran.staged.batch.is_empty() => ran,
+            ran => {
                 let commit = transaction.commit_read();
-                transaction.end()?;
-                return Ok(Committed { value: ran.value, commit, changed: false, replayed: false });
-            }
-            Ok(_) if took > self.inner.transaction_time => {
-                transaction.end()?;
-                let max = usize::try_from(self.inner.transaction_time.as_millis()).unwrap_or(usize::MAX);
-                return Err(Error::TransactionTooLarge { what: "milliseconds", max });
-            }
-            Ok(ran) => ran,
-            Err(refused) => {
                 // It may be a refusal because of what is not durable yet.
                 transaction.end()?;
-                return Err(refused);
+                let value = self.with_next_number(ran?, next, request, closure)?.value?;
+                return Ok(Committed { value, commit, changed: false, replayed: false });
             }
         };
-        let next = transaction.next_commit();
-        let changes = &staged.changes;
-        let entry = (!changes.is_empty()).then(|| encode_changes(&request.info(next), changes));
+        if took > self.inner.transaction_time {
+            transaction.end()?;
+            let max = usize::try_from(self.inner.transaction_time.as_millis()).unwrap_or(usize::MAX);
+            return Err(Error::TransactionTooLarge { what: "milliseconds", max });
+        }
+        let entry = entry_of(request, next, &staged);
         if entry.as_ref().is_some_and(|entry| entry.len() > ENTRY_MAX) {
             transaction.end()?;
             return Err(Error::TransactionTooLarge { what: "bytes in the log", max: ENTRY_MAX });
         }
-        let commit = transaction.commit(&staged.batch, Log { append: entry.as_deref(), trim: None })?;
-        if commit == next {
-            return Ok(Committed { value, commit, changed: true, replayed: false });
+        if is_stand_in(next) && request.has_id() {
+            // What is kept for a repeat has what stands for the number: it must come to the same with any number.
+            let number = Commit::new(transaction.commit_read().number() + 1);
+            if let Err(error) = self.run_with_number(&staged, next, number, request, closure) {
+                transaction.end()?;
+                return Err(error);
+            }
         }
-        // The value may hold the number of the commit, which is known only now.
-        let again = self.run_once(&staged.reads.again(commit), request, closure);
-        let committed =
-            |error| Error::CommitUnknown(format!("commit {commit} is durable, but: {error}").into());
-        let Ran { value, .. } = again.map_err(committed)?;
-        Ok(Committed { value, commit, changed: true, replayed: false })
+        let commit = transaction.commit(&staged.batch, Log { append: entry.as_deref(), trim: None })?;
+        let value = if commit == next {
+            value
+        } else {
+            // The value may hold the number of the commit, which is known only now.
+            let ran = self.run_with_number(&staged, next, commit, request, closure);
+            ran.and_then(|ran| ran.value).map_err(|error| {
+                Error::CommitUnknown(format!("commit {commit} is durable, but: {error}").into())
+            })
+        };
+        Ok(Committed { value: value?, commit, changed: true, replayed: false })
+    }
+
+    /// What a closure did whose commit is not made: it may tell of the number that its commit would have had.
+    fn with_next_number<T>(
+        &self,
+        ran: Ran<T>,
+        next: Commit,
+        request: &Request,
+        closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<Ran<T>> {
+        if !is_stand_in(next) || ran.staged.batch.is_empty() {
+            return Ok(ran);
+        }
+        let number = Commit::new(ran.staged.reads.commit_read().number() + 1);
+        let again = self.run_with_number(&ran.staged, next, number, request, closure)?;
+        if again.value.is_ok() == ran.value.is_ok() { Ok(again) } else { Err(ran_differently()) }
+    }
+
+    /// Runs the closure once more on what it read, with the number of its commit instead of what stood for it. It must
+    /// do the same.
+    fn run_with_number<T>(
+        &self,
+        first: &Staged,
+        stand_in: Commit,
+        number: Commit,
+        request: &Request,
+        closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<Ran<T>> {
+        let again = self.run_once(&first.reads.again(number), request, closure)?;
+        let entries = (entry_of(request, stand_in, first), entry_of(request, number, &again.staged));
+        first.must_be_same(number, &again.staged)?;
+        if entries.0 == entries.1 { Ok(again) } else { Err(ran_differently()) }
     }
 
     fn run<T>(
@@ -399,15 +433,9 @@ impl Store {
     ) -> Result<Ran<T>> {
         let first = self.run_once(transaction, request, closure);
         if self.inner.run_closures_twice {
-            let same = match (&first, &self.run_once(transaction, request, closure)) {
-                (Ok(Ran { staged: first, .. }), Ok(Ran { staged: second, .. })) => {
-                    first.batch == second.batch && first.changes == second.changes
-                }
-                (Err(first), Err(second)) => first.to_string() == second.to_string(),
-                _ => false,
-            };
-            if !same {
-                return Err(Error::abort("the closure did something else when it was run again"));
+            let second = self.run_once(transaction, request, closure);
+            if what_was_done(&first) != what_was_done(&second) {
+                return Err(ran_differently());
             }
         }
         first
@@ -421,11 +449,23 @@ impl Store {
     ) -> Result<Ran<T>> {
         let place = Place::new(request.scope(), &self.inner.policy);
         let mut txn = Transaction::new(Staging::new(transaction), place, request.time());
-        let outcome = closure(&mut txn);
+        let value = closure(&mut txn);
         // An error of the engine comes first: the closure may have swallowed it.
         let staged = txn.into_staging().finish()?;
-        Ok(Ran { value: outcome?, staged })
+        Ok(Ran { value, staged })
     }
+}
+
+/// The entry in the log of the commit with this number, if it has one.
+fn entry_of(request: &Request, commit: Commit, staged: &Staged) -> Option<Vec<u8>> {
+    let Staged { changes, .. } = staged;
+    (!changes.is_empty()).then(|| encode_changes(&request.info(commit), changes))
+}
+
+/// What two runs of a closure must have in common.
+fn what_was_done<T>(ran: &Result<Ran<T>>) -> Result<(&Batch, &[EncodedChange]), String> {
+    let ran = ran.as_ref().and_then(|ran| ran.value.as_ref().map(|_| &ran.staged));
+    ran.map(|staged| (&staged.batch, &staged.changes[..])).map_err(ToString::to_string)
 }
 
 #[cfg(test)]

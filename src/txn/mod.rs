@@ -31,7 +31,7 @@ pub(crate) use list::scopes;
 pub(crate) use read::Rows;
 pub(crate) use replay::replay;
 pub(crate) use requests::Replay;
-pub(crate) use staging::{Staged, Staging};
+pub(crate) use staging::{Staged, Staging, ran_differently};
 pub(crate) use trim::{changes_after, floor_of, last_before, newest_change, trim_step};
 
 use std::ops::Deref;

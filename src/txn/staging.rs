@@ -8,7 +8,7 @@ use super::import::Importing;
 use crate::change::Change;
 use crate::engine::{Batch, Load, Log, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{EncodedChange, ROW_MAX, Row, Stored, VALUE_MAX, Value};
+use crate::format::{EncodedChange, ROW_MAX, Row, Stored, VALUE_MAX, Value, decode_outcome};
 use crate::id::Commit;
 
 /// What a change takes in the log besides its images, at most.
@@ -39,6 +39,31 @@ pub(crate) struct Staged {
     pub(crate) reads: Reads,
 }
 
+impl Staged {
+    /// That a run which knew the number of the commit, and not what stands for it, staged the same.
+    pub(crate) fn must_be_same(&self, commit: Commit, again: &Self) -> Result<()> {
+        if !self.batch.keys().eq(again.batch.keys()) {
+            return Err(ran_differently());
+        }
+        let outcome = |row: &Row, value: &Option<Vec<u8>>| decode_outcome(row, value.as_deref()?).ok();
+        for ((row, first), again) in self.batch.iter().zip(again.batch.values()) {
+            if first == again {
+                continue;
+            }
+            // Of all that is written, an outcome alone has the number in it.
+            let (Some(first), Some(again)) = (outcome(row, first), outcome(row, again)) else {
+                return Err(ran_differently());
+            };
+            if first.with_number(commit) != again {
+                let what =
+                    "with another number of its commit it is another value, not only in its decimal digits";
+                return Err(Error::InvalidOutcome(what.into()));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// All that a transaction read, so that the same can be run once more without the engine: when the number
 /// of its commit is known.
 pub(crate) struct Reads {
@@ -64,7 +89,8 @@ struct Again<'a> {
     next_commit: Commit,
 }
 
-fn read_something_else() -> Error {
+/// That a closure does not do the same each time.
+pub(crate) fn ran_differently() -> Error {
     Error::abort("the closure did something else when it was run again")
 }
 
@@ -79,11 +105,11 @@ impl WriteTransaction for Again<'_> {
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         let found = rows.iter().map(|row| self.reads.rows.get(*row).cloned());
-        found.collect::<Option<_>>().ok_or_else(read_something_else)
+        found.collect::<Option<_>>().ok_or_else(ran_differently)
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.reads.entries.get(&commit).cloned().ok_or_else(read_something_else)
+        self.reads.entries.get(&commit).cloned().ok_or_else(ran_differently)
     }
 
     fn end(self: Box<Self>) -> Result<()> {
