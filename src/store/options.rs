@@ -1,5 +1,6 @@
 //! [`Options`]: how to open a store, and how one comes into being.
 
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::engine::etcd::{Etcd, EtcdEngine};
 use crate::engine::redb::RedbEngine;
 use crate::engine::{Batch, Engine, Log, Storage};
 use crate::error::{Error, Result};
-use crate::format::{Fixed, Space, decode_fixed, encode_fixed};
+use crate::format::{Fixed, Space, corrupted, decode_fixed, encode_fixed};
 use crate::id::{Region, random_bytes};
 use crate::policy::{AliasScope, Compatibility, Policy, Quotas, Retention};
 #[cfg(feature = "etcd")]
@@ -419,14 +420,23 @@ impl Options {
 
     /// Writes what is fixed at creation, the first commit of a store.
     pub(crate) fn begin(&self, engine: &dyn Engine) -> Result<()> {
+        let row = Space::of_store().fixed();
+        let rows = engine.begin_read()?;
+        if rows.get(&[&row])?.iter().any(Option::is_some) {
+            return Ok(());
+        }
+        if !rows.scan((Bound::Unbounded, Bound::Unbounded), 1)?.is_empty() {
+            return Err(corrupted(&row, "what was fixed at creation is missing, and there are other rows"));
+        }
+        drop(rows);
         let region = self.region.clone().map_or_else(|| Region::new(DEFAULT_REGION), Ok)?;
         let alias_scope = self.alias_scope.unwrap_or_default();
         let history = self.history.unwrap_or(true);
         let fixed = Fixed { incarnation: random_bytes(), alias_scope, region, history };
-        let batch = Batch::from([(Space::of_store().fixed(), Some(encode_fixed(&fixed)))]);
+        let batch = Batch::from([(row.clone(), Some(encode_fixed(&fixed)))]);
         let transaction = engine.begin_write()?;
         // Where several may begin it at once, only the first finds nothing there.
-        if transaction.get(&[&Space::of_store().fixed()])?.iter().any(Option::is_some) {
+        if transaction.get(&[&row])?.iter().any(Option::is_some) {
             return transaction.end();
         }
         transaction.commit(&batch, Log::default())?;

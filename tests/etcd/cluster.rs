@@ -22,12 +22,22 @@ use std::time::{Duration, Instant};
 const MEMBERS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Three members. They end when this is dropped.
+/// Three members, or as many as are asked for. They end when this is dropped.
 pub struct Cluster {
     folder: tempfile::TempDir,
     members: Vec<Member>,
     network: Network,
     arguments: Vec<String>,
+    secured: Option<Secured>,
+}
+
+/// Files for a cluster whose members are called by TLS: the authority's certificate, and certificate and private key
+/// of the members, which etcdctl uses too.
+#[derive(Debug, Clone)]
+pub struct Secured {
+    pub authority: PathBuf,
+    pub certificate: PathBuf,
+    pub private_key: PathBuf,
 }
 
 struct Member {
@@ -45,35 +55,41 @@ impl Cluster {
 
     /// With these arguments for each member besides.
     pub fn with(arguments: &[&str]) -> Self {
+        Self::of(MEMBERS, arguments, None)
+    }
+
+    /// So many members, with these arguments for each, and these files if they are called by TLS.
+    pub fn of(count: usize, arguments: &[&str], secured: Option<Secured>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let network = Network::new();
-        let members = (0..MEMBERS).map(|_| Member {
+        let network = Network::new(count);
+        let members = (0..count).map(|_| Member {
             child: None,
             client_port: free_port(),
             peer_port: free_port(),
             paused: false,
         });
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut cluster = Self { folder, members: members.collect(), network, arguments };
-        for member in 0..MEMBERS {
+        let mut cluster = Self { folder, members: members.collect(), network, arguments, secured };
+        for member in 0..count {
             cluster.network.serve(member, cluster.members[member].peer_port);
         }
-        (0..MEMBERS).for_each(|member| cluster.launch(member));
+        (0..count).for_each(|member| cluster.launch(member));
         cluster.wait_until_healthy();
         cluster
     }
 
     /// Where each member answers clients.
     pub fn endpoints(&self) -> Vec<String> {
-        (0..MEMBERS).map(|member| self.endpoint(member)).collect()
+        (0..self.members.len()).map(|member| self.endpoint(member)).collect()
     }
 
     pub fn endpoint(&self, member: usize) -> String {
-        format!("http://127.0.0.1:{}", self.members[member].client_port)
+        let scheme = if self.secured.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.members[member].client_port)
     }
 
     fn launch(&mut self, member: usize) {
-        let peers: Vec<_> = (0..MEMBERS)
+        let peers: Vec<_> = (0..self.members.len())
             .map(|peer| format!("n{peer}=http://127.0.0.1:{}", self.network.port(peer)))
             .collect();
         let client = self.endpoint(member);
@@ -90,6 +106,7 @@ impl Cluster {
             .arg(format!("--initial-cluster={}", peers.join(",")))
             .args(["--initial-cluster-token=kms", "--initial-cluster-state=new", "--log-level=error"])
             .args(["--quota-backend-bytes=2147483648"])
+            .args(self.secured.iter().flat_map(Secured::of_member))
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -102,7 +119,7 @@ impl Cluster {
     /// Waits until every member that runs answers.
     pub fn wait_until_healthy(&self) {
         let since = Instant::now();
-        for member in 0..MEMBERS {
+        for member in 0..self.members.len() {
             if self.members[member].child.is_none() || self.members[member].paused {
                 continue;
             }
@@ -127,6 +144,7 @@ impl Cluster {
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints={}", self.endpoint(member)))
             .args(["--dial-timeout=1s", "--command-timeout=3s"])
+            .args(self.secured.iter().flat_map(Secured::of_client))
             .args(arguments)
             .output()
             .expect("etcdctl can be started: install Debian's etcd-client");
@@ -138,7 +156,7 @@ impl Cluster {
     pub fn leader(&self) -> Option<usize> {
         let mut ids = HashMap::new();
         let mut leader = None;
-        for member in 0..MEMBERS {
+        for member in 0..self.members.len() {
             let runs = self.members[member].child.is_some() && !self.members[member].paused;
             let Some(said) =
                 runs.then(|| self.control(member, &["endpoint", "status", "--write-out=json"])).flatten()
@@ -200,7 +218,7 @@ impl Cluster {
 
     fn member_id(&self, member: usize) -> String {
         let name = format!("n{member}");
-        let asked = (0..MEMBERS).find_map(|other| self.control(other, &["member", "list"]));
+        let asked = (0..self.members.len()).find_map(|other| self.control(other, &["member", "list"]));
         let list = asked.expect("some member answers");
         let line = list.lines().find(|line| line.split(", ").nth(2) == Some(name.as_str()));
         line.and_then(|line| line.split(", ").next()).expect("the member is in the list").to_owned()
@@ -212,6 +230,22 @@ impl Cluster {
 
     pub fn data_folder(&self, member: usize) -> PathBuf {
         self.folder.path().join(format!("n{member}"))
+    }
+}
+
+impl Secured {
+    fn of_member(&self) -> [String; 2] {
+        let Self { certificate, private_key, .. } = self;
+        [format!("--cert-file={}", certificate.display()), format!("--key-file={}", private_key.display())]
+    }
+
+    fn of_client(&self) -> [String; 3] {
+        let Self { authority, certificate, private_key } = self;
+        [
+            format!("--cacert={}", authority.display()),
+            format!("--cert={}", certificate.display()),
+            format!("--key={}", private_key.display()),
+        ]
     }
 }
 
@@ -253,8 +287,8 @@ impl Cuts {
 }
 
 impl Network {
-    fn new() -> Self {
-        let listeners = (0..MEMBERS).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    fn new(count: usize) -> Self {
+        let listeners = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         Self { listeners, state: Arc::default() }
     }
 

@@ -42,8 +42,15 @@ const PONG_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Client {
     runtime: Option<Runtime>,
     etcd: etcd_client::Client,
-    pub(super) deadline: Duration,
+    asking: Asking,
     attempt_time: Duration,
+}
+
+/// Who is asked, and for how long.
+struct Asking {
+    endpoints: Vec<String>,
+    is_secure: bool,
+    deadline: Duration,
 }
 
 /// What is asked for and when: the newest, or as of a revision.
@@ -67,6 +74,8 @@ pub(super) struct Found {
 pub(super) enum Failure {
     /// There is no answer. What was asked may have been done, or be done yet.
     NoAnswer(String),
+    /// As that: the connection was made, and then closed.
+    Closed,
     /// It is refused for now, and nothing was done.
     Busy(String),
     Denied(String),
@@ -95,7 +104,7 @@ impl Client {
         if let Some((name, password)) = &settings.user {
             options = options.with_user(name, password);
         }
-        if settings.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+        if settings.is_secure() {
             let mut tls = TlsOptions::new();
             if let Some(pem) = &settings.ca_certificate {
                 tls = tls.ca_certificate(Certificate::from_pem(pem));
@@ -110,14 +119,19 @@ impl Client {
         }
         let Etcd { deadline, attempt_time, .. } = *settings;
         let endpoints = settings.endpoints.clone();
+        let asking = Asking { endpoints, is_secure: settings.is_secure(), deadline };
         // With a user, the first call is made here.
-        let etcd = until_answered(deadline, || {
-            let (endpoints, options) = (endpoints.clone(), options.clone());
+        let etcd = asking.until_answered(|| {
+            let (endpoints, options) = (asking.endpoints.clone(), options.clone());
             call(&runtime, attempt_time, async move {
                 etcd_client::Client::connect(endpoints, Some(options)).await
             })
         })?;
-        Ok(Self { runtime: Some(runtime), etcd, deadline, attempt_time })
+        Ok(Self { runtime: Some(runtime), etcd, asking, attempt_time })
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        self.asking.deadline
     }
 
     /// Makes one attempt.
@@ -148,7 +162,7 @@ impl Client {
 
     /// A transaction that does no harm when it is made again, until there is an answer.
     pub(super) fn txn(&self, txn: &Txn) -> Result<TxnResponse> {
-        until_answered(self.deadline, || self.try_txn(txn.clone()))
+        self.asking.until_answered(|| self.try_txn(txn.clone()))
     }
 
     /// A transaction whose outcome nobody waits for.
@@ -159,7 +173,7 @@ impl Client {
 
     /// A lease of its own for so many seconds.
     pub(super) fn grant(&self, seconds: i64) -> Result<i64> {
-        until_answered(self.deadline, || {
+        self.asking.until_answered(|| {
             let mut lease = self.lease_client();
             self.attempt(async move { lease.grant(seconds, None).await.map(|granted| granted.id()) })
         })
@@ -198,7 +212,7 @@ impl Client {
                 TxnOp::get(key.clone(), Some(options))
             });
             let txn = Txn::new().and_then(gets.collect::<Vec<_>>());
-            until_answered(self.deadline, || self.try_txn(txn.clone()))
+            self.asking.until_answered(|| self.try_txn(txn.clone()))
         };
         // What was at a revision that one member knows can be had of any that knows it, without asking the others.
         let answer = match at {
@@ -268,13 +282,29 @@ fn call<T: Send + 'static>(
     answer.recv().unwrap_or_else(|_| Err(Failure::NoAnswer("the call was given up".to_owned())))
 }
 
-/// Makes attempts until there is an answer, or the time is over.
-fn until_answered<T>(deadline: Duration, attempt: impl Fn() -> Result<T, Failure>) -> Result<T> {
-    let (since, mut made) = (Stopwatch::start(), 0);
-    loop {
-        match attempt() {
-            Err(Failure::NoAnswer(_) | Failure::Busy(_)) if pause(made, since, deadline) => made += 1,
-            outcome => return outcome.map_err(Error::from),
+impl Asking {
+    /// Makes attempts until there is an answer, or the time is over.
+    fn until_answered<T>(&self, attempt: impl Fn() -> Result<T, Failure>) -> Result<T> {
+        let (since, mut made, mut closed) = (Stopwatch::start(), 0, 0);
+        loop {
+            let failure = match attempt() {
+                Err(failure) if failure.may_pass() => failure,
+                outcome => return outcome.map_err(Error::from),
+            };
+            made += 1;
+            closed += u32::from(failure == Failure::Closed);
+            if pause(made, since, self.deadline) {
+                continue;
+            }
+            let asked = self.endpoints.join(", ");
+            // By TLS 1.3 a member refuses this client's certificate only when the connection has been made.
+            if self.is_secure && closed == made && made > 1 {
+                let said = format!("{OF_THIS_CLIENT}: each connection was closed (asked: {asked})");
+                return Err(Error::AccessDenied(said.into()));
+            }
+            let hint = if !self.is_secure && closed == made { ", as where https:// is expected" } else { "" };
+            let time = self.deadline;
+            return Err(Error::Unavailable(format!("{failure}{hint} (asked for {time:?}: {asked})").into()));
         }
     }
 }
@@ -292,13 +322,21 @@ pub(super) fn pause(made: u32, since: Stopwatch, deadline: Duration) -> bool {
     true
 }
 
+/// What it is about when members of a secure cluster refuse a connection.
+const OF_THIS_CLIENT: &str = "the members do not accept this client's certificate, or demand one";
+
 /// What a member says of a revision that it has not reached.
 const NOT_YET: &str = "the member does not know that revision yet";
 
 impl Failure {
     /// Whether it is sure that nothing was done, now or later.
     pub(super) fn is_final(&self) -> bool {
-        !matches!(self, Self::NoAnswer(_))
+        !matches!(self, Self::NoAnswer(_) | Self::Closed)
+    }
+
+    /// Whether another attempt may have an answer.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::NoAnswer(_) | Self::Closed | Self::Busy(_))
     }
 
     fn of_status(status: &Status) -> Self {
@@ -314,16 +352,30 @@ impl Failure {
             Code::InvalidArgument if said.contains("too many operations") || said.contains("too large") => {
                 Self::TooLarge(text())
             }
+            // Users or roles were changed meanwhile.
+            Code::InvalidArgument if said.contains("revision of auth store is old") => Self::Busy(text()),
             Code::Unauthenticated | Code::PermissionDenied => Self::Denied(text()),
             Code::InvalidArgument | Code::FailedPrecondition
                 if ["auth", "user name", "password", "permission"].iter().any(|word| said.contains(word)) =>
             {
                 Self::Denied(text())
             }
-            _ => match certificate_error(status) {
-                Some(said) => Self::Denied(said),
-                None => Self::NoAnswer(with_sources(status)),
-            },
+            _ => Self::of_transport(with_sources(said.to_owned(), status)),
+        }
+    }
+
+    /// By what the transport says.
+    fn of_transport(said: String) -> Self {
+        let lower = said.to_lowercase();
+        let is_any = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        // `UnknownIssuer`, and what the alerts of TLS are called.
+        if is_any(&["certificate", "unknownissuer", "unknownca", "handshakefailure", "private key"]) {
+            let alert = lower.contains("fatal alert");
+            Self::Denied(if alert { format!("{OF_THIS_CLIENT}: {said}") } else { said })
+        } else if is_any(&["connection closed", "broken pipe", "connection reset"]) {
+            Self::Closed
+        } else {
+            Self::NoAnswer(said)
         }
     }
 }
@@ -333,24 +385,18 @@ impl From<EtcdError> for Failure {
         match &error {
             EtcdError::GRpcStatus(status) => Self::of_status(status),
             EtcdError::InvalidArgs(_) | EtcdError::InvalidUri(_) => Self::Denied(error.to_string()),
-            other => match certificate_error(other) {
-                Some(said) => Self::Denied(said),
-                None => Self::NoAnswer(with_sources(other)),
-            },
+            // Before anybody is called: what was given does not parse, or does not fit together.
+            EtcdError::TransportError(error) => Self::Denied(format!(
+                "a certificate or the private key of this client can't be used: {}",
+                with_sources(error.to_string(), error)
+            )),
+            other => Self::of_transport(with_sources(other.to_string(), other)),
         }
     }
 }
 
-/// What an error says of certificates, if it is about them.
-fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let said = with_sources(error);
-    let words = ["certificate", "UnknownIssuer", "HandshakeFailure", "private key", "CertificateRequired"];
-    words.iter().any(|word| said.contains(word)).then_some(said)
-}
-
 /// What an error says, and those that it comes from.
-fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut said = error.to_string();
+fn with_sources(mut said: String, error: &(dyn std::error::Error + 'static)) -> String {
     let mut source = error.source();
     while let Some(error) = source {
         let next = error.to_string();
@@ -364,14 +410,20 @@ fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Error::from(self.clone()).fmt(f)
+        match self {
+            Self::NoAnswer(said) | Self::Busy(said) => f.write_str(said),
+            Self::Closed => f.write_str("the connection was closed"),
+            other => Error::from(other.clone()).fmt(f),
+        }
     }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NoAnswer(what) | Failure::Busy(what) => Self::Unavailable(what.into()),
+            Failure::NoAnswer(_) | Failure::Closed | Failure::Busy(_) => {
+                Self::Unavailable(failure.to_string().into())
+            }
             Failure::Denied(what) => Self::AccessDenied(what.into()),
             // What was read is of a moment that is gone; it may be read anew.
             Failure::Compacted => Self::Conflict,
@@ -386,5 +438,95 @@ impl From<Failure> for Error {
             }
             Failure::NoLease => Self::Unavailable("the lease has ended".into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What etcd 3.4 and 3.5 say, and whether something may have been done.
+    #[test]
+    fn a_status_is_what_it_says() {
+        let busy = |said: &str| Failure::Busy(said.to_owned());
+        let denied = |said: &str| Failure::Denied(said.to_owned());
+        let large = |said: &str| Failure::TooLarge(said.to_owned());
+        let unknown = |said: &str| Failure::NoAnswer(said.to_owned());
+        let cases = [
+            (Code::OutOfRange, "mvcc: required revision has been compacted", Failure::Compacted),
+            (Code::OutOfRange, "mvcc: required revision is a future revision", Failure::NotYet),
+            (Code::NotFound, "requested lease not found", Failure::NoLease),
+            (Code::ResourceExhausted, "mvcc: database space exceeded", Failure::OutOfSpace),
+            (Code::ResourceExhausted, "too many requests", busy("too many requests")),
+            (Code::InvalidArgument, "revision of auth store is old", busy("revision of auth store is old")),
+            (
+                Code::InvalidArgument,
+                "too many operations in txn request",
+                large("too many operations in txn request"),
+            ),
+            (Code::InvalidArgument, "request is too large", large("request is too large")),
+            (Code::PermissionDenied, "permission denied", denied("permission denied")),
+            (Code::Unauthenticated, "invalid auth token", denied("invalid auth token")),
+            (Code::InvalidArgument, "user name is empty", denied("user name is empty")),
+            (
+                Code::FailedPrecondition,
+                "authentication is not enabled",
+                denied("authentication is not enabled"),
+            ),
+            (Code::Unavailable, "leader changed", unknown("etcdserver: leader changed")),
+            (Code::Unavailable, "request timed out", unknown("etcdserver: request timed out")),
+            (Code::Unavailable, "no leader", unknown("etcdserver: no leader")),
+            (Code::Unknown, "context deadline exceeded", unknown("etcdserver: context deadline exceeded")),
+        ];
+        for (code, said, failure) in cases {
+            let met = Failure::of_status(&Status::new(code, format!("etcdserver: {said}")));
+            assert_eq!(met, failure);
+            let may_be_done = matches!(failure, Failure::NoAnswer(_));
+            assert_eq!(met.is_final(), !may_be_done, "{said}");
+        }
+    }
+
+    #[test]
+    fn what_the_transport_says_of_certificates_is_no_silence() {
+        let refused = ["invalid peer certificate: UnknownIssuer", "received fatal alert: BadCertificate"];
+        assert!(
+            refused
+                .iter()
+                .all(|said| matches!(Failure::of_transport((*said).to_owned()), Failure::Denied(_)))
+        );
+        let closed = ["hyper: connection closed", "stream closed because of a broken pipe"];
+        assert!(closed.iter().all(|said| Failure::of_transport((*said).to_owned()) == Failure::Closed));
+        let refused = Failure::of_transport("Connection refused (os error 111)".to_owned());
+        assert!(matches!(&refused, Failure::NoAnswer(_)) && refused.may_pass() && !refused.is_final());
+    }
+
+    #[test]
+    fn it_asks_until_there_is_an_answer_and_names_who_did_not_give_one() {
+        let asking = |is_secure| Asking {
+            endpoints: vec!["one".to_owned(), "two".to_owned()],
+            is_secure,
+            deadline: Duration::from_millis(50),
+        };
+        let left = std::cell::Cell::new(3);
+        let answer = asking(false).until_answered(|| match left.replace(left.get() - 1) {
+            0 => Ok("an answer"),
+            1 => Err(Failure::Busy("too many requests".to_owned())),
+            _ => Err(Failure::NoAnswer("none".to_owned())),
+        });
+        assert_eq!(answer.unwrap(), "an answer");
+        let silence = asking(false).until_answered(|| Err::<(), _>(Failure::NoAnswer("none".to_owned())));
+        assert!(
+            matches!(silence, Err(Error::Unavailable(said)) if *said == *"none (asked for 50ms: one, two)")
+        );
+        let closed =
+            |is_secure| asking(is_secure).until_answered(|| Err::<(), _>(Failure::Closed)).unwrap_err();
+        assert!(matches!(closed(true), Error::AccessDenied(said) if said.contains("certificate")));
+        assert!(matches!(closed(false), Error::Unavailable(said) if said.contains("https://")));
+        let asked = std::cell::Cell::new(0);
+        let compacted = asking(false).until_answered(|| {
+            asked.set(asked.get() + 1);
+            Err::<(), _>(Failure::Compacted)
+        });
+        assert!(matches!(compacted, Err(Error::Conflict)) && asked.get() == 1);
     }
 }

@@ -12,7 +12,7 @@ use etcd_client::{GetOptions, SortOrder, SortTarget};
 
 use super::Shared;
 use super::client::{At, Found};
-use super::layout::Key;
+use super::layout::{Key, MAGIC, VERSION};
 use super::seen::Chapter;
 use crate::engine::seal::unseal;
 use crate::error::{Error, Result};
@@ -24,6 +24,9 @@ pub(super) const CHAPTER_REVISIONS: u64 = 128;
 
 /// How many entries are asked for at once: each has a mebibyte at most.
 const ENTRIES_AT_ONCE: usize = 32;
+
+/// How many chapters are asked for at once.
+const CHAPTERS_AT_ONCE: i64 = 1000;
 
 /// Of so many chapters it is remembered where they begin.
 const REMEMBERED_MAX: usize = 1 << 16;
@@ -176,6 +179,43 @@ impl Shared {
             }
         }
         Ok(entries)
+    }
+
+    /// That the key of the format is there, and every chapter from the first that was not trimmed: entries are looked
+    /// for between the revisions at which chapters begin.
+    pub(super) fn audit_at(&self, at: i64) -> Result<()> {
+        let keys = [self.layout.format(), self.layout.trimmed()];
+        let (_, mut found) = self.client.get(&keys, At::Revision(at))?;
+        let trimmed = self.trimmed_to(found.pop().flatten())?;
+        let format = found.pop().flatten().map(|format| format.value);
+        if format != Some([MAGIC, &[VERSION]].concat()) {
+            return Err(corrupted(&keys[0], "it does not hold the format"));
+        }
+        let mut last: Option<Chapter> = None;
+        loop {
+            let from = self.layout.chapter(last.map_or(0, |last| last.number + 1));
+            let options = GetOptions::new()
+                .with_range(self.layout.after_chapters())
+                .with_limit(CHAPTERS_AT_ONCE)
+                .with_keys_only();
+            let (_, mut found) = self.client.ranges(&[(from, options)], At::Revision(at))?;
+            let found = found.pop().unwrap_or_default();
+            for found in &found {
+                let chapter =
+                    self.chapter_of(found).ok_or_else(|| corrupted(&found.key, "it is no chapter"))?;
+                let follows = match last {
+                    Some(last) => chapter.number == last.number + 1 && chapter.start > last.start,
+                    None => chapter.number == 0 || trimmed > 0,
+                };
+                if !follows {
+                    return Err(corrupted(&found.key, "the chapter before it is missing"));
+                }
+                last = Some(chapter);
+            }
+            if found.is_empty() {
+                return must_be(last).map(drop);
+            }
+        }
     }
 
     fn read_entry(&self, entry: &Found) -> Result<Vec<u8>> {

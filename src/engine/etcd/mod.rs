@@ -173,11 +173,13 @@ fn begin(client: &Client, layout: &Layout) -> Result<()> {
                 Some([newer]) => {
                     Err(Error::Unsupported { found: (*newer).into(), supported: VERSION.into() })
                 }
-                _ => Err(Error::NotAStore("the key of the format holds something else".into())),
+                _ => Err(Error::NotAStore(
+                    "the key of the format holds something else; choose another prefix".into(),
+                )),
             };
         }
         if !any.is_empty() {
-            return Err(Error::NotAStore("there are other keys at the prefix; choose another".into()));
+            return Err(Error::NotAStore("there are other keys at the prefix; choose another prefix".into()));
         }
         let (format, first) = (layout.format(), layout.chapter(0));
         let txn = Txn::new()
@@ -221,7 +223,7 @@ impl Engine for EtcdEngine {
     }
 
     fn goes_on_after_conflict(&self, conflicts: u32, since: Stopwatch) -> bool {
-        pause(conflicts, since, self.shared.client.deadline)
+        pause(conflicts, since, self.shared.client.deadline())
     }
 
     fn cluster_stats(&self) -> Option<ClusterStats> {

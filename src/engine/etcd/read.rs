@@ -139,6 +139,10 @@ impl ReadTransaction for EtcdRead {
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         self.shared.entries_at(after, limit, self.at)
     }
+
+    fn audit(&self) -> Result<()> {
+        self.shared.audit_at(self.at)
+    }
 }
 
 /// Asks for the newest revision on behalf of all who want to know it at that time.

@@ -124,6 +124,11 @@ impl Etcd {
         self
     }
 
+    /// Whether members are called by TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"))
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let mismatch = |option, asked: String, expected: &str| {
             Err(Error::OptionsMismatch { option, asked, expected: expected.to_owned() })
@@ -131,16 +136,18 @@ impl Etcd {
         if self.endpoints.is_empty() {
             return mismatch("endpoints", "empty".to_owned(), "the address of a member at least");
         }
-        let is_secure = |endpoint: &String| endpoint.starts_with("https://");
-        let is_plain = |endpoint: &String| endpoint.starts_with("http://");
-        if let Some(other) =
-            self.endpoints.iter().find(|endpoint| !is_secure(endpoint) && !is_plain(endpoint))
-        {
-            return mismatch("endpoints", other.clone(), "an address that begins with http:// or https://");
+        if let Some(other) = self.endpoints.iter().find(|endpoint| !is_address(endpoint)) {
+            return mismatch("endpoints", other.clone(), "http:// or https://, a host, a colon, and a port");
         }
-        let has_tls = self.ca_certificate.is_some() || self.client_certificate.is_some();
-        if let Some(plain) = self.endpoints.iter().find(|endpoint| has_tls && is_plain(endpoint)) {
-            return mismatch("endpoints", plain.clone(), "https:// where certificates are given");
+        let has_tls = self.ca_certificate.is_some()
+            || self.client_certificate.is_some()
+            || self.server_name.is_some()
+            || self.is_secure();
+        let is_plain = |endpoint: &&String| endpoint.starts_with("http://");
+        if let Some(plain) = self.endpoints.iter().find(is_plain).filter(|_| has_tls) {
+            let expected =
+                "https://, where certificates or a name in them are given, or another address has it";
+            return mismatch("endpoints", plain.clone(), expected);
         }
         let length = 1..=Self::PREFIX_BYTES_MAX;
         if !length.contains(&self.prefix.len()) || !self.prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -159,6 +166,14 @@ impl Etcd {
         }
         Ok(())
     }
+}
+
+fn is_address(endpoint: &str) -> bool {
+    let place = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+    place.and_then(|place| place.rsplit_once(':')).is_some_and(|(host, port)| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte);
+        !host.is_empty() && host.bytes().all(fits) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
 }
 
 impl fmt::Debug for Etcd {

@@ -60,12 +60,24 @@ impl<'a> EtcdWrite<'a> {
         let began = Stopwatch::start();
         let known = self.shared.rows_at(rows, self.at);
         *self.waited.borrow_mut() += began.elapsed();
-        let known = known?;
+        let known = known.map_err(|error| self.met(error))?;
         let mut read = self.read.borrow_mut();
         for (row, known) in rows.iter().zip(&known) {
             read.insert(row.to_vec(), known.modified);
         }
         Ok(known)
+    }
+
+    /// Takes note of an error of a read.
+    fn met(&self, error: Error) -> Error {
+        // What was seen is older than what etcd still has, as nothing of this store has changed since: the next
+        // transaction must begin with what is there now.
+        if matches!(error, Error::Conflict)
+            && let Ok(newest) = self.shared.newest_revision()
+        {
+            self.shared.seen.tell(revision(newest));
+        }
+        error
     }
 
     /// That nothing of what was read has changed.
@@ -222,7 +234,7 @@ impl<'a> EtcdWrite<'a> {
                     },
                     _ => "etcd answered something else than what it was asked".to_owned(),
                 },
-                Err(Failure::NoAnswer(_) | Failure::Busy(_)) if pause(made, self.since, client.deadline) => {
+                Err(again) if again.may_pass() && pause(made, self.since, client.deadline()) => {
                     made += 1;
                     continue;
                 }
@@ -274,7 +286,7 @@ impl WriteTransaction for EtcdWrite<'_> {
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.shared.entry_at(commit, self.at)
+        self.shared.entry_at(commit, self.at).map_err(|error| self.met(error))
     }
 
     fn end(self: Box<Self>) -> Result<()> {
