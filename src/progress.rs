@@ -9,7 +9,7 @@ thread_local! {
 
 /// How far a long call is: [`verify`](crate::Store::verify), [`backup`](crate::Store::backup),
 /// [`trim_history`](crate::Store::trim_history), a [restore](crate::Restore), [`repair`](crate::repair),
-/// [`compact`](crate::compact()). Clones share it, so that another thread can look while the call runs.
+/// [`compact`](crate::compact()), [`copy_to`](crate::Store::copy_to). Clones share it, so that another thread can look while the call runs.
 ///
 /// ```
 /// use keystead::{NewKey, Progress, Request, Scope, Store};

@@ -114,6 +114,8 @@ fn every_long_call_tells() {
     assert_eq!(told(&|| assert!(restore.into_file(path("restored")).unwrap().rows > 0)), "verifying");
     let to = store.position().unwrap().commit();
     assert_eq!(told(&|| assert_eq!(store.trim_history(to).unwrap(), to)), "trimming");
+    let target = options().in_memory().unwrap();
+    assert_eq!(told(&|| assert!(store.copy_to(&target).unwrap().rows > 0)), "verifying");
     drop(store);
     assert_eq!(
         told(&|| assert!(repair(path("store"), path("repaired")).unwrap().lost.is_empty())),

@@ -21,6 +21,7 @@ use crate::format::{
 use crate::id::{Commit, Scope};
 use crate::key::KeyRecord;
 use crate::policy::Policy;
+use crate::progress;
 use crate::time::Timestamp;
 use crate::txn::{TransactionLimits, floor_of, replay};
 
@@ -89,12 +90,16 @@ impl Store {
             }
         }
         let mut after = floor.commit;
+        // As many as the numbers, unless a restore left some out.
+        let numbers = source.commit().number().saturating_sub(floor.commit.number());
+        progress::begin("carrying over changes", source.length()?.map(|length| length.min(numbers)));
         loop {
             let entries = source.log(after, ENTRIES_AT_ONCE)?;
             let Some((last, _)) = entries.last() else { break };
             after = *last;
             for (commit, bytes) in entries {
                 copying.copy_commit(&decode_log_entry(commit, &bytes?)?)?;
+                progress::add(1);
             }
         }
         copying.copy_outcomes(&*source)?;
@@ -443,7 +448,9 @@ fn compare(source: &dyn ReadTransaction, target: &dyn ReadTransaction) -> Result
     let differ = |place: &[u8], what: &str| Err(Error::Unsound([corrupted(place, what).to_string()].into()));
     let (mut ours, mut theirs) = (Comparable::of(source), Comparable::of(target));
     let mut rows = 0;
+    progress::begin("comparing", source.length()?);
     loop {
+        progress::add(1);
         match (ours.next().transpose()?, theirs.next().transpose()?) {
             (None, None) => break,
             (Some(one), Some(other)) if one == other => rows += 1,

@@ -171,10 +171,12 @@ fn kind_of(error: &Error) -> Kind {
         | Error::InvalidOutcome(_)
         | Error::TransactionTooLarge { .. }
         | Error::FileExists(_)
+        | Error::NotEmpty
         | Error::BackupMismatch(_) => Kind::Refused,
         Error::RecoveryNeeded
         | Error::LogMismatch(_)
         | Error::AlreadyOpen
+        | Error::AccessDenied(_)
         | Error::NotAStore(_)
         | Error::Unsupported { .. }
         | Error::OptionsMismatch { .. } => Kind::NotOpened,
