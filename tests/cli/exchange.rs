@@ -350,6 +350,7 @@ fn lines_without_a_scope_need_one() {
     );
     tool.ok("import lines");
     assert_eq!(tool.json("scopes")["domain_id"], json!(DOMAIN));
+    assert_eq!(tool.json("history key-0")["info"]["actor"], json!("tester"));
     tool.fails(2, "import nowhere");
     tool.fails(2, "import lines --from-line 0");
 }

@@ -18,14 +18,31 @@ use crate::history::describe;
 use crate::location::WriteRules;
 use crate::values::{KeyName, ScopeOptions, one_of, parse_commit, parse_tag, show_aliases};
 
+/// By whom something is done.
+#[derive(Args)]
+pub(crate) struct ActorOption {
+    /// Who does it, for the history; the name of the user if nothing is said.
+    #[arg(long, env = "KEYSTEAD_ACTOR", help_heading = "Request")]
+    actor: Option<String>,
+}
+
+impl ActorOption {
+    pub(crate) fn sign(&self, request: Request) -> Request {
+        let user = || std::env::var("USER").ok().filter(|user| user.len() <= Request::ACTOR_BYTES_MAX);
+        match self.actor.clone().or_else(user) {
+            Some(actor) => request.actor(&actor),
+            None => request,
+        }
+    }
+}
+
 /// How a change is made: where, by whom, and whether at all.
 #[derive(Args)]
 pub(crate) struct WriteOptions {
     #[command(flatten)]
     scope: ScopeOptions,
-    /// Who does it, for the history; the name of the user if nothing is said.
-    #[arg(long, env = "KEYSTEAD_ACTOR", help_heading = "Request")]
-    actor: Option<String>,
+    #[command(flatten)]
+    actor: ActorOption,
     /// Do it only once: given again with the same id, the command repeats its answer and does nothing.
     #[arg(long, value_name = "ID", help_heading = "Request")]
     request_id: Option<RequestId>,
@@ -38,12 +55,7 @@ pub(crate) struct WriteOptions {
 
 impl WriteOptions {
     pub(crate) fn request(&self) -> Result<Request, Failure> {
-        let request = Request::new(&self.scope.scope()?);
-        let user = || std::env::var("USER").ok().filter(|user| user.len() <= Request::ACTOR_BYTES_MAX);
-        Ok(match self.actor.clone().or_else(user) {
-            Some(actor) => request.actor(&actor),
-            None => request,
-        })
+        Ok(self.actor.sign(Request::new(&self.scope.scope()?)))
     }
 
     pub(crate) fn open(&self, context: &Context) -> Result<Store, Failure> {

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::location::WriteRules;
 use crate::output::Output;
 use crate::progress::{Bar, watched};
+use crate::write::ActorOption;
 
 /// Create the keys and aliases of an export, checking every rule; what is there already counts as done.
 #[derive(Args)]
@@ -37,9 +38,8 @@ pub(crate) struct Import {
     /// Their project.
     #[arg(long, env = "KEYSTEAD_PROJECT", requires = "domain", help_heading = "Scope")]
     project: Option<ProjectId>,
-    /// Who does it, for the history.
-    #[arg(long, env = "KEYSTEAD_ACTOR", help_heading = "Request", default_value = "import")]
-    actor: String,
+    #[command(flatten)]
+    actor: ActorOption,
     #[command(flatten)]
     rules: WriteRules,
 }
@@ -93,7 +93,7 @@ impl Import {
     }
 
     fn request(&self, scope: &Scope) -> Request {
-        Request::new(scope).actor(&self.actor)
+        self.actor.sign(Request::new(scope))
     }
 
     /// The scope of lines that name none.
