@@ -1,5 +1,7 @@
 //! A store on a real etcd cluster: what differs from a file, and what must not.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
+
 #[path = "etcd/cluster.rs"]
 mod cluster;
 
