@@ -63,6 +63,7 @@ mod progress;
 mod request;
 mod rules;
 mod store;
+mod sync;
 mod time;
 mod txn;
 mod verify;

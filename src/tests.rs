@@ -12,10 +12,15 @@ mod faults;
 mod history_support;
 mod import;
 mod layers;
+#[cfg(shuttle)]
+#[path = "../tests/linearizability/mod.rs"]
+mod linearizability;
 mod outcomes;
 mod promises;
 mod repair;
 mod seal;
+#[cfg(shuttle)]
+mod shuttle;
 mod spaces;
 mod stand_ins;
 

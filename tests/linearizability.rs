@@ -36,7 +36,7 @@ fn record(store: &Store, workload: Workload, threads: usize, calls: usize, seed:
             });
         }
     });
-    (initial, recorder.into_history())
+    (initial, recorder.history())
 }
 
 /// How many pairs of operations of one part ran at the same time.

@@ -1,10 +1,11 @@
 //! Waking those who wait for a commit.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::Waited;
 use crate::id::Commit;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Wakes those who wait for a commit.
 #[derive(Default)]

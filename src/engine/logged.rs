@@ -16,8 +16,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Bound;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::bell::Bell;
@@ -32,6 +31,8 @@ use super::{
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, MutexGuard, SIMULATED};
 
 /// The most bytes of commits in a group, unless it is one commit that has more.
 const GROUP_BYTES: usize = 1 << 20;
@@ -42,10 +43,10 @@ const GROUP_BYTES: usize = 1 << 20;
 const STRIPES: usize = 1 << 20;
 /// In tests so few that rows often share one, and stores are opened fast.
 #[cfg(any(test, fuzzing))]
-const STRIPES: usize = 1 << 12;
+const STRIPES: usize = if SIMULATED { 64 } else { 1 << 12 };
 
 /// How often a thread looks whether the writer is free before it sleeps.
-const YIELDS_MAX: u32 = 100;
+const YIELDS_MAX: u32 = if SIMULATED { 1 } else { 100 };
 
 /// How many rows a checkpoint writes in one commit of the table file. Until that is done redb keeps the
 /// pages of before, and the log's syncs wait behind its own: so a few thousand pages at most. Each commit
@@ -70,6 +71,8 @@ pub(crate) enum Sabotage {
     PublishBeforeSync,
     EndDoesNotWait,
     CommitDoesNotWait,
+    #[cfg(shuttle)]
+    NextGroupIsNotWoken,
 }
 
 /// A store with a redo log that this process may write.
@@ -633,6 +636,10 @@ impl Shared {
                 self.publish(&state);
                 self.bell.ring(group.last);
                 self.written[own].notify_all();
+                #[cfg(all(test, shuttle))]
+                if self.is_sabotaged(Sabotage::NextGroupIsNotWoken) {
+                    return state;
+                }
                 self.written[1 - own].notify_one();
             }
             Err(error) => {

@@ -7,7 +7,6 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_skiplist::SkipMap;
 
@@ -15,6 +14,7 @@ use super::{RowHash, Stripes, redo};
 use crate::error::Result;
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
+use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// What a version takes in memory besides its bytes, about: a node of the list.
 const ROW_OVERHEAD: usize = 128;

@@ -3,9 +3,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, Guard};
-
 use super::ReadTransaction;
+use crate::sync::{ArcSwap, Guard};
 
 /// A commit to read from, there for as long as this is kept.
 ///

@@ -19,13 +19,14 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use twox_hash::XxHash3_64;
 
 use super::disk::StorageBackend;
 use crate::error::{Error, Result};
 use crate::id::Commit;
+use crate::sync::Mutex;
 
 /// Which log a file is; the table file names the log that it needs.
 pub(crate) type LogId = [u8; 16];

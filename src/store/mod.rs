@@ -494,18 +494,18 @@ enum Once<T> {
 /// The one write that a thread may be in.
 struct OnlyWrite;
 
-thread_local! {
+crate::sync::thread_local! {
     static IN_WRITE: Cell<bool> = const { Cell::new(false) };
 }
 
 impl OnlyWrite {
     fn on_this_thread() -> Result<Self> {
-        if IN_WRITE.replace(true) { Err(Error::NestedTransaction) } else { Ok(Self) }
+        if IN_WRITE.with(|it| it.replace(true)) { Err(Error::NestedTransaction) } else { Ok(Self) }
     }
 }
 
 impl Drop for OnlyWrite {
     fn drop(&mut self) {
-        IN_WRITE.set(false);
+        IN_WRITE.with(|it| it.set(false));
     }
 }

@@ -19,6 +19,7 @@ use crate::alias::AliasRecord;
 use crate::engine::{ReadTransaction, RowHash};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
+use crate::sync::SIMULATED;
 
 /// The most lanes of a cache: a record that all threads ask for often is there once in each.
 const LANES_MAX: usize = 4;
@@ -115,7 +116,8 @@ struct Weigh;
 impl Cache {
     /// With at most so much memory. `None` if that is nothing.
     pub(crate) fn new(bytes: usize) -> Option<Self> {
-        let lanes = thread::available_parallelism().map_or(1, usize::from).min(LANES_MAX);
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let lanes = if SIMULATED { 1 } else { cores.min(LANES_MAX) };
         (bytes > 0).then(|| Self::with_lanes(bytes, lanes))
     }
 

@@ -37,13 +37,36 @@ impl Recorder {
         outcome.map(|(answer, _)| answer)
     }
 
-    pub(crate) fn into_history(self) -> History {
-        self.history.into_inner().unwrap()
+    /// How many calls began and returned so far.
+    pub(crate) fn now(&self) -> u64 {
+        self.time.load(SeqCst)
+    }
+
+    pub(crate) fn history(&self) -> History {
+        self.history.lock().unwrap().clone()
+    }
+
+    /// Adds what another thread was answered after all that.
+    pub(crate) fn append(history: &mut History, call: Call, answer: Answer) {
+        let thread = history.iter().map(|it| it.thread + 1).max().unwrap_or_default();
+        let times = history.iter().map(|it| it.returned.as_ref().map_or(it.began, |returned| returned.at));
+        let began = times.max().unwrap_or_default() + 1;
+        let returned = Some(Returned { at: began + 1, answer, hint: 0 });
+        history.push(Operation { thread, call, began, returned });
     }
 }
 
 pub(crate) fn scope() -> Scope {
     Scope::new("3bab8e245e854f68af5967c00dd43127", "0d0466b0e7274d9cb35df84bb474a37f").unwrap()
+}
+
+/// The answer to a call that nobody notes.
+///
+/// # Errors
+///
+/// What is no answer.
+pub(crate) fn answer(store: &Store, call: &Call) -> Result<Answer> {
+    ask(store, call).map(|(answer, _)| answer)
 }
 
 /// The answer to a call, and the number of its commit.

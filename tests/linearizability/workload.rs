@@ -34,6 +34,11 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
+    /// Another, for another thread.
+    pub(crate) fn split(&mut self) -> Self {
+        Self(self.next())
+    }
+
     pub(crate) fn below(&mut self, bound: u8) -> u8 {
         u8::try_from(self.next() % u64::from(bound)).unwrap()
     }
@@ -58,6 +63,15 @@ impl Workload {
             }
         }
         initial
+    }
+
+    /// Looks at everything.
+    pub(crate) fn look(self) -> Call {
+        let all = |count| {
+            let firsts = (0..self.families).map(|family| family * NAMES);
+            firsts.flat_map(move |first| first..first + count)
+        };
+        Call::Look(all(ALIASES).map(Alias).collect(), all(NAMES).map(Name).collect())
     }
 
     /// Reads as often as writes.
