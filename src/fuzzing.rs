@@ -98,11 +98,7 @@ pub fn decoders(data: &[u8]) {
         ),
         13 => drop(format::decode_nothing(row, bytes)),
         14 => addresses(rest),
-        15 => {
-            if let Ok(state) = LogState::decode(rest) {
-                assert_eq!(state.encode(), rest);
-            }
-        }
+        15 => log_state(rest),
         16 => {
             if let Ok(found) = unseal(row, bytes) {
                 assert_eq!(seal(row, found.commit, found.bytes), bytes);
@@ -120,6 +116,12 @@ fn comes_back<T: std::fmt::Debug + PartialEq>(
 ) {
     if let Ok(decoded) = decoded {
         assert_eq!(decode(&encode(&decoded)).unwrap(), decoded);
+    }
+}
+
+fn log_state(bytes: &[u8]) {
+    if let Ok(state) = LogState::decode(bytes) {
+        assert_eq!(state.encode(), bytes);
     }
 }
 
