@@ -210,6 +210,15 @@ pub enum Error {
     /// The engine can't be reached. Nothing was written; try again later.
     #[error("the storage engine can't be reached: {0}; nothing was written")]
     Unavailable(Box<str>),
+    /// Too many calls wait for their turn already. Nothing was done; try again later, or tell the caller to, as by
+    /// HTTP status 429 or 503. Only [`AsyncStore`](crate#async) has such a limit.
+    #[error("{waiting} {what} wait already; nothing was done, try again later")]
+    Busy {
+        /// Of which kind: `reads`, `writes`, `other calls`.
+        what: &'static str,
+        /// The limit.
+        waiting: u32,
+    },
     /// The servers of the engine refuse this client: its user, password, role, or certificate. Nothing was
     /// written; correct them.
     #[error("the servers of the storage engine refuse this client: {0}; nothing was written")]
@@ -357,7 +366,7 @@ impl Error {
 
     /// Whether the same call may succeed if it is just made again, nothing having been written.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Conflict | Self::Unavailable(_))
+        matches!(self, Self::Conflict | Self::Unavailable(_) | Self::Busy { .. })
     }
 
     /// Whether the engine failed, as against a refusal: such an error marks the transaction, and its
@@ -419,6 +428,7 @@ impl Error {
             Self::InvalidRotationInterval(_) => ("KMS.3001", 400),
             Self::Conflict
             | Self::Unavailable(_)
+            | Self::Busy { .. }
             | Self::AccessDenied(_)
             | Self::CommitUnknown(_)
             | Self::CommitNotFound(_)
@@ -446,6 +456,46 @@ impl Error {
             | Self::OptionsMismatch { .. } => return None,
         };
         Some(ApiCode { code, status })
+    }
+
+    /// A short name of the error that stays what it is, for logs and labels of metrics: the service's code, such as
+    /// `KMS.1104`, or where its API has none, the name of the variant, such as `commit_unknown`.
+    pub fn code(&self) -> &'static str {
+        if let Some(api) = self.api() {
+            return api.code;
+        }
+        match self {
+            Self::Conflict => "conflict",
+            Self::Unavailable(_) => "unavailable",
+            Self::Busy { .. } => "busy",
+            Self::AccessDenied(_) => "access_denied",
+            Self::CommitUnknown(_) => "commit_unknown",
+            Self::CommitNotFound(_) => "commit_not_found",
+            Self::HistoryDisabled => "history_disabled",
+            Self::HistoryTrimmed { .. } => "history_trimmed",
+            Self::NotRevertible(_) => "not_revertible",
+            Self::PositionOfAnotherStore => "position_of_another_store",
+            Self::InvalidOutcome(_) => "invalid_outcome",
+            Self::Poisoned => "poisoned",
+            Self::Corrupted(_) => "corrupted",
+            Self::RecoveryNeeded => "recovery_needed",
+            Self::LogMismatch(_) => "log_mismatch",
+            Self::FileExists(_) => "file_exists",
+            Self::NotEmpty => "not_empty",
+            Self::BackupMismatch(_) => "backup_mismatch",
+            Self::Unsound(_) => "unsound",
+            Self::Io(_) => "io",
+            Self::TransactionTooLarge { .. } => "transaction_too_large",
+            Self::NestedTransaction => "nested_transaction",
+            Self::Aborted(_) => "aborted",
+            Self::ReadOnly => "read_only",
+            Self::AlreadyOpen => "already_open",
+            Self::NotAStore(_) => "not_a_store",
+            Self::Unsupported { .. } => "unsupported",
+            Self::OptionsMismatch { .. } => "options_mismatch",
+            // All others have a code in the API.
+            _ => "other",
+        }
     }
 
     pub(crate) fn key_not_found(key: impl fmt::Display) -> Self {

@@ -45,12 +45,19 @@
 //!
 //! All calls block, and a [`Store`] can be cloned and used from any thread.
 //!
+//! # Async
+//!
+//! With the feature `tokio` there is `AsyncStore`, a [`Store`] whose calls block no thread of a tokio runtime.
+//! How many run and how many wait is limited; one more is refused at once with [`Error::Busy`].
+//!
 //! The rules are those of the Huawei Cloud KMS API; `docs/semantics.md` in the repository states each
 //! with its source.
 
 #![warn(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod alias;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod change;
 mod engine;
 mod error;
@@ -64,6 +71,7 @@ mod request;
 mod rules;
 mod store;
 mod sync;
+mod telemetry;
 mod time;
 mod txn;
 mod verify;
@@ -106,6 +114,8 @@ mod documents {
 }
 
 // The handle, and what a call is made with.
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncLimits, AsyncQueue, AsyncStore};
 pub use engine::Storage;
 #[cfg(feature = "etcd")]
 pub use engine::{ClusterStats, Etcd};
@@ -116,6 +126,8 @@ pub use store::{
     Backup, Committed, Compacted, Copied, DryRun, Import, Imported, Options, Removed, Restore, Restored,
     Stats, Store, Swept, compact,
 };
+#[cfg(feature = "metrics")]
+pub use telemetry::describe_metrics;
 pub use txn::{CacheStats, Expect, Moved, Renamed, Snapshot, Transaction, TransactionLimits};
 
 // Names and ids.

@@ -79,6 +79,11 @@ impl Request {
         }
     }
 
+    #[cfg_attr(not(feature = "tracing"), allow(dead_code))]
+    pub(crate) fn id(&self) -> Option<&RequestId> {
+        self.request_id.as_ref()
+    }
+
     /// The scope.
     pub fn scope(&self) -> &Scope {
         &self.scope

@@ -23,6 +23,8 @@ mod seal;
 mod shuttle;
 mod spaces;
 mod stand_ins;
+#[cfg(all(feature = "tracing", feature = "metrics"))]
+mod telemetry;
 
 use crate::engine::redb::RedbEngine;
 use crate::engine::scripted::Scripted;

@@ -7,7 +7,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use keystead::{Alias, AliasScope, DomainId, KeyAlias, KeyId, NewKey, ProjectId, Quotas, Region, Retention};
+use keystead::{
+    Alias, AliasScope, AsyncLimits, DomainId, KeyAlias, KeyId, NewKey, ProjectId, Quotas, Region, Retention,
+};
 use serde::{Deserialize, Deserializer};
 
 use crate::random;
@@ -147,6 +149,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Each request has at most one call of the store at a time, so all that are in work may wait there.
+    pub(crate) fn of_calls(&self) -> AsyncLimits {
+        let bound = |bound: usize| u32::try_from(bound).unwrap_or(u32::MAX);
+        AsyncLimits {
+            reads: bound(self.store_reads),
+            writes: bound(self.store_writes),
+            waiting: bound(self.requests),
+            ..AsyncLimits::default()
+        }
+    }
+
     pub(crate) fn request_time(&self) -> Duration {
         Duration::from_secs(self.request_seconds)
     }

@@ -1,14 +1,17 @@
 //! [`App`]: the store and everything else that requests share; how the store is called.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use keystead::{KeyFilter, NewKey, Options, Request, RequestId, Scope, Snapshot, Store, Transaction};
+use keystead::{
+    AsyncQueue, AsyncStore, KeyFilter, NewKey, Options, Request, RequestId, Scope, Snapshot, Store,
+    Transaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
-use tokio::task;
 use tracing::Span;
 
 use crate::caller::{Call, Directory};
@@ -18,17 +21,15 @@ use crate::metrics::Metrics;
 
 /// What all requests share.
 pub(crate) struct App {
+    /// For what does not block.
     pub(crate) store: Store,
+    /// For what does.
+    calls: AsyncStore,
     pub(crate) directory: Directory,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     /// One permit for each request in work, from when its body is there.
     pub(crate) requests: Arc<Semaphore>,
-    /// One permit for each read of the store in work.
-    pub(crate) reads: Arc<Semaphore>,
-    /// One permit for each write of the store in work. Writes wait for each other; reads have permits
-    /// of their own, so that they don't wait for writes.
-    pub(crate) writes: Arc<Semaphore>,
     idempotent_sequence: bool,
     services: Vec<String>,
     /// The projects that have what they have from their first use on.
@@ -47,14 +48,13 @@ pub(crate) fn store_options(config: &Config) -> Options {
 }
 
 impl App {
-    pub(crate) fn new(config: Config, store: Store) -> prometheus::Result<Self> {
+    pub(crate) fn new(config: Config, store: Store) -> Result<Self, Box<dyn std::error::Error>> {
         let limits = config.limits;
         Ok(Self {
+            calls: AsyncStore::with_limits(store.clone(), limits.of_calls())?,
             store,
             metrics: Metrics::new()?,
             requests: Arc::new(Semaphore::new(limits.requests)),
-            reads: Arc::new(Semaphore::new(limits.store_reads)),
-            writes: Arc::new(Semaphore::new(limits.store_writes)),
             limits,
             idempotent_sequence: config.idempotent_sequence,
             services: config.default_key_services,
@@ -64,25 +64,23 @@ impl App {
         })
     }
 
-    /// Runs work that may block on the store, on a thread of its own. The number of such threads is
-    /// bounded; work that has begun is carried out even if the request that asked for it has ended.
+    /// Runs work that may block on the store. Work that has begun is carried out even if the request that
+    /// asked for it has ended.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
-        permits: &Arc<Semaphore>,
+        queue: AsyncQueue,
         work: impl FnOnce(&Store) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let permit =
-            Arc::clone(permits).acquire_owned().await.map_err(|closed| Refusal::internal(&closed))?;
         let (app, span) = (Arc::clone(self), Span::current());
-        let thread = task::spawn_blocking(move || {
-            let _permit = permit;
+        let call = move |store: &Store| {
             let _entered = span.enter();
             let begin = now();
-            let outcome = work(&app.store);
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(store)));
             app.metrics.store_called(begin.elapsed());
-            outcome
-        });
-        thread.await.unwrap_or_else(|panicked| Err(Refusal::internal(&panicked)))
+            Ok(outcome)
+        };
+        let outcome = self.calls.run(queue, call).await?;
+        outcome.unwrap_or_else(|_| Err(Refusal::internal(&"a call of the store panicked")))
     }
 
     /// Reads from one snapshot of the caller's project.
@@ -92,7 +90,7 @@ impl App {
         read: impl FnOnce(&Snapshot<'_>) -> keystead::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
         let scope = call.scope.clone();
-        self.blocking(&self.reads, move |store| Ok(store.read(&scope, read)?)).await
+        self.blocking(AsyncQueue::Reads, move |store| Ok(store.read(&scope, read)?)).await
     }
 
     /// Changes the caller's project. Where the configuration says so, a request with a `sequence` is
@@ -111,7 +109,7 @@ impl App {
         }
         let once = sequence.filter(|_| self.idempotent_sequence);
         let body = [operation.as_bytes(), call.path.as_bytes(), &call.body].join(&b'\n');
-        let committed = self.blocking(&self.writes, move |store| {
+        let committed = self.blocking(AsyncQueue::Writes, move |store| {
             Ok(match once {
                 Some(sequence) => store.write_once(&request, &sequence, &body, change)?,
                 None => store.write(&request, change)?,
@@ -139,7 +137,7 @@ impl App {
             }
             Ok(())
         };
-        self.blocking(&self.writes, prepare).await
+        self.blocking(AsyncQueue::Writes, prepare).await
     }
 
     fn is_prepared(&self, scope: &Scope) -> bool {

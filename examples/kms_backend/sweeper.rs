@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keystead::{Scope, Swept, Timestamp};
+use keystead::{AsyncQueue, Scope, Swept, Timestamp};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::error::Refusal;
@@ -30,8 +30,9 @@ async fn sweep(app: &Arc<App>) -> Result<(), Refusal> {
     let mut after: Option<Scope> = None;
     loop {
         let from = after.take();
-        let swept =
-            app.blocking(&app.writes, move |store| Ok(store.sweep(now, STEPS, from.as_ref())?)).await?;
+        let swept = app
+            .blocking(AsyncQueue::Writes, move |store| Ok(store.sweep(now, STEPS, from.as_ref())?))
+            .await?;
         count(app, &swept);
         if swept.done {
             return Ok(());

@@ -33,6 +33,7 @@ use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, MutexGuard, SIMULATED};
+use crate::telemetry;
 
 /// The most bytes of commits in a group, unless it is one commit that has more.
 const GROUP_BYTES: usize = 1 << 20;
@@ -189,6 +190,7 @@ impl LoggedEngine {
         let stripes = Arc::new(Stripes::new(STRIPES));
         let (log, frozen) = recover(&base, disk, &stripes, false)?;
         let in_use = matches!(base.log_state(), LogState::InUse { .. });
+        frozen.iter().for_each(|frozen| telemetry::recovered(frozen.last));
         let durable = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
         let view = View { active: Arc::default(), frozen: frozen.map(Arc::new), base: Arc::new(base) };
         let view = Arc::new(view);
@@ -470,6 +472,7 @@ impl State {
     }
 
     fn fail(&mut self, why: &Error) {
+        telemetry::stopped(why);
         self.failed.get_or_insert_with(|| why.to_string().into());
     }
 }
@@ -626,6 +629,9 @@ impl Shared {
         let started = Instant::now();
         let written = self.log.append(group.sequence, &group.commits);
         let took = started.elapsed();
+        if written.is_ok() {
+            telemetry::log_synced(group.count, group.commits.len(), took);
+        }
         let mut state = self.lock();
         state.writing = None;
         let own = usize::from(!group.number.is_multiple_of(2));
@@ -692,6 +698,7 @@ impl Shared {
     fn checkpoint(&self, frozen: &Frozen) -> Result<()> {
         let started = Instant::now();
         let base = self.write_frozen(frozen, self.log_needed(frozen))?;
+        telemetry::checkpointed(frozen.last, started.elapsed());
         let mut state = self.lock();
         let active = state.view.active.clone();
         state.view = Arc::new(View { active, frozen: None, base });

@@ -20,6 +20,7 @@ use crate::format::{
 };
 use crate::id::Commit;
 use crate::progress;
+use crate::telemetry::{self, Call, Place, Summary};
 use crate::txn::newest_change;
 
 /// A backup that was made.
@@ -76,8 +77,12 @@ impl Store {
     /// [`FileExists`](Error::FileExists); [`Corrupted`](Error::Corrupted) or [`Unsound`](Error::Unsound) if the
     /// store is damaged: [repair](crate::repair) it; [`Io`](Error::Io).
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<Backup> {
+        told(Call::Backup, || self.write_copy(path.as_ref()))
+    }
+
+    fn write_copy(&self, path: &Path) -> Result<Backup> {
         let started = now();
-        let mut building = Building::create(path.as_ref())?;
+        let mut building = Building::create(path)?;
         let rows = self.inner.engine.begin_read()?;
         let position = self.position_after(rows.commit());
         let entries = building.copy(&*rows)?;
@@ -124,10 +129,14 @@ impl Store {
     /// a whole copy. [`CommitNotFound`](Error::CommitNotFound) for a position that is ahead of the store. And
     /// those of [`backup`](Self::backup).
     pub fn backup_changes(&self, since: &Position, path: impl AsRef<Path>) -> Result<Backup> {
+        told(Call::BackupChanges, || self.write_changes(since, path.as_ref()))
+    }
+
+    fn write_changes(&self, since: &Position, path: &Path) -> Result<Backup> {
         let started = now();
         self.must_have_history()?;
         let since = self.commit_of(since)?;
-        let file = NewFile::create(path.as_ref())?;
+        let file = NewFile::create(path)?;
         let rows = self.inner.engine.begin_read()?;
         let begin = begin_of(&*rows, self.inner.incarnation, since)?;
         let mut writer = ChangesWriter::new(BufWriter::new(file.handle()?), &begin)?;
@@ -157,8 +166,11 @@ impl Store {
     /// [`NotAStore`](Error::NotAStore) for a file that is neither; [`Unsupported`](Error::Unsupported);
     /// [`Io`](Error::Io).
     pub fn verify_backup(path: impl AsRef<Path>) -> Result<Backup> {
+        told(Call::VerifyBackup, || Self::verify_file(path.as_ref()))
+    }
+
+    fn verify_file(path: &Path) -> Result<Backup> {
         let started = now();
-        let path = path.as_ref();
         let bytes = path.metadata()?.len();
         let (position, since, rows, entries) = match check_changes(path) {
             Ok((begin, outcomes, entries)) => {
@@ -176,6 +188,16 @@ impl Store {
         };
         Ok(Backup { position, since, rows, entries, bytes, took: started.elapsed() })
     }
+}
+
+fn told(call: Call, run: impl FnOnce() -> Result<Backup>) -> Result<Backup> {
+    telemetry::told(call, Place::default(), run, |backup| Summary {
+        commit: Some(backup.position.commit()),
+        rows: Some(backup.rows),
+        entries: Some(backup.entries),
+        bytes: Some(backup.bytes),
+        ..Summary::default()
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "it is measured how long a backup takes")]

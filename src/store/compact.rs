@@ -13,6 +13,7 @@ use super::building::Building;
 use super::files::{beside, log_path, sync_folder_of};
 use crate::engine::Draft;
 use crate::error::Result;
+use crate::telemetry::{self, Call, Place, Summary};
 
 /// A store that was [compacted](compact()).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,9 +58,22 @@ pub struct Compacted {
 /// owner can't be kept. [`Corrupted`](crate::Error::Corrupted) or [`Unsound`](crate::Error::Unsound) if the store
 /// is damaged: [repair](crate::repair) it. Those of [`Options::open`].
 pub fn compact(path: impl AsRef<Path>) -> Result<Compacted> {
+    telemetry::told(
+        Call::Compact,
+        Place::default(),
+        || compact_file(path.as_ref()),
+        |compacted| Summary {
+            rows: Some(compacted.rows),
+            bytes: Some(compacted.bytes),
+            ..Summary::default()
+        },
+    )
+}
+
+fn compact_file(path: &Path) -> Result<Compacted> {
     let started = now();
     // The file itself, not a link to it.
-    let path = &path.as_ref().canonicalize()?;
+    let path = &path.canonicalize()?;
     // Closed after this, it has all that was in a redo log.
     drop(Options::new().open(path)?);
     // From here on nobody else can open it, until the new one has its place.

@@ -22,6 +22,7 @@ use crate::id::{Commit, Scope};
 use crate::key::KeyRecord;
 use crate::policy::Policy;
 use crate::progress;
+use crate::telemetry::{self, Call, Summary};
 use crate::time::Timestamp;
 use crate::txn::{TransactionLimits, floor_of, replay};
 
@@ -76,6 +77,20 @@ impl Store {
     /// created with another alias scope, region, or history. [`Unsound`](Error::Unsound) if the copy differs, because
     /// somebody else wrote to it. Those of [`write`](Self::write) and of reading.
     pub fn copy_to(&self, target: &Self) -> Result<Copied> {
+        telemetry::told(
+            Call::CopyTo,
+            telemetry::Place::default(),
+            || self.copy_all_to(target),
+            |copied| Summary {
+                commit: Some(copied.commit),
+                rows: Some(copied.rows),
+                entries: Some(copied.entries),
+                ..Summary::default()
+            },
+        )
+    }
+
+    fn copy_all_to(&self, target: &Self) -> Result<Copied> {
         self.must_fit(target)?;
         let source = self.inner.engine.begin_read()?;
         source.audit()?;

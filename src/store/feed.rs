@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::page::Limit;
 use crate::progress;
+use crate::telemetry::{self, Call, Place, Summary};
 use crate::txn::{changes_after, floor_of, trim_step};
 
 /// Commits in their order, and where to go on.
@@ -94,6 +95,14 @@ impl Store {
     /// [`HistoryDisabled`](Error::HistoryDisabled), [`CommitNotFound`](Error::CommitNotFound) for a
     /// commit to come, and those of [`write`](Self::write).
     pub fn trim_history(&self, to: Commit) -> Result<Commit> {
+        let trim = || self.trim_up_to(to);
+        telemetry::told(Call::TrimHistory, Place::default(), trim, |floor| Summary {
+            commit: Some(*floor),
+            ..Summary::default()
+        })
+    }
+
+    fn trim_up_to(&self, to: Commit) -> Result<Commit> {
         self.must_have_history()?;
         let rows = self.inner.engine.begin_read()?;
         if to > rows.commit() {

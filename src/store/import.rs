@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::key::NewKey;
 use crate::request::Request;
+use crate::telemetry::{self, Call, Summary};
 use crate::txn::{Importing, Place, Transaction};
 
 /// What an import counts for each key, alias and tag besides their texts.
@@ -240,7 +241,20 @@ impl<I: Iterator<Item = NewKey>> Iterator for Import<I> {
         if self.ended {
             return None;
         }
-        let imported = self.import_batch().transpose();
+        let request = self.request.clone();
+        let imported = telemetry::told(
+            Call::Import,
+            &request,
+            || self.import_batch(),
+            |batch: &Option<Imported>| Summary {
+                changed: Some(batch.is_some()),
+                commit: batch.as_ref().map(|batch| batch.commit),
+                keys: batch.as_ref().map(|batch| batch.created),
+                troubles: batch.as_ref().map(|batch| batch.refused.len() as u64),
+                ..Summary::default()
+            },
+        );
+        let imported = imported.transpose();
         self.ended = !matches!(imported, Some(Ok(_)));
         imported
     }

@@ -11,6 +11,8 @@ mod incarnation;
 mod options;
 mod repair;
 mod restore;
+#[cfg(feature = "metrics")]
+mod stats;
 mod storages;
 mod sweep;
 
@@ -46,6 +48,7 @@ use crate::id::{Commit, Region, RequestId, Scope};
 use crate::page::{After, Limit, Page};
 use crate::policy::{AliasScope, Policy, Quotas, Retention};
 use crate::request::Request;
+use crate::telemetry::{self, Call, Summary};
 use crate::time::Stopwatch;
 use crate::txn::{
     Cache, CacheStats, Place, Replay, Snapshot, Staged, Staging, Transaction, ran_differently, scopes,
@@ -69,6 +72,8 @@ struct Inner {
     incarnation: [u8; 16],
     transaction_time: Duration,
     run_closures_twice: bool,
+    // The last, so that it is told when all is done.
+    _open: telemetry::Open,
 }
 
 /// What a closure did.
@@ -158,8 +163,11 @@ impl Store {
     /// Reads in one scope: everything that the closure reads is of one moment. It sees every write
     /// that returned before it began. A read never waits for a write, nor a write for a read.
     pub fn read<T>(&self, scope: &Scope, closure: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
-        let rows = self.inner.engine.begin_read()?;
-        closure(&Snapshot::new(rows, Place::new(scope, &self.inner.policy), self.inner.cache.as_ref()))
+        let read = || {
+            let rows = self.inner.engine.begin_read()?;
+            closure(&Snapshot::new(rows, Place::new(scope, &self.inner.policy), self.inner.cache.as_ref()))
+        };
+        telemetry::told(Call::Read, scope, read, |_| Summary::default())
     }
 
     /// Runs a closure in a transaction of the request's scope and commits what it did, all or
@@ -182,9 +190,16 @@ impl Store {
         request: &Request,
         closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Committed<T>> {
-        request.check()?;
-        let _only = OnlyWrite::on_this_thread()?;
-        self.again_after_conflicts(|| self.attempt(request, &closure))
+        let write = || {
+            request.check()?;
+            let _only = OnlyWrite::on_this_thread()?;
+            self.again_after_conflicts(|| self.attempt(request, &closure))
+        };
+        telemetry::told(Call::Write, request, write, |done: &Committed<T>| Summary {
+            changed: Some(done.changed),
+            commit: Some(done.commit),
+            ..Summary::default()
+        })
     }
 
     /// As [`write`](Self::write), for a request that may come again: what comes of it is stored with
@@ -243,6 +258,7 @@ impl Store {
                 Committed { value, commit: outcome.commit, changed, replayed: false }
             }
             Once::Replayed(Replay { value, commit, changed }) => {
+                telemetry::replayed(commit);
                 Committed { value, commit, changed, replayed: true }
             }
         })
@@ -254,6 +270,16 @@ impl Store {
     ///
     /// Those of [`write`](Self::write), except those of the commit.
     pub fn dry_run<T>(
+        &self,
+        request: &Request,
+        closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<DryRun<T>> {
+        // Of operations that are not made nothing is told.
+        let dry_run = || telemetry::quietly(|| self.run_dry(request, closure));
+        telemetry::told(Call::DryRun, request, dry_run, |_| Summary::default())
+    }
+
+    fn run_dry<T>(
         &self,
         request: &Request,
         closure: impl Fn(&mut Transaction<'_>) -> Result<T>,
@@ -307,7 +333,13 @@ impl Store {
     ///
     /// [`Io`](Error::Io). What is wrong with the store is in the report, not an error.
     pub fn verify(&self) -> Result<Report> {
-        self.verify_at(&*self.inner.engine.begin_read()?)
+        let verify = || self.verify_at(&*self.inner.engine.begin_read()?);
+        telemetry::told(Call::Verify, telemetry::Place::default(), verify, |report: &Report| Summary {
+            rows: Some(report.rows),
+            entries: Some(report.changes),
+            troubles: Some(report.violations.len() as u64 + report.violations_not_kept),
+            ..Summary::default()
+        })
     }
 
     fn verify_at(&self, rows: &dyn ReadTransaction) -> Result<Report> {
@@ -333,6 +365,7 @@ impl Store {
             match run() {
                 Err(Error::Conflict) => {
                     conflicts += 1;
+                    telemetry::conflict(conflicts);
                     if !self.inner.engine.goes_on_after_conflict(conflicts, since) {
                         return Err(Error::Conflict);
                     }
@@ -381,6 +414,7 @@ impl Store {
             }
         }
         let commit = transaction.commit(&staged.batch, Log { append: entry.as_deref(), trim: None })?;
+        telemetry::committed(commit, staged.changes.iter().map(|encoded| &encoded.change));
         let value = if commit == next {
             value
         } else {
@@ -419,7 +453,7 @@ impl Store {
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Ran<T>> {
-        let again = self.run_once(&first.reads.again(number), request, closure)?;
+        let again = telemetry::quietly(|| self.run_once(&first.reads.again(number), request, closure))?;
         let entries = (entry_of(request, stand_in, first), entry_of(request, number, &again.staged));
         first.must_be_same(number, &again.staged)?;
         if entries.0 == entries.1 { Ok(again) } else { Err(ran_differently()) }
@@ -433,7 +467,7 @@ impl Store {
     ) -> Result<Ran<T>> {
         let first = self.run_once(transaction, request, closure);
         if self.inner.run_closures_twice {
-            let second = self.run_once(transaction, request, closure);
+            let second = telemetry::quietly(|| self.run_once(transaction, request, closure));
             if what_was_done(&first) != what_was_done(&second) {
                 return Err(ran_differently());
             }

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::{Fixed, Space, corrupted, decode_fixed, encode_fixed};
 use crate::id::{Region, random_bytes};
 use crate::policy::{AliasScope, Compatibility, Policy, Quotas, Retention};
+use crate::telemetry;
 #[cfg(feature = "etcd")]
 use crate::time::Stopwatch;
 use crate::time::Timestamp;
@@ -446,7 +447,9 @@ impl Options {
     /// The store on an engine on which one was begun.
     pub(crate) fn on(&self, engine: Box<dyn Engine>) -> Result<Store> {
         let (row, unfinished) = (Space::of_store().fixed(), Space::of_store().unfinished());
-        let mut stored = engine.begin_read()?.get(&[&row, &unfinished])?;
+        let rows = engine.begin_read()?;
+        let (commit, mut stored) = (rows.commit(), rows.get(&[&row, &unfinished])?);
+        drop(rows);
         if stored.pop().flatten().is_some() {
             let what = "a copy into this store did not come to its end: empty it, and copy again";
             return Err(Error::Unsound([what.to_owned()].into()));
@@ -465,6 +468,7 @@ impl Options {
             history: fixed.history,
         };
         let inner = Inner {
+            _open: telemetry::Open::new(commit, fixed.history, engine.log_stats().is_some()),
             engine,
             cache: Cache::new(self.record_cache_bytes),
             policy,

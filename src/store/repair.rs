@@ -34,6 +34,7 @@ use crate::id::{Commit, DomainId, KeyId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::{AliasScope, Policy, Quotas};
 use crate::progress;
+use crate::telemetry::{self, Call, Place, Summary};
 use crate::time::Timestamp;
 
 /// What a [repair](repair()) did, and what it could not do.
@@ -93,7 +94,15 @@ pub struct Finding {
 /// [`RecoveryNeeded`](Error::RecoveryNeeded), [`LogMismatch`](Error::LogMismatch),
 /// [`FileExists`](Error::FileExists), [`Unsupported`](Error::Unsupported).
 pub fn repair(damaged: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<RepairReport> {
-    repair_store(&Options::new().open_read_only(damaged)?, path.as_ref(), Timestamp::now())
+    let damaged = damaged.as_ref();
+    let repair = || repair_store(&Options::new().open_read_only(damaged)?, path.as_ref(), Timestamp::now());
+    telemetry::told(Call::Repair, Place::default(), repair, |report| Summary {
+        commit: Some(report.position.commit()),
+        rows: Some(report.rows),
+        bytes: Some(report.bytes),
+        troubles: Some((report.repaired.len() + report.lost.len()) as u64 + report.not_kept),
+        ..Summary::default()
+    })
 }
 
 /// As [`repair`](repair()), of a store that is open, at this time.

@@ -20,6 +20,7 @@ use crate::format::{
 use crate::id::Commit;
 use crate::policy::Policy;
 use crate::progress;
+use crate::telemetry::{self, Call, Place, Summary};
 use crate::time::Timestamp;
 use crate::txn::replay;
 
@@ -90,7 +91,13 @@ impl Restore {
     /// or behind all of them; [`Corrupted`](Error::Corrupted), [`Unsound`](Error::Unsound),
     /// [`Unsupported`](Error::Unsupported), [`Io`](Error::Io).
     pub fn into_file(&self, path: impl AsRef<Path>) -> Result<Restored> {
-        self.restore_at(path.as_ref(), Timestamp::now())
+        let restore = || self.restore_at(path.as_ref(), Timestamp::now());
+        telemetry::told(Call::Restore, Place::default(), restore, |restored| Summary {
+            commit: Some(restored.commit),
+            rows: Some(restored.rows),
+            bytes: Some(restored.bytes),
+            ..Summary::default()
+        })
     }
 
     /// As [`into_file`](Self::into_file), at this time.

@@ -10,6 +10,7 @@ use crate::id::{Commit, KeyId, Scope};
 use crate::page::{After, Limit};
 use crate::policy::Retention;
 use crate::request::Request;
+use crate::telemetry::{self, Call, Place, Summary};
 use crate::time::Timestamp;
 use crate::txn::{Transaction, last_before, newest_change};
 
@@ -84,6 +85,18 @@ impl Store {
     /// passed over. Damage is passed over too, and told in [`Swept::failures`], so that it keeps no other
     /// key from being swept.
     pub fn sweep(&self, now: Timestamp, budget: usize, after: Option<&Scope>) -> Result<Swept> {
+        let sweep = || self.sweep_from(now, budget, after);
+        telemetry::told(Call::Sweep, Place::default(), sweep, |swept| Summary {
+            commit: swept.history_floor,
+            keys: Some(swept.keys_purged),
+            materials: Some(swept.materials_expired),
+            outcomes: Some(swept.outcomes_pruned),
+            troubles: Some(swept.failures.len() as u64),
+            ..Summary::default()
+        })
+    }
+
+    fn sweep_from(&self, now: Timestamp, budget: usize, after: Option<&Scope>) -> Result<Swept> {
         let mut swept = Swept { after: after.cloned(), ..Swept::default() };
         let mut steps = budget;
         while steps > 0 {
@@ -215,6 +228,14 @@ impl Store {
     /// these; call it again until [`Removed::done`]. The history keeps what it was told. For the
     /// platform.
     pub fn remove_scope(&self, request: &Request, budget: usize) -> Result<Removed> {
+        let remove = || self.remove_from_scope(request, budget);
+        telemetry::told(Call::RemoveScope, request, remove, |removed| Summary {
+            keys: Some(removed.keys),
+            ..Summary::default()
+        })
+    }
+
+    fn remove_from_scope(&self, request: &Request, budget: usize) -> Result<Removed> {
         let mut removed = Removed::default();
         let space = Space::of_scope(request.scope());
         let (from, to) = (space.table(Table::Key), space.table(Table::KeyAlias));

@@ -1,6 +1,7 @@
 //! Every variant of the error is produced by something real, and has the code of the service's API.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 
 use super::{new_key, request, scope, scripted};
 use crate::engine::scripted::{Call, Outcome};
@@ -63,6 +64,7 @@ const WITHOUT_CODE: &[&str] = &[
     "Conflict",
     "Unavailable",
     "AccessDenied",
+    "Busy",
     "CommitUnknown",
     "Poisoned",
     "Corrupted",
@@ -362,8 +364,26 @@ fn by_backups() -> Produced {
     ]
 }
 
+/// What comes of a limit that lets one run and none wait.
+fn by_limits() -> Produced {
+    let limits = AsyncLimits { reads: 1, waiting: 0, ..AsyncLimits::default() };
+    let store = AsyncStore::with_limits(Store::in_memory().unwrap(), limits).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (scope, (go, may_go)) = (scope(), std::sync::mpsc::channel::<()>());
+    let busy = runtime.block_on(async {
+        let mut held = Box::pin(store.read(&scope, move |_| Ok(may_go.recv().unwrap())));
+        let waker = std::task::Waker::noop();
+        assert!(held.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        let busy = store.read(&scope, |_| Ok(())).await.unwrap_err();
+        go.send(()).unwrap();
+        held.await.unwrap();
+        busy
+    });
+    vec![("Busy", busy)]
+}
+
 fn produced() -> Produced {
-    [by_values(), by_names(), by_states(), by_history(), by_engine(), by_backups()]
+    [by_values(), by_names(), by_states(), by_history(), by_engine(), by_backups(), by_limits()]
         .into_iter()
         .flatten()
         .collect()
@@ -376,6 +396,14 @@ fn declared() -> Vec<&'static str> {
     let names = body.lines().filter_map(|line| line.strip_prefix("    "));
     let names = names.filter(|line| line.starts_with(|first: char| first.is_ascii_uppercase()));
     names.map(|line| line.split(['(', ' ', ',']).next().unwrap()).collect()
+}
+
+fn snake_case(name: &str) -> String {
+    let word = |(at, letter): (usize, char)| match letter.is_uppercase() {
+        true => format!("{}{}", if at > 0 { "_" } else { "" }, letter.to_lowercase()),
+        false => letter.to_string(),
+    };
+    name.chars().enumerate().map(word).collect()
 }
 
 /// The name of an error's variant, as `Debug` begins.
@@ -393,7 +421,8 @@ fn every_variant_is_produced_and_has_its_code() {
         let code = CODES.iter().find(|(variant, ..)| variant == name);
         let code = code.map(|(_, code, status)| ApiCode { code, status: *status });
         assert_eq!(error.api(), code, "{name}");
-        assert_eq!(error.is_retryable(), matches!(*name, "Conflict" | "Unavailable"), "{name}");
+        assert_eq!(error.code(), code.map_or(snake_case(name), |api| api.code.to_owned()), "{name}");
+        assert_eq!(error.is_retryable(), matches!(*name, "Conflict" | "Unavailable" | "Busy"), "{name}");
         // What the service's API names is a refusal, and no failure of the engine.
         assert!(!(error.is_of_engine() && error.api().is_some()), "{name}");
     }

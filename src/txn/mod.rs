@@ -46,6 +46,7 @@ use crate::format::{Row, Space, Stored, Value};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::Policy;
+use crate::telemetry;
 use crate::time::Timestamp;
 use cache::{Entry, Name};
 
@@ -198,6 +199,9 @@ impl<'a> Transaction<'a> {
         let mark = self.staging.mark();
         let result = run(self);
         self.operation = outer;
+        if outer.is_none() {
+            telemetry::operation(operation, &result, self.staging.changed_since(&mark));
+        }
         match result {
             Ok(_) if outer.is_none() => self.staging.keep(),
             Ok(_) => {}

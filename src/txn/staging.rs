@@ -344,6 +344,11 @@ impl<'a> Staging<'a> {
         Mark { undo: self.undo.len(), changes: self.changes.len() }
     }
 
+    /// Whether anything was staged since the mark.
+    pub(super) fn changed_since(&self, mark: &Mark) -> bool {
+        self.undo.len() > mark.undo
+    }
+
     /// Ends an operation that succeeded and is no part of another.
     pub(super) fn keep(&mut self) {
         self.undo.clear();

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
+use keystead::AsyncQueue;
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::{OpenApi, ToSchema};
@@ -29,7 +30,7 @@ pub(crate) struct Health {
     responses((status = 200, description = "Done", body = Health), (status = 500, description = "It can't", body = RefusalBody))
 )]
 pub(crate) async fn healthz(State(app): State<Arc<App>>) -> Answer<Health> {
-    let look = app.blocking(&app.reads, |store| Ok(store.position()?.commit().number()));
+    let look = app.blocking(AsyncQueue::Reads, |store| Ok(store.position()?.commit().number()));
     let late = |elapsed| Refusal::internal(&format_args!("the store did not answer: {elapsed}"));
     let commit = timeout(app.limits.request_time(), look).await.map_err(late)??;
     Ok(Json(Health { status: "ok".to_owned(), commit }))

@@ -13,6 +13,7 @@ use super::client::revision_of;
 use super::entries::{etcd_revision, revision};
 use super::slots::LEASE_SECONDS;
 use crate::error::Result;
+use crate::telemetry;
 
 /// How long the watch may bring nothing although this process was told of more, until another one is begun.
 const STALL: Duration = Duration::from_millis(500);
@@ -74,6 +75,7 @@ async fn follow(shared: Weak<Shared>, mut at: i64) {
 async fn watch(shared: &Weak<Shared>, at: &mut i64) -> std::result::Result<Ended, EtcdError> {
     let Some(held) = open(shared) else { return Ok(Ended::Closed) };
     let (from, to) = held.layout.all();
+    telemetry::watch_began();
     let options = WatchOptions::new().with_range(to).with_start_revision(*at + 1);
     let mut client = held.client.watch_client();
     let watching = timeout(STALL, client.watch(from, Some(options))).await;

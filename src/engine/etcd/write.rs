@@ -20,6 +20,7 @@ use crate::engine::{Batch, Load, Log, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, Value, stand_in};
 use crate::id::{Commit, random_bytes};
+use crate::telemetry;
 use crate::time::Stopwatch;
 
 /// How long a commit that is done waits until this process has seen it too, so that what comes next need not ask the
@@ -197,6 +198,7 @@ impl<'a> EtcdWrite<'a> {
             }
             Err(failure) => {
                 counts.unknown.add();
+                telemetry::outcome_unknown();
                 self.settle(batch, chapter, slot, &failure)
             }
         }
