@@ -60,8 +60,14 @@ fn options() -> Options {
 
 #[test]
 fn it_is_told_while_the_call_runs() {
+    for history in [true, false] {
+        told_while_it_runs(&options().history(history));
+    }
+}
+
+fn told_while_it_runs(options: &Options) {
     let storage = Watching::default();
-    let store = options().open_on(Box::new(storage.clone()), None).unwrap();
+    let store = options.open_on(Box::new(storage.clone()), None).unwrap();
     fill(&store, 2000);
     let folder = tempfile::tempdir().unwrap();
     for doing in ["verifying", "copying"] {
