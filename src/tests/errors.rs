@@ -71,6 +71,7 @@ const WITHOUT_CODE: &[&str] = &[
     "RecoveryNeeded",
     "LogMismatch",
     "FileExists",
+    "NotEmpty",
     "BackupMismatch",
     "Unsound",
     "Io",
@@ -359,6 +360,7 @@ fn by_backups() -> Produced {
     vec![
         ("FileExists", store.backup(path("backup")).unwrap_err()),
         ("FileExists", store.backup_changes(&backup.position, path("backup")).unwrap_err()),
+        ("NotEmpty", damaged.copy_to(&damaged).unwrap_err()),
         ("BackupMismatch", mixed.unwrap_err()),
         ("Unsound", damaged.backup(path("damaged")).unwrap_err()),
     ]
