@@ -173,7 +173,7 @@ fn names_stand_only_where_they_may() {
     }
 }
 
-/// What shares nothing but by locks that shuttle knows can be stopped by it anywhere.
+/// shuttle can stop a thread only at locks, atomics and threads that are its own.
 #[test]
 fn what_runs_under_shuttle_has_its_locks() {
     let places = ["bell", "logged", "memtable", "newest", "redo", "stripes"];
