@@ -2,6 +2,11 @@
 
 mod backup;
 #[cfg(feature = "etcd")]
+#[path = "../tests/etcd/chaos/mod.rs"]
+mod chaos;
+#[cfg(feature = "etcd")]
+mod chaos_controls;
+#[cfg(feature = "etcd")]
 #[path = "../tests/etcd/cluster.rs"]
 pub(crate) mod cluster;
 mod corpus;
@@ -12,7 +17,7 @@ mod faults;
 mod history_support;
 mod import;
 mod layers;
-#[cfg(shuttle)]
+#[cfg(any(shuttle, feature = "etcd"))]
 #[path = "../tests/linearizability/mod.rs"]
 mod linearizability;
 mod outcomes;

@@ -1,12 +1,20 @@
 //! A store on a real etcd cluster: what differs from a file, and what must not.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests, outside of the test functions; it waits, and measures"
+)]
 
 #[path = "etcd/cluster.rs"]
 mod cluster;
 
+use std::time::{Duration, Instant};
+
 use cluster::Cluster;
-use keystead::{Alias, Error, Etcd, NewKey, Request, RequestId, Scope, Store};
+use keystead::{
+    After, Alias, Error, Etcd, HistoryOf, Limit, NewKey, Order, Request, RequestId, Scope, Snapshot, Store,
+};
 
 fn scope() -> Scope {
     Scope::new("domain", "project").unwrap()
@@ -19,9 +27,12 @@ fn open(cluster: &Cluster, prefix: &str) -> Store {
 /// All in one, because a cluster takes some seconds to start.
 #[test]
 fn a_store_on_a_cluster() {
-    let cluster = Cluster::start();
+    let mut cluster = Cluster::start();
     two_stores_are_one(&cluster);
     values_have_the_number_of_their_commit(&cluster);
+    a_snapshot_keeps_its_history(&cluster);
+    what_one_did_another_can_undo_at_once(&cluster);
+    what_is_shown_is_no_older_than_the_bound(&mut cluster);
 }
 
 fn two_stores_are_one(cluster: &Cluster) {
@@ -40,6 +51,100 @@ fn two_stores_are_one(cluster: &Cluster) {
     assert!(matches!(again, Err(Error::KeyAliasExists(_))));
     let report = one.verify().unwrap();
     assert!(report.is_clean(), "{report:?}");
+}
+
+/// While a snapshot is read, the log goes on by several chapters.
+fn a_snapshot_keeps_its_history(cluster: &Cluster) {
+    let store = open(cluster, "snapshot");
+    let (request, alias) = (Request::new(&scope()), "moved".parse::<Alias>().unwrap());
+    let keys = [NewKey::new("first").unwrap().alias(alias.clone()), NewKey::new("second").unwrap()];
+    store.write(&request, |txn| keys.iter().try_for_each(|new| txn.create_key(new).map(drop))).unwrap();
+    let move_it = |times: usize| {
+        for turn in 1..=times {
+            let to = keys[turn % 2].key_id;
+            store.write(&request, |txn| txn.associate_alias(&alias, to)).unwrap();
+        }
+    };
+    move_it(200);
+    let history = |snap: &Snapshot<'_>| {
+        snap.history(HistoryOf::Alias(&alias), Order::OldestFirst, After::Start, Limit::MAX)
+    };
+    store
+        .read(&scope(), |snap| {
+            let before = history(snap)?.items;
+            assert_eq!(before.len(), 201);
+            move_it(400);
+            assert_eq!(history(snap)?.items, before);
+            Ok(())
+        })
+        .unwrap();
+    assert!(store.verify().unwrap().is_clean());
+}
+
+/// A commit that a process was told of is there for it, however little it has seen of it.
+fn what_one_did_another_can_undo_at_once(cluster: &Cluster) {
+    let nodes = [open(cluster, "undo"), open(cluster, "undo")];
+    let (request, alias) = (Request::new(&scope()), "moved".parse::<Alias>().unwrap());
+    let keys = [NewKey::new("first").unwrap().alias(alias.clone()), NewKey::new("second").unwrap()];
+    nodes[0].write(&request, |txn| keys.iter().try_for_each(|new| txn.create_key(new).map(drop))).unwrap();
+    for turn in 0..40 {
+        let (one, other) = (&nodes[turn % 2], &nodes[(turn + 1) % 2]);
+        let moved = one.write(&request, |txn| txn.associate_alias(&alias, keys[1].key_id)).unwrap();
+        other.write(&request, |txn| txn.revert(moved.commit)).unwrap();
+        assert_eq!(one.read(&scope(), |snap| snap.resolve(&alias)).unwrap().key_id, keys[0].key_id);
+    }
+}
+
+/// With a bound, a read asks nobody, and yet shows every change that was acknowledged so long before.
+fn what_is_shown_is_no_older_than_the_bound(cluster: &mut Cluster) {
+    let bound = Duration::from_millis(400);
+    let writer = open(cluster, "bound");
+    let settings = Etcd::new(cluster.endpoints()).prefix("bound").staleness(bound);
+    let reader = Store::open_etcd(&settings.deadline(Duration::from_secs(2))).unwrap();
+    let (request, alias) = (Request::new(&scope()), "moved".parse::<Alias>().unwrap());
+    let keys = [NewKey::new("first").unwrap().alias(alias.clone()), NewKey::new("second").unwrap()];
+    writer.write(&request, |txn| keys.iter().try_for_each(|new| txn.create_key(new).map(drop))).unwrap();
+    let shown = || reader.read(&scope(), |snap| snap.resolve(&alias)).map(|key| key.key_id);
+    let mut latest = Duration::ZERO;
+    for turn in 1..=60 {
+        match turn {
+            20 => cluster.pause(1),
+            40 => cluster.resume(1),
+            _ => {}
+        }
+        let to = keys[turn % 2].key_id;
+        writer.write(&request, |txn| txn.associate_alias(&alias, to)).unwrap();
+        let done = Instant::now();
+        loop {
+            let asked = done.elapsed();
+            if shown().unwrap() == to {
+                break;
+            }
+            assert!(asked <= bound, "{asked:?} after the change of turn {turn} it was not shown");
+            latest = latest.max(asked);
+        }
+    }
+    println!("bound {bound:?}: the last read that showed what was before began {latest:?} after the change");
+
+    wait_until(|| age(&reader).is_some_and(|age| age < bound / 2));
+    (0..3).for_each(|member| cluster.pause(member));
+    assert_eq!(shown().unwrap(), keys[0].key_id, "nobody answers, and nobody is asked");
+    wait_until(|| age(&reader).is_none_or(|age| age > bound));
+    assert!(matches!(shown(), Err(Error::Unavailable(_))), "what is older is not shown");
+    (0..3).for_each(|member| cluster.resume(member));
+    wait_until(|| shown().is_ok());
+}
+
+fn age(store: &Store) -> Option<Duration> {
+    store.stats().cluster.and_then(|stats| stats.age)
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert!(since.elapsed() < Duration::from_secs(60), "it does not come");
+        std::thread::yield_now();
+    }
 }
 
 fn values_have_the_number_of_their_commit(cluster: &Cluster) {

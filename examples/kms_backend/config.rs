@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keystead::{
@@ -29,6 +29,11 @@ pub(crate) struct Secret(String);
 impl Secret {
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    #[cfg(feature = "etcd")]
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 
     #[cfg(test)]
@@ -64,6 +69,9 @@ pub(crate) struct Config {
     pub(crate) default_key_services: Vec<String>,
     #[serde(default)]
     pub(crate) limits: Limits,
+    /// How the members of an etcd cluster are reached.
+    #[serde(default)]
+    pub(crate) etcd: Etcd,
     #[serde(rename = "account")]
     pub(crate) accounts: Vec<Account>,
 }
@@ -175,6 +183,28 @@ impl Limits {
     pub(crate) fn stop_time(&self) -> Duration {
         Duration::from_secs(self.stop_seconds)
     }
+}
+
+/// For a store on an etcd cluster; where it is, and which it is, the command line says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "it is checked, and used where there is etcd"))]
+pub(crate) struct Etcd {
+    /// The file with the certificate of the authority that signed those of the members.
+    pub(crate) ca_certificate: Option<PathBuf>,
+    /// The files with the certificate and the private key by which the service shows who it is.
+    pub(crate) client_certificate: Option<PathBuf>,
+    pub(crate) client_key: Option<PathBuf>,
+    /// The name in the members' certificates, if it is not the host of their addresses.
+    pub(crate) server_name: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<Secret>,
+    /// How long a call of the store may take.
+    pub(crate) deadline_ms: Option<u64>,
+    /// How long a member may take to answer.
+    pub(crate) attempt_ms: Option<u64>,
+    /// How old what is read may be; if nothing is said, every read asks the cluster.
+    pub(crate) staleness_ms: Option<u64>,
 }
 
 /// A customer: a domain, its projects, and who may call for it.
@@ -416,6 +446,8 @@ mod tests {
             format!("unheard_of = 1\n{DOCUMENTED}"),
             DOCUMENTED.replace("keys_per_project", "keys_per_poject"),
             DOCUMENTED.replace("[quotas]", "[retention]\nhours = 1\n[quotas]"),
+            DOCUMENTED.replace("[quotas]", "[etcd]\npassword = 7 # SKEXAMPLE\n[quotas]"),
+            DOCUMENTED.replace("[quotas]", "[etcd]\nstaleness = 1\n[quotas]"),
             format!("{DOCUMENTED}\n[[account.access]]\naccess_key = \"AKEXAMPLE\"\nsecret_key = \"x\""),
             format!("{DOCUMENTED}{}", first_key("0d0466b0e7274d9cb35df84bb474a37f", "a/default")),
             format!("{DOCUMENTED}{}", first_key("EXAMPLE", "a")),

@@ -6,6 +6,7 @@
 mod caller;
 mod config;
 mod edge;
+mod engine;
 mod error;
 mod metrics;
 mod openapi;
@@ -30,6 +31,7 @@ use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
+use crate::engine::Place;
 use crate::state::App;
 
 /// The configuration that is made, if none is given.
@@ -39,9 +41,8 @@ const DEMO: &str = "kms_backend.toml";
 #[derive(Debug, Parser)]
 #[command(name = "kms_backend")]
 struct Arguments {
-    /// The file of the store; it is made if it is not there
-    #[arg(long, default_value = "kms.redb")]
-    data: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -78,6 +79,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         io::stdout().write_all(openapi::text()?.as_bytes())?;
         return Ok(());
     }
+    arguments.place.check()?;
     start_log(arguments.log_format);
     let path = match &arguments.config {
         Some(path) => path.clone(),
@@ -85,8 +87,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     };
     let config = Config::load(&path)?;
     let limits = config.limits;
-    let store = state::store_options(&config).open(&arguments.data);
-    let store = store.map_err(|error| format!("{}: {error}", arguments.data.display()))?;
+    let store = arguments.place.open(&state::store_options(&config), &config)?;
     let app = Arc::new(App::new(config, store)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(limits.store_reads + limits.store_writes)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use keystead::{
-    AsyncQueue, AsyncStore, KeyFilter, NewKey, Options, Request, RequestId, Scope, Snapshot, Store,
+    AsyncQueue, AsyncStore, Error, KeyFilter, NewKey, Options, Request, RequestId, Scope, Snapshot, Store,
     Transaction,
 };
 use serde::Serialize;
@@ -169,7 +169,11 @@ fn make_keys(
 ) -> keystead::Result<()> {
     let is_empty = store.read(request.scope(), |snap| snap.count_keys(&KeyFilter::all()))? == 0;
     if is_empty && !first.is_empty() {
-        store.write(request, |txn| first.iter().try_for_each(|new| txn.create_key(new).map(drop)))?;
+        match store.write(request, |txn| first.iter().try_for_each(|new| txn.create_key(new).map(drop))) {
+            // Another process on the same store came first. It made all of them, or none.
+            Err(Error::KeyIdExists(_)) => {}
+            made => drop(made?),
+        }
     }
     let ensure = |new: &NewKey, txn: &mut Transaction<'_>| txn.ensure_default_key(new).map(drop);
     store.write(request, |txn| defaults.iter().try_for_each(|new| ensure(new, txn)))?;

@@ -32,6 +32,8 @@ use std::ops::Bound;
 use std::time::Duration;
 
 pub use disk::Storage;
+#[cfg(all(test, feature = "etcd"))]
+pub(crate) use etcd::LeftOut;
 #[cfg(feature = "etcd")]
 pub use etcd::{ClusterStats, Etcd};
 pub(crate) use newest::{Newest, Reading};
@@ -71,6 +73,12 @@ pub(crate) trait Engine: Send + Sync {
     /// The newest commit, to be read from and built upon. On an engine with one writer it waits for
     /// the transaction before it to end.
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>>;
+
+    /// As [`begin_write`](Self::begin_write), for an operation that began then: it may have met others since, and on
+    /// an engine that waits for servers its time goes on to run.
+    fn begin_write_since(&self, _since: Stopwatch) -> Result<Box<dyn WriteTransaction + '_>> {
+        self.begin_write()
+    }
 
     /// Waits until there is a durable commit after this one, the time is over, or
     /// [`stop_waiting`](Self::stop_waiting) was called.

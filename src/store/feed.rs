@@ -127,8 +127,8 @@ impl Store {
         may_go: impl Fn(&CommitRecord) -> bool,
     ) -> Result<Option<Commit>> {
         let _only = OnlyWrite::on_this_thread()?;
-        self.again_after_conflicts(|| {
-            let transaction = self.inner.engine.begin_write()?;
+        self.again_after_conflicts(|since| {
+            let transaction = self.inner.engine.begin_write_since(since)?;
             let rows = self.inner.engine.begin_read()?;
             let step = trim_step(&*rows, &*transaction, to, whole, &may_go);
             let Ok(Some((batch, floor))) = step else {

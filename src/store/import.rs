@@ -140,8 +140,8 @@ impl Store {
             Err(Error::Conflict) => {}
             written => return written.map(|_| (imported.clone(), true)),
         }
-        self.again_after_conflicts(|| {
-            let transaction = self.inner.engine.begin_write()?;
+        self.again_after_conflicts(|since| {
+            let transaction = self.inner.engine.begin_write_since(since)?;
             // It builds on what can be read, so what the transaction reads must be durable.
             let before = transaction.commit_read().number().saturating_sub(1);
             self.inner.engine.wait(Commit::new(before), DURABLE_WITHIN)?;

@@ -193,7 +193,7 @@ impl Store {
         let write = || {
             request.check()?;
             let _only = OnlyWrite::on_this_thread()?;
-            self.again_after_conflicts(|| self.attempt(request, &closure))
+            self.again_after_conflicts(|since| self.attempt(request, &closure, since))
         };
         telemetry::told(Call::Write, request, write, |done: &Committed<T>| Summary {
             changed: Some(done.changed),
@@ -286,8 +286,8 @@ impl Store {
     ) -> Result<DryRun<T>> {
         request.check()?;
         let _only = OnlyWrite::on_this_thread()?;
-        let (ran, next) = self.again_after_conflicts(|| {
-            let transaction = self.inner.engine.begin_write()?;
+        let (ran, next) = self.again_after_conflicts(|since| {
+            let transaction = self.inner.engine.begin_write_since(since)?;
             let next = transaction.next_commit();
             let ran = self.run(&*transaction, request, &closure);
             transaction.end()?;
@@ -358,11 +358,11 @@ impl Store {
     }
 
     /// Runs what may meet another transaction, until it does not, or the engine gives up.
-    fn again_after_conflicts<T>(&self, run: impl Fn() -> Result<T>) -> Result<T> {
+    fn again_after_conflicts<T>(&self, run: impl Fn(Stopwatch) -> Result<T>) -> Result<T> {
         let since = Stopwatch::start();
         let mut conflicts = 0;
         loop {
-            match run() {
+            match run(since) {
                 Err(Error::Conflict) => {
                     conflicts += 1;
                     telemetry::conflict(conflicts);
@@ -379,8 +379,9 @@ impl Store {
         &self,
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
+        since: Stopwatch,
     ) -> Result<Committed<T>> {
-        let transaction = self.inner.engine.begin_write()?;
+        let transaction = self.inner.engine.begin_write_since(since)?;
         let began = Stopwatch::start();
         let ran = self.run(&*transaction, request, closure);
         let took = began.elapsed().saturating_sub(transaction.waited());

@@ -83,7 +83,7 @@ fn ask(store: &Store, call: &Call) -> Result<(Answer, u64)> {
     }
 }
 
-fn read(snap: &Snapshot<'_>, call: &Call) -> Result<Answer> {
+pub(crate) fn read(snap: &Snapshot<'_>, call: &Call) -> Result<Answer> {
     match call {
         Call::Resolve(alias) => {
             let key = snap.resolve(&alias.text())?;
@@ -110,7 +110,7 @@ fn read(snap: &Snapshot<'_>, call: &Call) -> Result<Answer> {
     }
 }
 
-fn write(txn: &mut Transaction<'_>, call: &Call) -> Result<Answer> {
+pub(crate) fn write(txn: &mut Transaction<'_>, call: &Call) -> Result<Answer> {
     Ok(match call {
         Call::CreateKey(key, name, alias) => {
             let mut new = NewKey::new(name.text().as_str())?.id(key.id());
@@ -151,7 +151,7 @@ fn write(txn: &mut Transaction<'_>, call: &Call) -> Result<Answer> {
 }
 
 /// The refusals of the specification; anything else is no answer.
-fn refusal(error: Error) -> Result<Refusal> {
+pub(crate) fn refusal(error: Error) -> Result<Refusal> {
     Ok(match error {
         Error::KeyNotFound { .. } => Refusal::KeyNotFound,
         Error::KeyIdExists(_) => Refusal::KeyIdExists,
@@ -168,7 +168,7 @@ impl Key {
         KeyId::from_bytes([self.0 + 1; 16])
     }
 
-    fn of(id: KeyId) -> Self {
+    pub(crate) fn of(id: KeyId) -> Self {
         Self(id.as_bytes()[0] - 1)
     }
 }
@@ -177,6 +177,10 @@ impl Alias {
     pub(crate) fn text(self) -> keystead::Alias {
         format!("alias-{}", self.0).parse().unwrap()
     }
+
+    pub(crate) fn of(alias: &keystead::Alias) -> Self {
+        Self(alias.as_str().trim_start_matches("alias-").parse().unwrap())
+    }
 }
 
 impl Name {
@@ -184,7 +188,7 @@ impl Name {
         format!("name-{}", self.0).parse().unwrap()
     }
 
-    fn of(name: &keystead::KeyAlias) -> Self {
+    pub(crate) fn of(name: &keystead::KeyAlias) -> Self {
         Self(name.as_str().strip_prefix("name-").unwrap().parse().unwrap())
     }
 }

@@ -80,13 +80,17 @@ class Account:
 
 
 class Backend:
-    """A process on a loopback port of its own, with a configuration and a store in `folder`."""
+    """A process on a loopback port of its own, with a configuration and a store in `folder`.
 
-    def __init__(self, folder, accounts, *, head="", tables="", log=None):
+    `place` are the arguments that say where the store is, if it is not there.
+    """
+
+    def __init__(self, folder, accounts, *, head="", tables="", log=None, place=None):
         self.folder = Path(folder)
         self.accounts = accounts
         self.config = self.folder / "kms.toml"
         self.data = self.folder / "kms.redb"
+        self.place = place or ["--data", self.data]
         self.log_path = self.folder / "log"
         self.environment = dict(os.environ)
         self.environment.pop("RUST_LOG", None)
@@ -109,7 +113,7 @@ class Backend:
 
     def start(self):
         assert self.process is None
-        command = [binary(), "--data", self.data, "--listen", "127.0.0.1:0", "--config", self.config]
+        command = [binary(), *self.place, "--listen", "127.0.0.1:0", "--config", self.config]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self.environment

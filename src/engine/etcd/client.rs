@@ -3,26 +3,27 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use etcd_client::{
-    Certificate, ConnectOptions, Error as EtcdError, GetOptions, Identity, KeyValue, LeaseClient, TlsOptions,
-    Txn, TxnOp, TxnOpResponse, TxnResponse, WatchClient,
+    Certificate, ConnectOptions, Error as EtcdError, GetOptions, Identity, KeyValue, TlsOptions, Txn, TxnOp,
+    TxnOpResponse, TxnResponse,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::layout::Key;
+use super::members::{Member, Members};
 use super::settings::Etcd;
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
 use crate::time::Stopwatch;
 
 /// The largest answer that is taken: 32 entries of the log, or 256 rows, and a little.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// How many keys are asked for at once: etcd takes 128 if nothing else is said, and this store asks for more only
 /// where it writes.
@@ -41,7 +42,7 @@ const PONG_WITHIN: Duration = Duration::from_secs(2);
 /// async code, and by such that know of none.
 pub(super) struct Client {
     runtime: Option<Runtime>,
-    etcd: etcd_client::Client,
+    members: Members,
     asking: Asking,
     attempt_time: Duration,
 }
@@ -51,6 +52,20 @@ struct Asking {
     endpoints: Vec<String>,
     is_secure: bool,
     deadline: Duration,
+}
+
+/// Until when an operation waits for answers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Until {
+    since: Stopwatch,
+    time: Duration,
+}
+
+impl Until {
+    /// What is left of the time.
+    pub(super) fn left(self) -> Duration {
+        self.time.saturating_sub(self.since.elapsed())
+    }
 }
 
 /// What is asked for and when: the newest, or as of a revision.
@@ -76,6 +91,8 @@ pub(super) enum Failure {
     NoAnswer(String),
     /// As that: the connection was made, and then closed.
     Closed,
+    /// There was no time left to ask.
+    NotAsked,
     /// It is refused for now, and nothing was done.
     Busy(String),
     Denied(String),
@@ -90,108 +107,127 @@ pub(super) enum Failure {
 }
 
 impl Client {
-    pub(super) fn connect(settings: &Etcd) -> Result<Self> {
+    /// For a store at a key, by which it is found out whether a member answers. Nobody is asked yet.
+    pub(super) fn new(settings: &Etcd, key: &Key) -> Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("keystead-etcd")
             .enable_all()
             .build()?;
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(settings.attempt_time)
-            .with_keep_alive(PING, PONG_WITHIN)
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        if let Some((name, password)) = &settings.user {
-            options = options.with_user(name, password);
-        }
-        if settings.is_secure() {
-            let mut tls = TlsOptions::new();
-            if let Some(pem) = &settings.ca_certificate {
-                tls = tls.ca_certificate(Certificate::from_pem(pem));
-            }
-            if let Some((certificate, key)) = &settings.client_certificate {
-                tls = tls.identity(Identity::from_pem(certificate, key));
-            }
-            if let Some(name) = &settings.server_name {
-                tls = tls.domain_name(name);
-            }
-            options = options.with_tls(tls);
-        }
+        let members = Members::new(&settings.endpoints, &options(settings), key);
         let Etcd { deadline, attempt_time, .. } = *settings;
-        let endpoints = settings.endpoints.clone();
-        let asking = Asking { endpoints, is_secure: settings.is_secure(), deadline };
-        // With a user, the first call is made here.
-        let etcd = asking.until_answered(|| {
-            let (endpoints, options) = (asking.endpoints.clone(), options.clone());
-            call(&runtime, attempt_time, async move {
-                etcd_client::Client::connect(endpoints, Some(options)).await
-            })
-        })?;
-        Ok(Self { runtime: Some(runtime), etcd, asking, attempt_time })
+        let asking =
+            Asking { endpoints: settings.endpoints.clone(), is_secure: settings.is_secure(), deadline };
+        Ok(Self { runtime: Some(runtime), members, asking, attempt_time })
     }
 
-    pub(super) fn deadline(&self) -> Duration {
-        self.asking.deadline
+    /// The time that an operation has that begins now.
+    pub(super) fn until(&self) -> Until {
+        self.until_since(Stopwatch::start())
     }
 
-    /// Makes one attempt.
-    fn attempt<T: Send + 'static>(
+    /// The time that an operation has that began then.
+    pub(super) fn until_since(&self, since: Stopwatch) -> Until {
+        Until { since, time: self.asking.deadline }
+    }
+
+    /// Makes attempts until there is an answer, or the time is over.
+    pub(super) fn until_answered<T>(
         &self,
-        call_it: impl Future<Output = Result<T, EtcdError>> + Send + 'static,
-    ) -> Result<T, Failure> {
-        call(self.runtime(), self.attempt_time, call_it)
+        until: Until,
+        attempt: impl Fn() -> Result<T, Failure>,
+    ) -> Result<T> {
+        self.asking.until_answered(until, attempt)
+    }
+
+    /// Makes one attempt, at one member, and waits for it no longer than that.
+    fn attempt<T, F>(
+        &self,
+        within: Duration,
+        ask: impl FnOnce(etcd_client::Client) -> F + Send + 'static,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, EtcdError>> + Send,
+    {
+        let within = within.min(self.attempt_time);
+        if within.is_zero() {
+            return Err(Failure::NotAsked);
+        }
+        let member = self.members.next();
+        let asked = Arc::clone(&member);
+        let outcome = call(self.runtime(), within, async move { ask(asked.client().await?).await });
+        if matches!(outcome, Err(Failure::NoAnswer(_) | Failure::Closed)) {
+            self.note_silent(member);
+        }
+        outcome
     }
 
     pub(super) fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().expect("it is taken only when this is dropped")
     }
 
-    pub(super) fn watch_client(&self) -> WatchClient {
-        self.etcd.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX)
+    /// A member to be asked for something that takes long.
+    pub(super) fn member(&self) -> Arc<Member> {
+        self.members.next()
     }
 
-    pub(super) fn lease_client(&self) -> LeaseClient {
-        self.etcd.lease_client()
+    /// Notes that a member did not answer.
+    pub(super) fn note_silent(&self, member: Arc<Member>) {
+        member.note_silent(self.runtime(), self.attempt_time);
     }
 
     /// A transaction that may write, once.
-    pub(super) fn try_txn(&self, txn: Txn) -> Result<TxnResponse, Failure> {
-        let mut kv = self.etcd.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-        self.attempt(async move { kv.txn(txn).await })
+    pub(super) fn try_txn(&self, txn: Txn, within: Duration) -> Result<TxnResponse, Failure> {
+        self.attempt(within, async |client| {
+            client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX).txn(txn).await
+        })
     }
 
     /// A transaction that does no harm when it is made again, until there is an answer.
-    pub(super) fn txn(&self, txn: &Txn) -> Result<TxnResponse> {
-        self.asking.until_answered(|| self.try_txn(txn.clone()))
+    pub(super) fn txn(&self, txn: &Txn, until: Until) -> Result<TxnResponse> {
+        self.until_answered(until, || self.try_txn(txn.clone(), until.left()))
     }
 
     /// A transaction whose outcome nobody waits for.
     pub(super) fn send(&self, txn: Txn) {
-        let (mut kv, within) = (self.etcd.kv_client(), self.attempt_time);
-        self.runtime().spawn(async move { drop(timeout(within, kv.txn(txn)).await) });
+        let (member, within) = (self.members.next(), self.attempt_time);
+        self.runtime().spawn(async move {
+            let sent = async { member.client().await?.kv_client().txn(txn).await };
+            drop(timeout(within, sent).await);
+        });
     }
 
     /// A lease of its own for so many seconds.
-    pub(super) fn grant(&self, seconds: i64) -> Result<i64> {
-        self.asking.until_answered(|| {
-            let mut lease = self.lease_client();
-            self.attempt(async move { lease.grant(seconds, None).await.map(|granted| granted.id()) })
+    pub(super) fn grant(&self, seconds: i64, until: Until) -> Result<i64> {
+        self.until_answered(until, || {
+            self.attempt(until.left(), async move |client| {
+                client.lease_client().grant(seconds, None).await.map(|granted| granted.id())
+            })
         })
     }
 
     /// Ends a lease and all that is tied to it, if that can be done at once.
     pub(super) fn revoke(&self, id: i64) -> Result<(), Failure> {
-        let mut lease = self.lease_client();
-        self.attempt(async move { lease.revoke(id).await.map(|_| ()) })
+        self.attempt(self.attempt_time, async move |client| client.lease_client().revoke(id).await.map(drop))
+    }
+
+    /// Keeps a lease; returns for how many seconds, which is 0 for one that has ended.
+    pub(super) fn keep(&self, id: i64) -> Result<i64, Failure> {
+        self.attempt(self.attempt_time, async move |client| {
+            let (mut keeper, mut answers) = client.lease_client().keep_alive(id).await?;
+            keeper.keep_alive().await?;
+            Ok(answers.message().await?.map_or(0, |kept| kept.ttl()))
+        })
     }
 
     /// The values of these keys, in their order, and the revision that was read.
-    pub(super) fn get(&self, keys: &[Key], at: At) -> Result<(i64, Vec<Option<Found>>)> {
+    pub(super) fn get(&self, keys: &[Key], at: At, until: Until) -> Result<(i64, Vec<Option<Found>>)> {
         let (mut at, mut found) = (at, Vec::with_capacity(keys.len()));
         let mut revision = 0;
         for keys in keys.chunks(KEYS_AT_ONCE) {
             let ranges: Vec<_> = keys.iter().map(|key| (key.clone(), GetOptions::new())).collect();
-            let (read, values) = self.ranges(&ranges, at)?;
+            let (read, values) = self.ranges(&ranges, at, until)?;
             found.extend(values.into_iter().map(|mut values| values.pop()));
             revision = read;
             // All of them as of the same moment.
@@ -201,7 +237,12 @@ impl Client {
     }
 
     /// What lies in these ranges, in one call, and the revision that was read.
-    pub(super) fn ranges(&self, ranges: &[(Key, GetOptions)], at: At) -> Result<(i64, Vec<Vec<Found>>)> {
+    pub(super) fn ranges(
+        &self,
+        ranges: &[(Key, GetOptions)],
+        at: At,
+        until: Until,
+    ) -> Result<(i64, Vec<Vec<Found>>)> {
         let ask = |serializable: bool| {
             let gets = ranges.iter().map(|(key, options)| {
                 let options = match at {
@@ -212,7 +253,7 @@ impl Client {
                 TxnOp::get(key.clone(), Some(options))
             });
             let txn = Txn::new().and_then(gets.collect::<Vec<_>>());
-            self.asking.until_answered(|| self.try_txn(txn.clone()))
+            self.txn(&txn, until)
         };
         // What was at a revision that one member knows can be had of any that knows it, without asking the others.
         let answer = match at {
@@ -238,10 +279,37 @@ impl Client {
         Ok((read, found))
     }
 
-    /// The newest revision.
-    pub(super) fn revision(&self, key: &Key) -> Result<i64> {
-        Ok(self.ranges(&[(key.clone(), GetOptions::new().with_count_only())], At::Newest)?.0)
+    /// The newest revision, by one attempt.
+    pub(super) fn try_revision(&self, key: &Key) -> Result<i64, Failure> {
+        let get = TxnOp::get(key.clone(), Some(GetOptions::new().with_count_only()));
+        self.try_txn(Txn::new().and_then([get]), self.attempt_time).map(|answer| revision_of(&answer))
     }
+}
+
+/// How members are connected to.
+fn options(settings: &Etcd) -> ConnectOptions {
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(settings.attempt_time)
+        .with_keep_alive(PING, PONG_WITHIN)
+        .with_require_leader(true)
+        .with_auto_token_refresh(true);
+    if let Some((name, password)) = &settings.user {
+        options = options.with_user(name, password);
+    }
+    if settings.is_secure() {
+        let mut tls = TlsOptions::new();
+        if let Some(pem) = &settings.ca_certificate {
+            tls = tls.ca_certificate(Certificate::from_pem(pem));
+        }
+        if let Some((certificate, key)) = &settings.client_certificate {
+            tls = tls.identity(Identity::from_pem(certificate, key));
+        }
+        if let Some(name) = &settings.server_name {
+            tls = tls.domain_name(name);
+        }
+        options = options.with_tls(tls);
+    }
+    options
 }
 
 impl Drop for Client {
@@ -284,8 +352,8 @@ fn call<T: Send + 'static>(
 
 impl Asking {
     /// Makes attempts until there is an answer, or the time is over.
-    fn until_answered<T>(&self, attempt: impl Fn() -> Result<T, Failure>) -> Result<T> {
-        let (since, mut made, mut closed) = (Stopwatch::start(), 0, 0);
+    fn until_answered<T>(&self, until: Until, attempt: impl Fn() -> Result<T, Failure>) -> Result<T> {
+        let (mut made, mut closed) = (0, 0);
         loop {
             let failure = match attempt() {
                 Err(failure) if failure.may_pass() => failure,
@@ -293,7 +361,7 @@ impl Asking {
             };
             made += 1;
             closed += u32::from(failure == Failure::Closed);
-            if pause(made, since, self.deadline) {
+            if pause(made, until) {
                 continue;
             }
             let asked = self.endpoints.join(", ");
@@ -311,11 +379,11 @@ impl Asking {
 
 /// Pauses before the next attempt, some time up to a bound that doubles: callers that failed together shall not come
 /// again together. Returns whether there is time for another.
-pub(super) fn pause(made: u32, since: Stopwatch, deadline: Duration) -> bool {
+pub(super) fn pause(made: u32, until: Until) -> bool {
     let longest = PAUSE.saturating_mul(1 << made.min(10)).min(PAUSE_MAX);
     let [part, ..] = random_bytes();
     let pause = longest.mul_f64((f64::from(part) + 1.0) / 256.0);
-    if since.elapsed() + pause >= deadline {
+    if pause >= until.left() {
         return false;
     }
     thread::sleep(pause);
@@ -331,7 +399,8 @@ const NOT_YET: &str = "the member does not know that revision yet";
 impl Failure {
     /// Whether it is sure that nothing was done, now or later.
     pub(super) fn is_final(&self) -> bool {
-        !matches!(self, Self::NoAnswer(_) | Self::Closed)
+        // Of several writes that use up the space, etcd refuses the last after it has carried it out.
+        !matches!(self, Self::NoAnswer(_) | Self::Closed | Self::OutOfSpace)
     }
 
     /// Whether another attempt may have an answer.
@@ -424,6 +493,7 @@ impl From<Failure> for Error {
             Failure::NoAnswer(_) | Failure::Closed | Failure::Busy(_) => {
                 Self::Unavailable(failure.to_string().into())
             }
+            Failure::NotAsked => Self::Unavailable("there was no time left to ask".into()),
             Failure::Denied(what) => Self::AccessDenied(what.into()),
             // What was read is of a moment that is gone; it may be read anew.
             Failure::Compacted => Self::Conflict,
@@ -508,22 +578,25 @@ mod tests {
             deadline: Duration::from_millis(50),
         };
         let left = std::cell::Cell::new(3);
-        let answer = asking(false).until_answered(|| match left.replace(left.get() - 1) {
+        let until = || Until { since: Stopwatch::start(), time: Duration::from_millis(50) };
+        let answer = asking(false).until_answered(until(), || match left.replace(left.get() - 1) {
             0 => Ok("an answer"),
             1 => Err(Failure::Busy("too many requests".to_owned())),
             _ => Err(Failure::NoAnswer("none".to_owned())),
         });
         assert_eq!(answer.unwrap(), "an answer");
-        let silence = asking(false).until_answered(|| Err::<(), _>(Failure::NoAnswer("none".to_owned())));
+        let silence =
+            asking(false).until_answered(until(), || Err::<(), _>(Failure::NoAnswer("none".to_owned())));
         assert!(
             matches!(silence, Err(Error::Unavailable(said)) if *said == *"none (asked for 50ms: one, two)")
         );
-        let closed =
-            |is_secure| asking(is_secure).until_answered(|| Err::<(), _>(Failure::Closed)).unwrap_err();
+        let closed = |is_secure| {
+            asking(is_secure).until_answered(until(), || Err::<(), _>(Failure::Closed)).unwrap_err()
+        };
         assert!(matches!(closed(true), Error::AccessDenied(said) if said.contains("certificate")));
         assert!(matches!(closed(false), Error::Unavailable(said) if said.contains("https://")));
         let asked = std::cell::Cell::new(0);
-        let compacted = asking(false).until_answered(|| {
+        let compacted = asking(false).until_answered(until(), || {
             asked.set(asked.get() + 1);
             Err::<(), _>(Failure::Compacted)
         });

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use etcd_client::{GetOptions, SortOrder, SortTarget};
 
 use super::Shared;
-use super::client::{At, Found};
+use super::client::{At, Found, Until};
 use super::layout::{Key, MAGIC, VERSION};
 use super::seen::Chapter;
 use crate::engine::seal::unseal;
@@ -50,6 +50,13 @@ impl Chapters {
     }
 }
 
+/// What is read: the store as of a revision, for so long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
+    pub(super) at: i64,
+    pub(super) until: Until,
+}
+
 /// Where the entry of a commit may lie.
 struct Stretch {
     /// The last chapter that began before it.
@@ -60,13 +67,20 @@ struct Stretch {
 
 impl Shared {
     /// The chapter that is the newest at a revision.
-    pub(super) fn newest_chapter(&self, at: At) -> Result<Option<Chapter>> {
-        let newest = GetOptions::new()
+    pub(super) fn newest_chapter(&self, view: View) -> Result<Chapter> {
+        let newest = [(self.layout.chapter(0), self.newest_in_chapters())];
+        let (_, mut found) = self.client.ranges(&newest, At::Revision(view.at), view.until)?;
+        let newest = found.pop().unwrap_or_default().pop();
+        let newest = newest.and_then(|found| self.chapter_of(&found));
+        newest.ok_or_else(no_chapter)
+    }
+
+    /// How the newest chapter is asked for, from the first on.
+    pub(super) fn newest_in_chapters(&self) -> GetOptions {
+        GetOptions::new()
             .with_range(self.layout.after_chapters())
             .with_sort(SortTarget::Key, SortOrder::Descend)
-            .with_limit(1);
-        let (_, mut found) = self.client.ranges(&[(self.layout.chapter(0), newest)], at)?;
-        Ok(found.pop().unwrap_or_default().pop().and_then(|found| self.chapter_of(&found)))
+            .with_limit(1)
     }
 
     pub(super) fn chapter_of(&self, found: &Found) -> Option<Chapter> {
@@ -77,11 +91,12 @@ impl Shared {
     }
 
     /// Where a chapter begins; `None` for one that was trimmed away, before all that is there.
-    fn start_of(&self, number: u64, at: i64) -> Result<Option<u64>> {
+    fn start_of(&self, number: u64, view: View) -> Result<Option<u64>> {
         if let Some(start) = self.chapters.lock().get(&number) {
             return Ok(Some(*start));
         }
-        let (_, mut found) = self.client.get(&[self.layout.chapter(number)], At::Revision(at))?;
+        let (_, mut found) =
+            self.client.get(&[self.layout.chapter(number)], At::Revision(view.at), view.until)?;
         let start = found.pop().flatten().map(|found| revision(found.created));
         if let Some(start) = start {
             self.chapters.remember(Chapter { number, start });
@@ -90,8 +105,12 @@ impl Shared {
     }
 
     /// Where the entry of a commit at this revision may lie.
-    fn stretch_of(&self, commit: u64, at: i64) -> Result<Stretch> {
-        let newest = self.seen.chapter();
+    fn stretch_of(&self, commit: u64, view: View) -> Result<Stretch> {
+        let mut newest = self.seen.chapter();
+        if newest.start > revision(view.at) {
+            // One that began later is not there at that revision, as one that was trimmed away.
+            newest = self.newest_chapter(view)?;
+        }
         if commit > newest.start {
             return Ok(Stretch { last: newest.number, next_start: None });
         }
@@ -99,7 +118,7 @@ impl Shared {
         let (mut first, mut last, mut next_start) = (0, newest.number, newest.start);
         while first + 1 < last {
             let middle = first + (last - first) / 2;
-            match self.start_of(middle, at)? {
+            match self.start_of(middle, view)? {
                 Some(start) if start >= commit => (last, next_start) = (middle, start),
                 _ => first = middle,
             }
@@ -118,22 +137,22 @@ impl Shared {
     }
 
     /// The first keys in whose chapters no entry behind this commit lies: all of the log before it may be deleted.
-    pub(super) fn first_kept(&self, commit: u64, at: i64) -> Result<u64> {
-        Ok(self.stretch_of(commit + 1, at)?.last.saturating_sub(1))
+    pub(super) fn first_kept(&self, commit: u64, view: View) -> Result<u64> {
+        Ok(self.stretch_of(commit + 1, view)?.last.saturating_sub(1))
     }
 
     /// The entry of a commit, as of a revision.
-    pub(super) fn entry_at(&self, commit: Commit, at: i64) -> Result<Option<Vec<u8>>> {
+    pub(super) fn entry_at(&self, commit: Commit, view: View) -> Result<Option<Vec<u8>>> {
         let number = commit.number();
-        if number == 0 || number > revision(at) {
+        if number == 0 || number > revision(view.at) {
             return Ok(None);
         }
-        let (from, to) = self.range_of(&self.stretch_of(number, at)?);
+        let (from, to) = self.range_of(&self.stretch_of(number, view)?);
         let exactly = etcd_revision(number);
         let options =
             GetOptions::new().with_range(to).with_min_mod_revision(exactly).with_max_mod_revision(exactly);
         let ranges = [(from, options), (self.layout.trimmed(), GetOptions::new())];
-        let (_, mut found) = self.client.ranges(&ranges, At::Revision(at))?;
+        let (_, mut found) = self.client.ranges(&ranges, At::Revision(view.at), view.until)?;
         let trimmed = found.pop().unwrap_or_default().pop();
         if number <= self.trimmed_to(trimmed)? {
             return Ok(None);
@@ -147,13 +166,14 @@ impl Shared {
         &self,
         after: Commit,
         limit: usize,
-        at: i64,
+        view: View,
     ) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         let mut entries = Vec::new();
-        let (_, mut trimmed) = self.client.get(&[self.layout.trimmed()], At::Revision(at))?;
+        let (_, mut trimmed) =
+            self.client.get(&[self.layout.trimmed()], At::Revision(view.at), view.until)?;
         let mut after = after.number().max(self.trimmed_to(trimmed.pop().flatten())?);
-        while entries.len() < limit && after < revision(at) {
-            let stretch = self.stretch_of(after + 1, at)?;
+        while entries.len() < limit && after < revision(view.at) {
+            let stretch = self.stretch_of(after + 1, view)?;
             let (from, to) = self.range_of(&stretch);
             let wanted = ENTRIES_AT_ONCE.min(limit - entries.len());
             let mut options = GetOptions::new()
@@ -164,7 +184,7 @@ impl Shared {
             if let Some(next_start) = stretch.next_start {
                 options = options.with_max_mod_revision(etcd_revision(next_start));
             }
-            let (_, mut found) = self.client.ranges(&[(from, options)], At::Revision(at))?;
+            let (_, mut found) = self.client.ranges(&[(from, options)], At::Revision(view.at), view.until)?;
             let found = found.pop().unwrap_or_default();
             let exhausted = found.len() < wanted;
             for entry in found {
@@ -183,9 +203,9 @@ impl Shared {
 
     /// That the key of the format is there, and every chapter from the first that was not trimmed: entries are looked
     /// for between the revisions at which chapters begin.
-    pub(super) fn audit_at(&self, at: i64) -> Result<()> {
+    pub(super) fn audit_at(&self, view: View) -> Result<()> {
         let keys = [self.layout.format(), self.layout.trimmed()];
-        let (_, mut found) = self.client.get(&keys, At::Revision(at))?;
+        let (_, mut found) = self.client.get(&keys, At::Revision(view.at), view.until)?;
         let trimmed = self.trimmed_to(found.pop().flatten())?;
         let format = found.pop().flatten().map(|format| format.value);
         if format != Some([MAGIC, &[VERSION]].concat()) {
@@ -198,7 +218,7 @@ impl Shared {
                 .with_range(self.layout.after_chapters())
                 .with_limit(CHAPTERS_AT_ONCE)
                 .with_keys_only();
-            let (_, mut found) = self.client.ranges(&[(from, options)], At::Revision(at))?;
+            let (_, mut found) = self.client.ranges(&[(from, options)], At::Revision(view.at), view.until)?;
             let found = found.pop().unwrap_or_default();
             for found in &found {
                 let chapter =
@@ -213,7 +233,7 @@ impl Shared {
                 last = Some(chapter);
             }
             if found.is_empty() {
-                return must_be(last).map(drop);
+                return last.map(drop).ok_or_else(no_chapter);
             }
         }
     }
@@ -241,7 +261,6 @@ pub(super) fn etcd_revision(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// For revisions that must be there.
-pub(super) fn must_be(found: Option<Chapter>) -> Result<Chapter> {
-    found.ok_or_else(|| Error::Corrupted("the log in etcd has no chapter".into()))
+pub(super) fn no_chapter() -> Error {
+    Error::Corrupted("the log in etcd has no chapter".into())
 }

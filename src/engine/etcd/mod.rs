@@ -14,6 +14,7 @@
 mod client;
 mod entries;
 mod layout;
+mod members;
 mod read;
 mod rows;
 mod seen;
@@ -29,13 +30,14 @@ use std::time::Duration;
 use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
 
 pub use settings::Etcd;
+pub(crate) use settings::LeftOut;
 
 use super::{Engine, Reading, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::id::{Commit, random_bytes};
 use crate::time::Stopwatch;
-use client::{At, Client, Found, pause};
-use entries::{Chapters, etcd_revision, must_be, revision};
+use client::{At, Client, Found, Until, pause};
+use entries::{Chapters, View, etcd_revision, revision};
 use layout::{Layout, MAGIC, VERSION};
 use read::{EtcdRead, NewestRevision};
 use rows::RowCache;
@@ -77,6 +79,8 @@ struct Shared {
     staleness: Option<Duration>,
     counts: Counts,
     ended: AtomicBool,
+    #[cfg(test)]
+    left_out: Option<LeftOut>,
 }
 
 #[derive(Default)]
@@ -99,8 +103,20 @@ impl Count {
 }
 
 impl Shared {
-    fn newest_revision(&self) -> Result<i64> {
-        self.newest.get(|| self.client.revision(&self.layout.format()))
+    fn newest_revision(&self, until: Until) -> Result<i64> {
+        let ask = || self.client.try_revision(&self.layout.format());
+        self.client.until_answered(until, || self.newest.get(ask, || until.left()))
+    }
+
+    /// Whether a test of the tests wants a commit to be wrong.
+    #[cfg(test)]
+    fn leaves_out(&self, what: LeftOut) -> bool {
+        self.left_out == Some(what)
+    }
+
+    #[cfg(not(test))]
+    const fn leaves_out(&self, _: LeftOut) -> bool {
+        false
     }
 }
 
@@ -113,7 +129,8 @@ impl EtcdEngine {
     /// settings are wrong or the cluster's limits too low; `Unavailable`, `AccessDenied`.
     pub(crate) fn open(settings: &Etcd, cache_bytes: usize) -> Result<Self> {
         settings.check()?;
-        let (client, layout) = (Client::connect(settings)?, Layout::new(&settings.prefix));
+        let layout = Layout::new(&settings.prefix);
+        let client = Client::new(settings, &layout.format())?;
         check_limits(&client, &layout)?;
         begin(&client, &layout)?;
         let slots = Slots::new(random_bytes(), &client)?;
@@ -128,6 +145,8 @@ impl EtcdEngine {
             staleness: settings.staleness,
             counts: Counts::default(),
             ended: AtomicBool::new(false),
+            #[cfg(test)]
+            left_out: settings.left_out,
         });
         let (at, chapter) = shared.begin_of_watch()?;
         shared.seen.note_chapter(chapter);
@@ -140,8 +159,9 @@ impl EtcdEngine {
 impl Shared {
     /// The newest revision, and the chapter of it: what a watch begins with.
     fn begin_of_watch(&self) -> Result<(i64, Chapter)> {
-        let at = self.newest_revision()?;
-        Ok((at, must_be(self.newest_chapter(At::Revision(at))?)?))
+        let until = self.client.until();
+        let at = self.newest_revision(until)?;
+        Ok((at, self.newest_chapter(View { at, until })?))
     }
 }
 
@@ -149,7 +169,7 @@ impl Shared {
 fn check_limits(client: &Client, layout: &Layout) -> Result<()> {
     let compare = |number| Compare::create_revision(layout.chapter(u64::MAX - number), CompareOp::Equal, 0);
     let txn = Txn::new().when((0..OPERATIONS as u64).map(compare).collect::<Vec<_>>());
-    match client.txn(&txn) {
+    match client.txn(&txn, client.until()) {
         Err(Error::Corrupted(_)) => Err(Error::OptionsMismatch {
             option: "--max-txn-ops of etcd",
             asked: format!("less than {OPERATIONS}"),
@@ -165,7 +185,7 @@ fn begin(client: &Client, layout: &Layout) -> Result<()> {
     loop {
         let any = GetOptions::new().with_range(to.clone()).with_limit(1).with_keys_only();
         let ranges = [(layout.format(), GetOptions::new()), (from.clone(), any)];
-        let (_, mut found) = client.ranges(&ranges, At::Newest)?;
+        let (_, mut found) = client.ranges(&ranges, At::Newest, client.until())?;
         let (any, format) = (found.pop().unwrap_or_default(), found.pop().unwrap_or_default().pop());
         if let Some(Found { value, .. }) = format {
             return match value.strip_prefix(MAGIC) {
@@ -186,7 +206,7 @@ fn begin(client: &Client, layout: &Layout) -> Result<()> {
             .when([Compare::create_revision(format.clone(), CompareOp::Equal, 0)])
             .and_then([TxnOp::put(format, [MAGIC, &[VERSION]].concat(), None), TxnOp::put(first, [], None)]);
         // Whatever came of it, what is there now says it.
-        client.txn(&txn)?;
+        client.txn(&txn, client.until())?;
     }
 }
 
@@ -196,13 +216,17 @@ impl Engine for EtcdEngine {
         let fresh = shared.staleness.filter(|bound| shared.seen.age().is_some_and(|age| age <= *bound));
         let at = match fresh.and_then(|_| shared.seen.caught_up(CAUGHT_UP_WITHIN)) {
             Some(seen) => etcd_revision(seen),
-            None => shared.newest_revision()?,
+            None => shared.newest_revision(shared.client.until())?,
         };
         Ok(Reading::of(EtcdRead { shared: Arc::clone(shared), at }))
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        Ok(Box::new(EtcdWrite::begin(&self.shared)?))
+        self.begin_write_since(Stopwatch::start())
+    }
+
+    fn begin_write_since(&self, since: Stopwatch) -> Result<Box<dyn WriteTransaction + '_>> {
+        Ok(Box::new(EtcdWrite::begin(&self.shared, self.shared.client.until_since(since))?))
     }
 
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
@@ -223,7 +247,7 @@ impl Engine for EtcdEngine {
     }
 
     fn goes_on_after_conflict(&self, conflicts: u32, since: Stopwatch) -> bool {
-        pause(conflicts, since, self.shared.client.deadline())
+        pause(conflicts, self.shared.client.until_since(since))
     }
 
     fn cluster_stats(&self) -> Option<ClusterStats> {

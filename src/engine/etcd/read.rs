@@ -3,12 +3,13 @@
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use etcd_client::GetOptions;
 
 use super::Shared;
-use super::client::{At, Found};
-use super::entries::revision;
+use super::client::{At, Failure, Found};
+use super::entries::{View, revision};
 use super::rows::Known;
 use crate::engine::seal::unseal;
 use crate::engine::{Range, ReadTransaction, RowHash};
@@ -27,7 +28,8 @@ pub(super) struct EtcdRead {
 
 impl Shared {
     /// The rows at these addresses as of a revision.
-    pub(super) fn rows_at(&self, rows: &[&[u8]], at: i64) -> Result<Vec<Known>> {
+    pub(super) fn rows_at(&self, rows: &[&[u8]], view: View) -> Result<Vec<Known>> {
+        let at = view.at;
         let known: Vec<_> = rows.iter().map(|row| self.rows.get(row, revision(at), &self.seen)).collect();
         let missing: Vec<_> = rows
             .iter()
@@ -35,9 +37,11 @@ impl Shared {
             .filter(|(_, known)| known.is_none())
             .map(|(row, _)| self.layout.row(row))
             .collect();
-        let mut found =
-            if missing.is_empty() { Vec::new() } else { self.client.get(&missing, At::Revision(at))?.1 }
-                .into_iter();
+        let found = match missing.is_empty() {
+            true => Vec::new(),
+            false => self.client.get(&missing, At::Revision(at), view.until)?.1,
+        };
+        let mut found = found.into_iter();
         let mut all = Vec::with_capacity(rows.len());
         for (row, known) in rows.iter().zip(known) {
             all.push(match known {
@@ -72,6 +76,13 @@ impl Known {
     }
 }
 
+impl EtcdRead {
+    /// For one call: a long walk makes many of them.
+    fn view(&self) -> View {
+        View { at: self.at, until: self.shared.client.until() }
+    }
+}
+
 impl ReadTransaction for EtcdRead {
     fn commit(&self) -> Commit {
         Commit::new(revision(self.at))
@@ -82,12 +93,12 @@ impl ReadTransaction for EtcdRead {
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
-        let known = self.shared.rows_at(rows, self.at)?;
+        let known = self.shared.rows_at(rows, self.view())?;
         Ok(known.iter().map(|known| known.value().map(Value::to_stored)).collect())
     }
 
     fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
-        self.shared.rows_at(&[row], self.at)?.iter().filter_map(Known::value).for_each(see);
+        self.shared.rows_at(&[row], self.view())?.iter().filter_map(Known::value).for_each(see);
         Ok(())
     }
 
@@ -115,8 +126,9 @@ impl ReadTransaction for EtcdRead {
             let options = GetOptions::new()
                 .with_range(to.clone())
                 .with_limit(i64::try_from(wanted).unwrap_or(i64::MAX));
+            let View { at, until } = self.view();
             let (_, mut found) =
-                self.shared.client.ranges(&[(from.clone(), options)], At::Revision(self.at))?;
+                self.shared.client.ranges(&[(from.clone(), options)], At::Revision(at), until)?;
             let found = found.pop().unwrap_or_default();
             left -= found.len().min(left);
             for Found { key, value, modified, .. } in &found {
@@ -133,15 +145,15 @@ impl ReadTransaction for EtcdRead {
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.shared.entry_at(commit, self.at)
+        self.shared.entry_at(commit, self.view())
     }
 
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
-        self.shared.entries_at(after, limit, self.at)
+        self.shared.entries_at(after, limit, self.view())
     }
 
     fn audit(&self) -> Result<()> {
-        self.shared.audit_at(self.at)
+        self.shared.audit_at(self.view())
     }
 }
 
@@ -161,7 +173,7 @@ struct Asking {
     /// How often it was begun to ask.
     begun: u64,
     /// The last answer, and the how manieth it is.
-    answer: Option<(u64, Result<i64>)>,
+    answer: Option<(u64, Result<i64, Failure>)>,
 }
 
 impl NewestRevision {
@@ -170,7 +182,12 @@ impl NewestRevision {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn get(&self, ask: impl Fn() -> Result<i64>) -> Result<i64> {
+    /// What one attempt says, which may be that of somebody else.
+    pub(super) fn get(
+        &self,
+        ask: impl Fn() -> Result<i64, Failure>,
+        left: impl Fn() -> Duration,
+    ) -> Result<i64, Failure> {
         let mut state = self.lock();
         let mine = state.begun + 1;
         loop {
@@ -178,8 +195,13 @@ impl NewestRevision {
                 Some((number, answer)) if *number >= mine => return answer.clone(),
                 _ => {}
             }
+            let left = left();
+            if left.is_zero() {
+                return Err(Failure::NotAsked);
+            }
             if state.asking {
-                state = self.answered.wait(state).unwrap_or_else(PoisonError::into_inner);
+                let waited = self.answered.wait_timeout(state, left);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
             state.asking = true;
@@ -212,12 +234,13 @@ mod tests {
                 threads.spawn(|| {
                     for _ in 0..200 {
                         let before = clock.fetch_add(1, Ordering::SeqCst);
-                        let answer = newest.get(|| {
+                        let ask = || {
                             asked.fetch_add(1, Ordering::SeqCst);
                             let answer = clock.load(Ordering::SeqCst);
                             thread::yield_now();
                             Ok(answer)
-                        });
+                        };
+                        let answer = newest.get(ask, || Duration::from_secs(60));
                         assert!(answer.unwrap() > before);
                     }
                 });

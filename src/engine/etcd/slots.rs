@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::client::Client;
+use super::client::{Client, Until};
 use crate::error::Result;
 
 /// How long the slots of a process that ended without a word stay, in seconds.
@@ -35,7 +35,7 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn new(engine: [u8; 16], client: &Client) -> Result<Self> {
-        let lease = client.grant(LEASE_SECONDS)?.into();
+        let lease = client.grant(LEASE_SECONDS, client.until())?.into();
         Ok(Self { engine, lease, next: AtomicU32::new(0), free: Mutex::default() })
     }
 
@@ -66,9 +66,9 @@ impl Slots {
     }
 
     /// Takes a new lease in place of one that has ended, unless somebody else did.
-    pub(super) fn renew(&self, client: &Client, ended: i64) -> Result<()> {
+    pub(super) fn renew(&self, client: &Client, ended: i64, until: Until) -> Result<()> {
         if self.lease() == ended {
-            let granted = client.grant(LEASE_SECONDS)?;
+            let granted = client.grant(LEASE_SECONDS, until)?;
             if self.lease.compare_exchange(ended, granted, Ordering::AcqRel, Ordering::Acquire).is_err() {
                 // Somebody did. Nothing is tied to this one, and it ends by itself if it can't be ended now.
                 let _ = client.revoke(granted);

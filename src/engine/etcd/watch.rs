@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use etcd_client::{Error as EtcdError, PutOptions, Txn, TxnOp, WatchOptions};
 use tokio::time::{sleep, timeout};
+use tonic::Code;
 
 use super::Shared;
-use super::client::revision_of;
+use super::client::{ANSWER_BYTES_MAX, Failure, revision_of};
 use super::entries::{etcd_revision, revision};
+use super::members::Member;
 use super::slots::LEASE_SECONDS;
 use crate::error::Result;
 use crate::telemetry;
@@ -23,6 +25,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// How often in the time of the staleness there is a heartbeat.
 const HEARTBEATS: u32 = 4;
+
+/// How often the lease is kept alive.
+const KEEP: Duration = Duration::from_secs(LEASE_SECONDS.unsigned_abs() / 12);
 
 /// Why a watch ended.
 enum Ended {
@@ -50,11 +55,20 @@ fn open(shared: &Weak<Shared>) -> Option<Arc<Shared>> {
 
 async fn follow(shared: Weak<Shared>, mut at: i64) {
     loop {
-        match watch(&shared, &mut at).await {
-            Ok(Ended::Closed) => return,
+        let Some(held) = open(&shared) else { return };
+        let member = held.client.member();
+        drop(held);
+        let ended = watch(&shared, &member, &mut at).await;
+        let Some(shared) = open(&shared) else { return };
+        match ended {
+            Ended::Closed => return,
+            Ended::Lost => {
+                shared.client.note_silent(member);
+                drop(shared);
+                sleep(PAUSE).await;
+            }
             // Without an answer for the newest revision the same is found again.
-            Ok(Ended::Gap) => {
-                let Some(shared) = open(&shared) else { return };
+            Ended::Gap => {
                 let begin = tokio::task::spawn_blocking(move || -> Result<i64> {
                     let (at, chapter) = shared.begin_of_watch()?;
                     shared.seen.note_chapter(chapter);
@@ -66,59 +80,61 @@ async fn follow(shared: Weak<Shared>, mut at: i64) {
                     _ => sleep(PAUSE).await,
                 }
             }
-            Ok(Ended::Lost) | Err(_) => sleep(PAUSE).await,
         }
     }
 }
 
 /// Watches all changes behind a revision, which moves on with them, until the watch ends.
-async fn watch(shared: &Weak<Shared>, at: &mut i64) -> std::result::Result<Ended, EtcdError> {
-    let Some(held) = open(shared) else { return Ok(Ended::Closed) };
+async fn watch(shared: &Weak<Shared>, member: &Member, at: &mut i64) -> Ended {
+    let Some(held) = open(shared) else { return Ended::Closed };
     let (from, to) = held.layout.all();
     telemetry::watch_began();
-    let options = WatchOptions::new().with_range(to).with_start_revision(*at + 1);
-    let mut client = held.client.watch_client();
-    let watching = timeout(STALL, client.watch(from, Some(options))).await;
     drop(held);
-    let Ok(watching) = watching else { return Ok(Ended::Lost) };
-    let mut watching = watching?;
+    let options = WatchOptions::new().with_range(to).with_start_revision(*at + 1);
+    let begin = async {
+        let mut client = member.client().await?.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+        client.watch(from, Some(options)).await
+    };
+    let Ok(Ok(mut watching)) = timeout(STALL, begin).await else { return Ended::Lost };
+    let mut told = 0;
     loop {
         let next = timeout(STALL, watching.message()).await;
-        let Some(shared) = open(shared) else { return Ok(Ended::Closed) };
+        let Some(shared) = open(shared) else { return Ended::Closed };
         match next {
+            Ok(Ok(Some(answer))) if answer.canceled() => {
+                return if answer.compact_revision() > 0 { Ended::Gap } else { Ended::Lost };
+            }
             Ok(Ok(Some(answer))) => {
-                if answer.canceled() {
-                    return Ok(if answer.compact_revision() > 0 { Ended::Gap } else { Ended::Lost });
-                }
                 if let Some(last) = shared.seen.take(&shared.layout, answer.events()) {
                     *at = etcd_revision(last);
                 }
             }
-            Ok(Ok(None)) => return Ok(Ended::Lost),
-            Ok(Err(error)) => return Err(error),
-            // There may be nothing, or the member that is asked may stand still.
-            Err(_) if shared.seen.told() > revision(*at) => return Ok(Ended::Lost),
+            // More lies behind it than one answer may have.
+            Ok(Err(EtcdError::GRpcStatus(status))) if status.code() == Code::OutOfRange => return Ended::Gap,
+            Ok(Ok(None) | Err(_)) => return Ended::Lost,
+            // There may be nothing; but what was told of for so long, a member would bring that goes on.
+            Err(_) if told > revision(*at) => return Ended::Lost,
             Err(_) => {}
         }
+        told = shared.seen.told();
     }
 }
 
-/// Keeps the lease alive. Where that fails it is done again; if the lease ends nevertheless, the next commit takes
-/// another.
+/// Keeps the lease alive, and takes another if it has ended.
 async fn keep_lease(shared: Weak<Shared>) {
-    let often = Duration::from_secs(LEASE_SECONDS.unsigned_abs() / 6);
     loop {
-        sleep(often).await;
+        sleep(KEEP).await;
         let Some(shared) = open(&shared) else { return };
-        let (mut client, lease) = (shared.client.lease_client(), shared.slots.lease());
-        drop(shared);
-        let keep = async move {
-            let (mut keeper, mut answers) = client.keep_alive(lease).await?;
-            keeper.keep_alive().await?;
-            answers.message().await
-        };
-        // Nothing follows from an answer that does not come.
-        drop(timeout(often, keep).await);
+        let kept = tokio::task::spawn_blocking(move || {
+            let lease = shared.slots.lease();
+            // Where there is no answer, it is tried again long before the lease ends.
+            if shared.client.keep(lease) == Ok(0) {
+                return shared.slots.renew(&shared.client, lease, shared.client.until());
+            }
+            Ok(())
+        });
+        // The next commit finds out too that it has ended.
+        drop(kept.await);
     }
 }
 
@@ -127,23 +143,29 @@ async fn keep_lease(shared: Weak<Shared>) {
 async fn beat(shared: Weak<Shared>, often: Duration) {
     loop {
         let Some(held) = open(&shared) else { return };
-        let moment = held.seen.now();
-        let put = TxnOp::put(
-            held.layout.heartbeat(&held.slots.engine),
-            [],
-            Some(PutOptions::new().with_lease(held.slots.lease())),
-        );
-        let begun = tokio::task::spawn_blocking(move || {
-            // One that fails leaves what was seen as old as it is.
-            if let Ok(answer) = held.client.try_txn(Txn::new().and_then([put])) {
-                let written = revision(revision_of(&answer));
-                held.seen.wait_for(written, often);
-                if held.seen.revision().is_some_and(|seen| seen >= written) {
-                    held.seen.note_fresh(moment);
-                }
-            }
-        });
-        drop(begun.await);
+        // One that fails leaves what was seen as old as it is.
+        drop(tokio::task::spawn_blocking(move || beat_once(&held, often)).await);
         sleep(often).await;
+    }
+}
+
+fn beat_once(shared: &Shared, often: Duration) -> Result<()> {
+    let Shared { client, layout, slots, seen, .. } = shared;
+    let (moment, lease) = (seen.now(), slots.lease());
+    let tied = PutOptions::new().with_lease(lease);
+    let put = TxnOp::put(layout.heartbeat(&slots.engine), [], Some(tied));
+    match client.try_txn(Txn::new().and_then([put]), client.until().left()) {
+        Ok(answer) => {
+            let written = revision(revision_of(&answer));
+            // So that a watch that does not bring it is given up, also where nothing else is written.
+            seen.tell(written);
+            seen.wait_for(written, often);
+            if seen.revision().is_some_and(|seen| seen >= written) {
+                seen.note_fresh(moment);
+            }
+            Ok(())
+        }
+        Err(Failure::NoLease) => slots.renew(client, lease, client.until()),
+        Err(failure) => Err(failure.into()),
     }
 }

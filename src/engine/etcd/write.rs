@@ -9,12 +9,13 @@ use etcd_client::{
     Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 
-use super::Shared;
-use super::client::{At, Failure, Found, pause, revision_of};
-use super::entries::{CHAPTER_REVISIONS, etcd_revision, must_be, revision};
+use super::client::{At, Failure, Found, Until, pause, revision_of};
+use super::entries::{CHAPTER_REVISIONS, View, etcd_revision, no_chapter, revision};
+use super::layout::Key;
 use super::rows::Known;
 use super::seen::Chapter;
 use super::slots::Slot;
+use super::{LeftOut, Shared};
 use crate::engine::seal::seal;
 use crate::engine::{Batch, Load, Log, WriteTransaction};
 use crate::error::{Error, Result};
@@ -32,34 +33,33 @@ pub(super) const CAUGHT_UP_WITHIN: Duration = Duration::from_millis(3);
 
 pub(super) struct EtcdWrite<'a> {
     shared: &'a Shared,
-    /// The revision that is read.
-    at: i64,
+    /// What is read, and how long the operation goes on.
+    view: View,
     /// Whether that is the newest of when it began, not one that may be older.
     is_newest: bool,
     /// Of each row that was read, the revision that changed it; 0 if it is not there.
     read: RefCell<BTreeMap<Row, u64>>,
     /// Names the attempt, and its entry in the log.
     id: [u8; 16],
-    since: Stopwatch,
     waited: RefCell<Duration>,
 }
 
 impl<'a> EtcdWrite<'a> {
     /// On what this process has seen, if that is all that it was told of; otherwise on the newest revision.
-    pub(super) fn begin(shared: &'a Shared) -> Result<Self> {
-        let since = Stopwatch::start();
+    pub(super) fn begin(shared: &'a Shared, until: Until) -> Result<Self> {
+        let began = Stopwatch::start();
         let seen = shared.seen.caught_up(CAUGHT_UP_WITHIN);
         let (at, is_newest) = match seen {
             Some(seen) => (etcd_revision(seen), false),
-            None => (shared.newest_revision()?, true),
+            None => (shared.newest_revision(until)?, true),
         };
-        let waited = RefCell::new(since.elapsed());
-        Ok(Self { shared, at, is_newest, read: RefCell::default(), id: random_bytes(), since, waited })
+        let (view, waited) = (View { at, until }, RefCell::new(began.elapsed()));
+        Ok(Self { shared, view, is_newest, read: RefCell::default(), id: random_bytes(), waited })
     }
 
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Known>> {
         let began = Stopwatch::start();
-        let known = self.shared.rows_at(rows, self.at);
+        let known = self.shared.rows_at(rows, self.view);
         *self.waited.borrow_mut() += began.elapsed();
         let known = known.map_err(|error| self.met(error))?;
         let mut read = self.read.borrow_mut();
@@ -74,7 +74,7 @@ impl<'a> EtcdWrite<'a> {
         // What was seen is older than what etcd still has, as nothing of this store has changed since: the next
         // transaction must begin with what is there now.
         if matches!(error, Error::Conflict)
-            && let Ok(newest) = self.shared.newest_revision()
+            && let Ok(newest) = self.shared.newest_revision(self.view.until)
         {
             self.shared.seen.tell(revision(newest));
         }
@@ -83,6 +83,9 @@ impl<'a> EtcdWrite<'a> {
 
     /// That nothing of what was read has changed.
     fn unchanged(&self) -> Vec<Compare> {
+        if self.shared.leaves_out(LeftOut::Comparison) {
+            return Vec::new();
+        }
         let layout = &self.shared.layout;
         let compares = self.read.borrow();
         let compares = compares.iter().map(|(row, modified)| {
@@ -93,22 +96,16 @@ impl<'a> EtcdWrite<'a> {
 
     /// What is asked for where a comparison fails: which of the rows it was.
     fn look_again(&self) -> Vec<TxnOp> {
-        let layout = &self.shared.layout;
         let rows = self.read.borrow();
-        let rows =
-            rows.keys().map(|row| TxnOp::get(layout.row(row), Some(GetOptions::new().with_keys_only())));
-        rows.collect()
+        rows.keys().map(|row| when_changed(self.shared.layout.row(row))).collect()
     }
 
-    /// Takes note of what was found where a comparison failed.
+    /// Takes note of what was found where a comparison failed: when the rows changed.
     fn met_another(&self, answer: &TxnResponse) -> Error {
-        let newest = answer.op_responses().into_iter().filter_map(|response| match response {
-            TxnOpResponse::Get(found) => found.kvs().first().map(|found| revision(found.mod_revision())),
-            _ => None,
-        });
+        let newest = answer.op_responses().iter().take(self.read.borrow().len()).map(last_change).max();
         // One that is gone tells nothing, but the answer is of later than that.
-        let newest = newest.max().filter(|newest| *newest > revision(self.at));
-        self.shared.seen.tell(newest.unwrap_or_else(|| revision(revision_of(answer))));
+        let newest = newest.filter(|newest| *newest > self.view.at);
+        self.shared.seen.tell(revision(newest.unwrap_or_else(|| revision_of(answer))));
         self.shared.counts.conflicts.add();
         Error::Conflict
     }
@@ -140,7 +137,7 @@ impl<'a> EtcdWrite<'a> {
             let sealed = seal(&key, Commit::default(), &trim.number().to_be_bytes());
             operations.push(TxnOp::put(key, sealed, None));
             // Those that lie in a chapter with others that stay are hidden, until that can go too.
-            let kept = self.shared.first_kept(trim.number(), self.at)?;
+            let kept = self.shared.first_kept(trim.number(), self.view)?;
             let delete = |from, to| TxnOp::delete(from, Some(DeleteOptions::new().with_range(to)));
             operations.push(delete(layout.entries_of(0), layout.entries_of(kept)));
             operations.push(delete(layout.chapter(0), layout.chapter(kept)));
@@ -156,8 +153,11 @@ impl<'a> EtcdWrite<'a> {
         let (chapter, slot) = (seen.chapter(), slots.take());
         let key_of_slot = layout.slot(&slots.engine, slot.number);
         let mut compares = self.unchanged();
+        let without_slot = self.shared.leaves_out(LeftOut::Slot);
+        if !without_slot {
+            compares.push(Compare::mod_revision(key_of_slot.clone(), CompareOp::Equal, slot.modified));
+        }
         compares.extend([
-            Compare::mod_revision(key_of_slot.clone(), CompareOp::Equal, slot.modified),
             // The chapter is there, and is the newest or the one before.
             Compare::create_revision(
                 layout.chapter(chapter.number),
@@ -168,28 +168,19 @@ impl<'a> EtcdWrite<'a> {
         ]);
         let operations = self.operations(batch, log, chapter, &slot)?;
         let mut look_again = self.look_again();
-        look_again.push(TxnOp::get(key_of_slot, Some(GetOptions::new().with_keys_only())));
+        look_again.push(when_changed(key_of_slot));
+        look_again.push(TxnOp::get(layout.chapter(0), Some(self.shared.newest_in_chapters())));
         let txn = Txn::new().when(compares).and_then(operations).or_else(look_again);
-        match client.try_txn(txn) {
+        // If there is no answer, as much time is left to find out what came of it.
+        match client.try_txn(txn, self.view.until.left() / 2) {
             Ok(answer) if answer.succeeded() => {
                 let modified = revision_of(&answer);
                 slots.give_back(Slot { modified, ..slot });
                 Ok(self.committed(batch, chapter, modified))
             }
-            Ok(answer) => {
-                let conflict = self.met_another(&answer);
-                if last_modified(&answer) == slot.modified {
-                    slots.give_back(slot);
-                } else {
-                    // It has ended with its lease.
-                    slots.renew(client, slot.lease)?;
-                }
-                // Or the chapter ended, and this process has not seen that yet.
-                seen.note_chapter(must_be(self.shared.newest_chapter_unless_seen(chapter)?)?);
-                Err(conflict)
-            }
+            Ok(answer) => Err(self.refused(slot, &answer)?),
             Err(Failure::NoLease) => {
-                slots.renew(client, slot.lease)?;
+                slots.renew(client, slot.lease, self.view.until)?;
                 Err(Error::Conflict)
             }
             Err(failure) if failure.is_final() => {
@@ -199,9 +190,28 @@ impl<'a> EtcdWrite<'a> {
             Err(failure) => {
                 counts.unknown.add();
                 telemetry::outcome_unknown();
+                if without_slot {
+                    return Err(Error::Conflict);
+                }
                 self.settle(batch, chapter, slot, &failure)
             }
         }
+    }
+
+    /// Takes note of why a commit was refused: rows have changed, or the slot has ended with its lease, or the chapter
+    /// has ended and this process has not seen that yet.
+    fn refused(&self, slot: Slot, answer: &TxnResponse) -> Result<Error> {
+        let Shared { slots, seen, client, .. } = self.shared;
+        let conflict = self.met_another(answer);
+        let mut found = answer.op_responses();
+        let chapter = found.pop().and_then(first_found).and_then(|found| self.shared.chapter_of(&found));
+        seen.note_chapter(chapter.ok_or_else(no_chapter)?);
+        if found.pop().as_ref().map(last_change) == Some(slot.modified) {
+            slots.give_back(slot);
+        } else {
+            slots.renew(client, slot.lease, self.view.until)?;
+        }
+        Ok(conflict)
     }
 
     /// Finds out what became of an attempt without an answer: sees to it that it can't be applied any more, or learns
@@ -216,33 +226,57 @@ impl<'a> EtcdWrite<'a> {
             .or_else([TxnOp::get(key, None)]);
         let mut made = 0;
         loop {
-            let unknown = match client.try_txn(txn.clone()) {
+            let unknown = match client.try_txn(txn.clone(), self.view.until.left()) {
                 Ok(answer) if answer.succeeded() => {
                     slots.give_back(Slot { modified: revision_of(&answer), ..slot });
                     return Err(Error::Conflict);
                 }
-                Ok(answer) => match answer.op_responses().pop() {
-                    Some(TxnOpResponse::Get(mut found)) => match found.take_kvs().pop().map(Found::from) {
-                        Some(Found { value, modified, .. }) if value == self.id => {
-                            slots.give_back(Slot { modified, ..slot });
-                            return Ok(self.committed(batch, chapter, modified));
-                        }
-                        // An earlier attempt to settle it was applied, though its answer did not come.
-                        Some(Found { value, modified, .. }) if value.is_empty() => {
-                            slots.give_back(Slot { modified, ..slot });
-                            return Err(Error::Conflict);
-                        }
-                        _ => "what would tell has ended with its lease".to_owned(),
-                    },
-                    _ => "etcd answered something else than what it was asked".to_owned(),
+                Ok(answer) => match answer.op_responses().pop().and_then(first_found) {
+                    Some(Found { value, modified, .. }) if value == self.id => {
+                        slots.give_back(Slot { modified, ..slot });
+                        return Ok(self.committed(batch, chapter, modified));
+                    }
+                    // An earlier attempt to settle it was applied, though its answer did not come.
+                    Some(Found { value, modified, .. }) if value.is_empty() => {
+                        slots.give_back(Slot { modified, ..slot });
+                        return Err(Error::Conflict);
+                    }
+                    _ => "what would tell has ended with its lease".to_owned(),
                 },
-                Err(again) if again.may_pass() && pause(made, self.since, client.deadline()) => {
+                Err(again) if again.may_pass() && pause(made, self.view.until) => {
                     made += 1;
                     continue;
                 }
+                Err(Failure::OutOfSpace) => return self.settle_without_space(batch, chapter, slot, failure),
                 Err(_) => failure.to_string(),
             };
             return Err(Error::CommitUnknown(unknown.into()));
+        }
+    }
+
+    /// Where nothing can be written any more, only an attempt that was made shows.
+    fn settle_without_space(
+        &self,
+        batch: &Batch,
+        chapter: Chapter,
+        slot: Slot,
+        failure: &Failure,
+    ) -> Result<Commit> {
+        let Shared { layout, slots, client, .. } = self.shared;
+        let key = layout.slot(&slots.engine, slot.number);
+        let unknown = |error: Error| Error::CommitUnknown(error.to_string().into());
+        let (_, mut found) = client.get(&[key], At::Newest, self.view.until).map_err(unknown)?;
+        match found.pop().flatten() {
+            Some(Found { value, modified, .. }) if value == self.id => {
+                slots.give_back(Slot { modified, ..slot });
+                Ok(self.committed(batch, chapter, modified))
+            }
+            // etcd has answered, so it is decided.
+            _ if *failure == Failure::OutOfSpace => {
+                slots.give_back(slot);
+                Err(failure.clone().into())
+            }
+            _ => Err(unknown(failure.clone().into())),
         }
     }
 
@@ -266,7 +300,7 @@ impl<'a> EtcdWrite<'a> {
 
 impl WriteTransaction for EtcdWrite<'_> {
     fn commit_read(&self) -> Commit {
-        Commit::new(revision(self.at))
+        Commit::new(revision(self.view.at))
     }
 
     fn next_commit(&self) -> Commit {
@@ -288,7 +322,15 @@ impl WriteTransaction for EtcdWrite<'_> {
     }
 
     fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.shared.entry_at(commit, self.at).map_err(|error| self.met(error))
+        if commit > self.commit_read() && !self.is_newest {
+            // What this process has seen may be older than a commit that the caller was told of.
+            let newest = revision(self.shared.newest_revision(self.view.until)?);
+            if commit.number() <= newest {
+                self.shared.seen.tell(commit.number());
+                return Err(Error::Conflict);
+            }
+        }
+        self.shared.entry_at(commit, self.view).map_err(|error| self.met(error))
     }
 
     fn end(self: Box<Self>) -> Result<()> {
@@ -297,7 +339,7 @@ impl WriteTransaction for EtcdWrite<'_> {
         }
         // What was seen may be older than what others were told.
         let txn = Txn::new().when(self.unchanged()).or_else(self.look_again());
-        let answer = self.shared.client.txn(&txn)?;
+        let answer = self.shared.client.txn(&txn, self.view.until)?;
         if answer.succeeded() { Ok(()) } else { Err(self.met_another(&answer)) }
     }
 
@@ -314,21 +356,27 @@ impl WriteTransaction for EtcdWrite<'_> {
     }
 }
 
-/// The revision that changed what the last operation of an answer found; 0 if that is not there.
-fn last_modified(answer: &TxnResponse) -> i64 {
-    match answer.op_responses().pop() {
-        Some(TxnOpResponse::Get(found)) => found.kvs().first().map_or(0, |found| found.mod_revision()),
+/// Asks for the revision that changed a key.
+fn when_changed(key: Key) -> TxnOp {
+    TxnOp::get(key, Some(GetOptions::new().with_keys_only()))
+}
+
+/// The revision that changed what an operation found; 0 if that is not there.
+fn last_change(response: &TxnOpResponse) -> i64 {
+    match response {
+        TxnOpResponse::Get(found) => found.kvs().first().map_or(0, |found| found.mod_revision()),
         _ => 0,
     }
 }
 
-impl Shared {
-    /// The newest chapter, where that is not what this process has seen.
-    fn newest_chapter_unless_seen(&self, used: Chapter) -> Result<Option<Chapter>> {
-        let seen = self.seen.chapter();
-        if seen.number > used.number { Ok(Some(seen)) } else { self.newest_chapter(At::Newest) }
+fn first_found(response: TxnOpResponse) -> Option<Found> {
+    match response {
+        TxnOpResponse::Get(mut found) => found.take_kvs().into_iter().next().map(Found::from),
+        _ => None,
     }
+}
 
+impl Shared {
     /// Begins the next chapter, in the background. If that fails, the next commit does it again.
     fn begin_chapter(&self, chapter: Chapter) {
         let next = self.layout.chapter(chapter.number + 1);
