@@ -131,7 +131,9 @@ impl<'a> Place<'a> {
 }
 
 /// Changes to a value.
-const CHANGES: [(&str, fn(&[u8]) -> Vec<u8>); 6] = [
+type Damage = fn(&[u8]) -> Vec<u8>;
+
+const CHANGES: [(&str, Damage); 6] = [
     ("a flipped bit at the begin", |value| flipped(value, 0)),
     ("a flipped bit", |value| flipped(value, value.len() / 2)),
     ("a flipped bit at the end", |value| flipped(value, value.len() - 1)),

@@ -109,9 +109,9 @@ impl Etcd {
         self
     }
 
-    /// How long an operation may take, all its attempts together, until it is
-    /// [`Unavailable`](Error::Unavailable), [`Conflict`](Error::Conflict) or
-    /// [`CommitUnknown`](Error::CommitUnknown). While the members elect a leader nothing goes on, which took up to
+    /// How long a write may take, all its attempts together, until it is [`Unavailable`](Error::Unavailable),
+    /// [`Conflict`](Error::Conflict) or [`CommitUnknown`](Error::CommitUnknown); and a read, each time that it asks.
+    /// While the members elect a leader nothing goes on, which took up to
     /// 2.4 seconds where it was measured. From 10 milliseconds to a minute;
     /// [`DEADLINE_DEFAULT`](Self::DEADLINE_DEFAULT) if nothing is said.
     pub fn deadline(mut self, deadline: Duration) -> Self {
