@@ -130,10 +130,10 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Changes to a value.
-type Damage = fn(&[u8]) -> Vec<u8>;
+type Change = fn(&[u8]) -> Vec<u8>;
 
-const CHANGES: [(&str, Damage); 6] = [
+/// Changes to a value.
+const CHANGES: [(&str, Change); 6] = [
     ("a flipped bit at the begin", |value| flipped(value, 0)),
     ("a flipped bit", |value| flipped(value, value.len() / 2)),
     ("a flipped bit at the end", |value| flipped(value, value.len() - 1)),

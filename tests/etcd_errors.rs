@@ -2,8 +2,7 @@
 //! to do, within the deadline, and nothing half-written.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
-#![allow(clippy::disallowed_methods, reason = "it is measured that deadlines are kept")]
-#![allow(clippy::type_complexity, reason = "tables of cases")]
+#![allow(clippy::disallowed_methods, reason = "how long calls take")]
 
 #[path = "etcd/cluster.rs"]
 mod cluster;

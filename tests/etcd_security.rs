@@ -1,11 +1,8 @@
 //! A store on an etcd cluster that asks who one is: users, passwords, roles, certificates. What is right works; what is
 //! wrong is `AccessDenied`, in time, and nothing is written.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "helpers of tests, outside of the test functions; it waits"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
+#![allow(clippy::disallowed_methods, reason = "how long calls take")]
 
 #[path = "etcd/cluster.rs"]
 mod cluster;
