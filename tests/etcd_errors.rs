@@ -1,6 +1,7 @@
 //! What a store on etcd says when something is wrong with the cluster, or with what lies there: the kind of error, what
 //! to do, within the deadline, and nothing half-written.
 
+#![allow(clippy::type_complexity, reason = "tables of cases")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
 #![allow(clippy::disallowed_methods, reason = "how long calls take")]
 
