@@ -1,5 +1,7 @@
 //! The store for callers on a tokio runtime: nothing blocks it, limits hold, and no call is lost or done twice.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
+
 use std::future::Future;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
