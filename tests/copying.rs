@@ -1,5 +1,7 @@
 //! Copying a whole store into another: everything is there, and nothing half of it is taken for whole.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
+
 use keystead::{
     After, Alias, AliasScope, At, Error, HistoryOf, KeyAlias, Limit, NewKey, Options, Order, PendingDays,
     Request, RequestId, Result, Scope, Store, Timestamp,
