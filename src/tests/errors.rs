@@ -373,7 +373,7 @@ fn by_limits() -> Produced {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (scope, (go, may_go)) = (scope(), std::sync::mpsc::channel::<()>());
     let busy = runtime.block_on(async {
-        let mut held = Box::pin(store.read(&scope, move |_| Ok(may_go.recv().unwrap())));
+        let mut held = Box::pin(store.read(&scope, move |_| may_go.recv().map_err(Error::abort)));
         let waker = std::task::Waker::noop();
         assert!(held.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
         let busy = store.read(&scope, |_| Ok(())).await.unwrap_err();

@@ -238,7 +238,7 @@ fn use_the_async_store() {
         let limits = AsyncLimits { others: 1, waiting: 0, ..AsyncLimits::default() };
         let store = AsyncStore::with_limits(Store::in_memory().unwrap(), limits).unwrap();
         let (go, may_go) = std::sync::mpsc::channel::<()>();
-        let held = store.run(AsyncQueue::Others, move |_| Ok(may_go.recv().unwrap()));
+        let held = store.run(AsyncQueue::Others, move |_| may_go.recv().map_err(Error::abort));
         let refused = async {
             let refused = store.run(AsyncQueue::Others, |_| Ok(())).await;
             go.send(()).unwrap();
