@@ -49,7 +49,7 @@ fn nodes() -> impl Strategy<Value = Nodes> {
 fn a_store_on_etcd_does_what_the_specification_says() {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     let config = ProptestConfig {
-        cases: cases.unwrap_or(12),
+        cases: cases.unwrap_or(8),
         max_shrink_iters: 40,
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions"))),
         source_file: Some(file!()),

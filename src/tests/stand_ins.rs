@@ -275,6 +275,23 @@ fn a_closure_that_does_something_else_is_told_so() {
     }
 }
 
+/// The same rows by other operations are told otherwise by the history.
+#[test]
+fn a_closure_that_gets_there_in_another_way_is_told_so() {
+    let twins = Twins::new(9, &Options::new());
+    let runs = Cell::new(0);
+    let outcome = twins.store.write(&request(), |txn| {
+        runs.set(runs.get() + 1);
+        if runs.get() > 1 {
+            txn.create_key(&new_key("one", 1))?;
+            return txn.create_alias(&alias("first"), ONE).map(drop);
+        }
+        txn.create_key(&new_key("one", 1).alias(alias("first"))).map(drop)
+    });
+    assert!(matches!(outcome, Err(Error::CommitUnknown(_))), "{outcome:?}");
+    assert!(twins.store.verify().unwrap().is_clean());
+}
+
 /// The same random operations on both come to the same answers and the same bytes.
 #[test]
 fn everything_is_as_on_an_engine_that_counts() {
