@@ -188,7 +188,7 @@ impl Limits {
 /// For a store on an etcd cluster; where it is, and which it is, the command line says.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "it is checked, and used where there is etcd"))]
+#[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "it is checked, and used where there is etcd"))]
 pub(crate) struct Etcd {
     /// The file with the certificate of the authority that signed those of the members.
     pub(crate) ca_certificate: Option<PathBuf>,
