@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// So long nothing here takes, if it ends at all.
-const EVER: Duration = Duration::from_secs(60);
+const EVER: Duration = Duration::from_secs(30);
 
 fn scope() -> Scope {
     Scope::new("domain", "project").unwrap()
@@ -108,6 +108,11 @@ async fn asked<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static
     task
 }
 
+/// What a call answers that has nothing to wait for.
+async fn at_once<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(EVER, call).await.expect("the call waits")
+}
+
 fn create(store: &AsyncStore, name: &str) -> impl Future<Output = Result<()>> + Send + 'static {
     let (store, new) = (store.clone(), NewKey::new(name).unwrap());
     async move { store.write(&request(), move |txn| txn.create_key(&new).map(drop)).await.map(drop) }
@@ -170,7 +175,7 @@ async fn no_more_run_than_the_limit_says() {
 async fn as_many_run_as_the_limit_says() {
     let store = store(AsyncLimits { reads: 3, writes: 1, others: 2, waiting: 0 });
     let reads = [held_read(&store).await, held_read(&store).await, held_read(&store).await];
-    let refused = store.read(&scope(), |_| Ok(())).await;
+    let refused = at_once(store.read(&scope(), |_| Ok(()))).await;
     assert!(matches!(refused, Err(Error::Busy { what: "reads", waiting: 0 })), "{refused:?}");
     for held in reads {
         held.end().await;
@@ -207,11 +212,11 @@ async fn one_too_many_is_refused_at_once_and_only_of_its_kind() {
     let store = store(one_at_a_time(2));
     let held = held_write(&store, "held").await;
     let waiting = [asked(create(&store, "first")).await, asked(create(&store, "second")).await];
-    let refused = create(&store, "third").await.unwrap_err();
+    let refused = at_once(create(&store, "third")).await.unwrap_err();
     assert!(matches!(refused, Error::Busy { what: "writes", waiting: 2 }), "{refused:?}");
     assert!(refused.is_retryable() && refused.api().is_none());
     assert_eq!(refused.to_string(), "2 writes wait already; nothing was done, try again later");
-    let refused = store.dry_run(&request(), |_| Ok(())).await.unwrap_err();
+    let refused = at_once(store.dry_run(&request(), |_| Ok(()))).await.unwrap_err();
     assert!(matches!(refused, Error::Busy { what: "writes", .. }), "{refused:?}");
     // The others have places of their own.
     assert!(!has_key(&store, "third").await);
@@ -284,7 +289,7 @@ async fn a_panic_of_a_closure_is_a_panic_of_the_call_and_leaves_nothing() {
     let panicked = tokio::spawn(write).await.unwrap_err().into_panic();
     assert_eq!(panicked.downcast_ref::<&str>(), Some(&"by design"));
     // Its place is free, and the store goes on.
-    create(&store, "kept").await.unwrap();
+    at_once(create(&store, "kept")).await.unwrap();
     assert!(has_key(&store, "kept").await && !has_key(&store, "lost").await);
 }
 
@@ -419,13 +424,14 @@ async fn a_store_that_was_only_dropped_is_closed_soon() {
     waiting.abort();
     assert!(waiting.await.unwrap_err().is_cancelled());
     drop(store);
-    let open = tokio::task::spawn_blocking(move || {
+    let opened = async {
         loop {
-            match Store::open(&path) {
-                Err(Error::AlreadyOpen) => thread::yield_now(),
+            let path = path.clone();
+            match tokio::task::spawn_blocking(move || Store::open(path)).await.unwrap() {
+                Err(Error::AlreadyOpen) => tokio::task::yield_now().await,
                 opened => return opened,
             }
         }
-    });
-    tokio::time::timeout(EVER, open).await.unwrap().unwrap().unwrap();
+    };
+    tokio::time::timeout(EVER, opened).await.unwrap().unwrap();
 }
