@@ -579,7 +579,7 @@ const GOLDEN_RENAMES: &str = concat!(
     "14010101010101010101010101010101010100000102fbe803",
     "011001036f6e65000111e807000000000000",
     "010e010131000111e807040000000000",
-    "14010101010101010101010101010101010100000106fbec03",
+    "14010101010101010101010101010101010100000100fbec03",
     "010e010131000111e807040000000000",
     "010e010132000111e807040000000000",
 );
@@ -603,7 +603,7 @@ fn the_bytes_of_the_other_rows_are_these() {
         (encode_tombstone(time), "01fd0068e5cf8b010000"),
         (
             encode_outcome(&outcome),
-            "01abababababababababababababababababababababababababababababababab013701fd0068e5cf8b010000",
+            "01abababababababababababababababababababababababababababababababab013701fd0068e5cf8b01000000",
         ),
         (
             space.outcome(&request_id()),
