@@ -326,7 +326,7 @@ fn bytes(cluster: &Cluster) -> f64 {
         serde_json::from_str(said.lines().next().unwrap()).unwrap()
     };
     let revision = status()[0]["Status"]["header"]["revision"].to_string();
-    cluster.control(0, &["compact", "--physical", &revision]).unwrap();
-    cluster.control(0, &["defrag"]).unwrap();
+    cluster.control(0, &["compact", "--physical", "--command-timeout=120s", &revision]).unwrap();
+    cluster.control(0, &["defrag", "--command-timeout=120s"]).unwrap();
     status()[0]["Status"]["dbSize"].as_f64().unwrap()
 }
