@@ -32,7 +32,52 @@ fn a_store_on_a_cluster() {
     values_have_the_number_of_their_commit(&cluster);
     a_snapshot_keeps_its_history(&cluster);
     what_one_did_another_can_undo_at_once(&cluster);
+    a_store_moves_to_the_cluster_and_back(&cluster);
     what_is_shown_is_no_older_than_the_bound(&mut cluster);
+}
+
+/// From a file to the cluster, and from there to a file, by a copy and by a backup; each row and change is compared by
+/// the copy itself, and here what the history says.
+fn a_store_moves_to_the_cluster_and_back(cluster: &Cluster) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let file = Store::open(path("file.redb")).unwrap();
+    let (alias, scope): (Alias, Scope) = ("kms-1234".parse().unwrap(), scope());
+    let request = Request::new(&scope).actor("alice");
+    let (first, second) =
+        (NewKey::new("first").unwrap().alias(alias.clone()), NewKey::new("second").unwrap());
+    file.write(&request, |txn| txn.create_key(&first)).unwrap();
+    file.write(&request, |txn| txn.create_key(&second)).unwrap();
+    for turn in 0..300 {
+        let target = if turn % 2 == 0 { second.key_id } else { first.key_id };
+        file.write(&request, |txn| txn.associate_alias(&alias, target)).unwrap();
+    }
+    let etcd = open(cluster, "moved");
+    let there = file.copy_to(&etcd).unwrap();
+    assert_eq!(there.entries, 302, "several chapters of the log");
+    assert!(matches!(file.copy_to(&etcd), Err(Error::NotEmpty)));
+    let back = Store::open(path("back.redb")).unwrap();
+    let copied = etcd.copy_to(&back).unwrap();
+    assert_eq!((copied.entries, copied.rows), (there.entries, there.rows));
+    etcd.backup(path("backup")).unwrap();
+    keystead::Restore::of(path("backup")).into_file(path("restored.redb")).unwrap();
+    let restored = Store::open(path("restored.redb")).unwrap();
+    let history = |store: &Store| {
+        let page = store.read(&scope, |snap| {
+            snap.history(HistoryOf::Alias(&alias), Order::NewestFirst, After::Start, Limit::MAX)
+        });
+        let items = page.unwrap().items.into_iter();
+        items.map(|item| (item.info.time, item.info.actor, item.change.operation)).collect::<Vec<_>>()
+    };
+    for store in [&etcd, &back, &restored] {
+        assert_eq!(history(store), history(&file));
+        assert!(store.verify().unwrap().is_clean());
+        let key = store.read(&scope, |snap| snap.resolve(&alias)).unwrap();
+        assert_eq!(key.key_id, first.key_id);
+        // It goes on there.
+        store.write(&request, |txn| txn.associate_alias(&alias, second.key_id)).unwrap();
+        assert!(store.verify().unwrap().is_clean());
+    }
 }
 
 fn two_stores_are_one(cluster: &Cluster) {
