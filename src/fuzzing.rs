@@ -9,7 +9,6 @@
 use std::fs;
 use std::io;
 use std::ops::Bound;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -392,11 +391,13 @@ pub fn changes(data: &[u8]) {
             }
             let file = ChangesWriter::framed(bodies.iter().map(Vec::as_slice));
             read_changes(&file);
-            let [base, path, restored] = ["base", "damaged", "restored"].map(|name| folder.path().join(name));
+            // Its own: tests run at the same time.
+            let own = tempfile::tempdir_in(folder).unwrap();
+            let path = own.path().join("damaged");
             fs::write(&path, file).unwrap();
-            let outcome = Restore::of(base).changes(path).into_file(&restored);
+            let restore = Restore::of(folder.path().join("base")).changes(path);
+            let outcome = restore.into_file(own.path().join("restored"));
             assert!(outcome.is_ok() || bodies != *sound, "what was not damaged: {:?}", outcome.err());
-            remove(restored);
         }
     }
 }
@@ -425,10 +426,4 @@ fn read_changes(file: &[u8]) {
         }
     }
     assert_eq!(writer.finish().unwrap().0, file);
-}
-
-fn remove(file: PathBuf) {
-    if let Err(error) = fs::remove_file(file) {
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-    }
 }
