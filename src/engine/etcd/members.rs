@@ -57,10 +57,18 @@ impl Members {
 }
 
 impl Member {
-    /// What it is asked by. With a user, the first call is made here.
-    pub(super) async fn client(&self) -> Result<Client, EtcdError> {
-        let connect = || Client::connect([&self.endpoint], Some(self.options.clone()));
-        self.client.get_or_try_init(connect).await.cloned()
+    /// What it is asked by. With a user, the first call is made here: to check a password takes a member long, so this
+    /// goes on when an attempt that waits for it is given up.
+    pub(super) async fn client(self: &Arc<Self>) -> Result<Client, EtcdError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client.clone());
+        }
+        let member = Arc::clone(self);
+        let connected = tokio::spawn(async move {
+            let connect = || Client::connect([&member.endpoint], Some(member.options.clone()));
+            member.client.get_or_try_init(connect).await.cloned()
+        });
+        connected.await.unwrap_or_else(|gone| Err(EtcdError::Internal(gone.to_string())))
     }
 
     /// Notes that it did not answer, until it does.
@@ -77,7 +85,7 @@ impl Member {
     }
 
     /// Whether it can say what is the newest, for which it needs the others. A refusal is an answer too.
-    async fn answers(&self) -> bool {
+    async fn answers(self: &Arc<Self>) -> bool {
         let newest = async {
             let mut kv = self.client().await?.kv_client();
             kv.get(self.key.clone(), Some(GetOptions::new().with_count_only())).await

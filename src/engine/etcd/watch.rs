@@ -85,7 +85,7 @@ async fn follow(shared: Weak<Shared>, mut at: i64) {
 }
 
 /// Watches all changes behind a revision, which moves on with them, until the watch ends.
-async fn watch(shared: &Weak<Shared>, member: &Member, at: &mut i64) -> Ended {
+async fn watch(shared: &Weak<Shared>, member: &Arc<Member>, at: &mut i64) -> Ended {
     let Some(held) = open(shared) else { return Ended::Closed };
     let (from, to) = held.layout.all();
     telemetry::watch_began();
