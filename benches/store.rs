@@ -27,7 +27,7 @@ const FORMED: &str = "every name and number here is valid";
 
 /// A store of so many keys, each with one alias, in a file that goes with it.
 struct Loaded {
-    _folder: TempDir,
+    folder: TempDir,
     label: String,
     store: Store,
     scope: Scope,
@@ -57,7 +57,7 @@ impl Loaded {
         let keys = new.iter().map(|new| new.key_id).collect();
         let label = if size.is_multiple_of(1000) { format!("{}k", size / 1000) } else { size.to_string() };
         let random = RefCell::new(0x9e37_79b9_7f4a_7c15);
-        Ok(Self { _folder: folder, label, store, scope, request, keys, aliases, random })
+        Ok(Self { folder, label, store, scope, request, keys, aliases, random })
     }
 
     /// The next number below `end` of a fixed sequence (xorshift).
@@ -246,6 +246,24 @@ fn create(criterion: &mut Criterion, loaded: &Loaded) {
     purge_last();
 }
 
+/// Of a file that was closed, and with all of its pages in memory. Consumes the store, to close it.
+fn open(criterion: &mut Criterion, loaded: Loaded) {
+    let Loaded { folder, store, label, .. } = loaded;
+    drop(store);
+    let path = folder.path().join("kms.redb");
+    let mebibytes = path.metadata().expect("the file is there").len() >> 20;
+    let mut group = criterion.benchmark_group("open to read");
+    for (name, check) in [("as it is", false), ("checked", true)] {
+        let options = Options::new().check_integrity(check);
+        group.sample_size(20).bench_function(
+            BenchmarkId::new(name, format!("{label}, {mebibytes} MiB")),
+            |bencher| {
+                bencher.iter_with_large_drop(|| options.open_read_only(&path).expect("the file is sound"));
+            },
+        );
+    }
+}
+
 fn store(criterion: &mut Criterion) {
     let smoke = std::env::args().any(|argument| argument == "--test");
     let sizes: &[usize] = if smoke { &[400] } else { &[1_000, 100_000] };
@@ -257,6 +275,7 @@ fn store(criterion: &mut Criterion) {
         let report = loaded.store.verify().expect("the store can be read");
         assert!(report.is_clean(), "{report:?}");
         assert_eq!(report.keys, *size as u64);
+        open(criterion, loaded);
     }
 }
 

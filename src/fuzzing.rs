@@ -14,8 +14,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use crate::alias::{Alias, AliasUrn, KeyAlias};
 use crate::engine::disk::StorageBackend;
-use crate::engine::logged::LoggedEngine;
-use crate::engine::redb::{LogState, RedbEngine, TableFile, builder, seal, unseal};
+use crate::engine::logged::{LoggedEngine, LoggedReader};
+use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, seal, unseal};
 use crate::engine::redo::{LOG_BYTES_MIN, RedoLog};
 use crate::format;
 use crate::format::changes::{ChangesReader, ChangesWriter};
@@ -27,7 +27,7 @@ use crate::store::{Options, Restore, Store};
 use crate::time::Timestamp;
 
 /// The page cache of the stores here: what hostile bytes may take comes on top.
-const CACHE_BYTES: usize = 1 << 20;
+const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
 /// How many keys the stores have of each of three kinds: few, for how often a store is opened in a second.
 const KEYS: u8 = 5;
 /// So small that part of these keys are in the table file, and part in the log only.
@@ -209,14 +209,14 @@ const LOG_ID: [u8; 16] = [7; 16];
 /// A small store that was not closed cleanly: its table file, its log, and the newest commit in the table file.
 static STORE: LazyLock<(Vec<u8>, Vec<u8>, Commit)> = LazyLock::new(|| {
     let (table, log) = (Bytes::default(), Bytes::default());
-    let engine = RedbEngine::initialize(table.clone(), &builder(CACHE_BYTES)).unwrap();
+    let engine = RedbEngine::initialize(table.clone(), &PAGES.builder()).unwrap();
     Options::new().begin(&engine).unwrap();
     drop(engine);
-    let of_table = TableFile::on(table.clone(), &builder(CACHE_BYTES)).unwrap();
+    let of_table = TableFile::on(table.clone(), &PAGES.builder()).unwrap();
     of_table.mark(LogState::Closed { id: LOG_ID }).unwrap();
     drop(of_table);
     RedoLog::create(&log, LOG_ID, LOG_BYTES_MIN).unwrap();
-    let store = open_logged(&table, &log).unwrap();
+    let store = open_logged(&table, &log, PAGES).unwrap();
     fill(&store);
     let durable = loop {
         let stats = store.stats().log.unwrap();
@@ -234,10 +234,10 @@ static STORE: LazyLock<(Vec<u8>, Vec<u8>, Commit)> = LazyLock::new(|| {
 /// The same without a log, closed.
 static DIRECT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let table = Bytes::default();
-    let engine = RedbEngine::initialize(table.clone(), &builder(CACHE_BYTES)).unwrap();
+    let engine = RedbEngine::initialize(table.clone(), &PAGES.builder()).unwrap();
     Options::new().begin(&engine).unwrap();
     drop(engine);
-    fill(&open_direct(&table).unwrap());
+    fill(&open_direct(&table, PAGES).unwrap());
     table.all()
 });
 
@@ -277,25 +277,33 @@ fn damage(bytes: &mut Vec<u8>, mut data: &[u8]) {
 }
 
 /// Opens a file: arbitrary bytes, or a store that was damaged as the data says, with a log or without. What
-/// can be opened is verified, listed and written.
+/// can be opened is verified and listed. It is also written; where the table file may be damaged, after it was
+/// checked.
 pub fn open(data: &[u8]) {
     let [how, data @ ..] = data else { return };
-    let opened = match how % 5 {
-        0 => open_direct(&Bytes::of(data.to_vec())),
-        1 => {
-            let mut bytes = DIRECT.clone();
-            damage(&mut bytes, data);
-            open_direct(&Bytes::of(bytes))
-        }
-        4 => open_with_log_state(data),
-        which => {
-            let (mut table, mut log, _) = STORE.clone();
-            damage(if which == 2 { &mut table } else { &mut log }, data);
-            open_logged(&Bytes::of(table), &Bytes::of(log))
-        }
+    let (mut table, mut log) = match how % 5 {
+        0 => (data.to_vec(), None),
+        1 => (DIRECT.clone(), None),
+        2 | 3 => (STORE.0.clone(), Some(STORE.1.clone())),
+        _ => return open_with_log_state(data),
     };
-    assert!(opened.is_ok() || how % 5 == 0 || !data.is_empty(), "what was not damaged: {:?}", opened.err());
-    let Ok(store) = opened else { return };
+    match (how % 5, &mut log) {
+        (1 | 2, _) => damage(&mut table, data),
+        (3, Some(log)) => damage(log, data),
+        _ => {}
+    }
+    let (table, log) = (Bytes::of(table), log.map(Bytes::of));
+    for opened in [open_to_read(&table, log.as_ref()), open_checked(&table, log.as_ref())] {
+        assert!(
+            opened.is_ok() || how % 5 == 0 || !data.is_empty(),
+            "what was not damaged: {:?}",
+            opened.err()
+        );
+        opened.iter().for_each(use_store);
+    }
+}
+
+fn use_store(store: &Store) {
     let _ = store.verify();
     let scope = Scope::new("domain", "project").unwrap();
     let _ = store.read(&scope, |snap| snap.aliases(crate::After::Start, crate::Limit::MAX));
@@ -306,30 +314,46 @@ pub fn open(data: &[u8]) {
 }
 
 /// Opens the store whose table file says of its log what the data says, and whose log is damaged.
-fn open_with_log_state(data: &[u8]) -> crate::Result<Store> {
+fn open_with_log_state(data: &[u8]) {
     let (table, mut log, _) = STORE.clone();
     let table = Bytes::of(table);
     let mut damages = data;
     if let [length, rest @ ..] = data {
         let (state, left) = rest.split_at(rest.len().min(usize::from(*length)));
-        TableFile::on(table.clone(), &builder(CACHE_BYTES))?.mark(LogState::decode(state)?)?;
+        let Ok(state) = LogState::decode(state) else { return };
+        TableFile::on(table.clone(), &PAGES.builder()).unwrap().mark(state).unwrap();
         damages = left;
     }
     damage(&mut log, damages);
-    open_logged(&table, &Bytes::of(log))
+    let opened = open_logged(&table, &Bytes::of(log), PAGES);
+    assert!(opened.is_ok() || !data.is_empty(), "what was not damaged: {:?}", opened.err());
+    opened.iter().for_each(use_store);
 }
 
 fn options() -> Options {
     Options::new().record_cache_bytes(RECORD_CACHE_BYTES)
 }
 
-fn open_direct(table: &Bytes) -> crate::Result<Store> {
-    options().on(Box::new(RedbEngine::on(table.clone(), &builder(CACHE_BYTES))?))
+fn open_direct(table: &Bytes, pages: Pages) -> crate::Result<Store> {
+    options().on(Box::new(RedbEngine::on(table.clone(), &pages.builder())?))
 }
 
-fn open_logged(table: &Bytes, log: &Bytes) -> crate::Result<Store> {
-    let table = TableFile::on(table.clone(), &builder(CACHE_BYTES))?;
+fn open_logged(table: &Bytes, log: &Bytes, pages: Pages) -> crate::Result<Store> {
+    let table = TableFile::on(table.clone(), &pages.builder())?;
     options().on(Box::new(LoggedEngine::on(table, Box::new(log.clone()), CHECKPOINT_BYTES)?))
+}
+
+/// Opens it to write, as [`Options::check_integrity`] does.
+fn open_checked(table: &Bytes, log: Option<&Bytes>) -> crate::Result<Store> {
+    let pages = Pages { check_integrity: true, ..PAGES };
+    log.map_or_else(|| open_direct(table, pages), |log| open_logged(table, log, pages))
+}
+
+/// Opens it as [`Options::open_read_only`] opens files that nobody has open.
+fn open_to_read(table: &Bytes, log: Option<&Bytes>) -> crate::Result<Store> {
+    let table = TableFile::read_only(table.clone(), PAGES)?;
+    let log = log.map(|log| Box::new(log.clone()) as Box<dyn StorageBackend>);
+    options().on(Box::new(LoggedReader::on(table, log)?))
 }
 
 /// The replay of a log: frames that are whole, but hold arbitrary bytes instead of commits, or commits that
@@ -337,7 +361,7 @@ fn open_logged(table: &Bytes, log: &Bytes) -> crate::Result<Store> {
 pub fn replay(data: &[u8]) {
     let (table, mut bytes, durable) = STORE.clone();
     RedoLog::fill(&mut bytes, data, durable);
-    let Ok(store) = open_logged(&Bytes::of(table), &Bytes::of(bytes)) else { return };
+    let Ok(store) = open_logged(&Bytes::of(table), &Bytes::of(bytes), PAGES) else { return };
     let _ = store.verify();
     let rows = store.engine().begin_read().unwrap();
     let _ = rows.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX);
@@ -348,10 +372,10 @@ static BACKUP: LazyLock<(tempfile::TempDir, Vec<Vec<u8>>)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let (base, changes) = (folder.path().join("base"), folder.path().join("changes"));
     let table = Bytes::default();
-    let engine = RedbEngine::initialize(table.clone(), &builder(CACHE_BYTES)).unwrap();
+    let engine = RedbEngine::initialize(table.clone(), &PAGES.builder()).unwrap();
     Options::new().begin(&engine).unwrap();
     drop(engine);
-    let store = open_direct(&table).unwrap();
+    let store = open_direct(&table, PAGES).unwrap();
     let scope = Scope::new("domain", "project").unwrap();
     let at = |millis: u64| Request::new(&scope).at(Timestamp::from_millis(1_700_000_000_000 + millis));
     let create = |number: u8| {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::logged::LoggedEngine;
-use super::redb::{RedbEngine, RedbReader, TableFile, builder};
+use super::redb::{Pages, RedbEngine, RedbReader, TableFile, builder};
 use super::redo::RedoLog;
 use super::scripted::{Random, Scripted};
 use super::{Batch, Engine, Load, Log, Range, ReadTransaction, Reading, RowHash, Waited};
@@ -54,7 +54,7 @@ fn redb_in_memory() {
 
 #[test]
 fn redb_in_a_file() {
-    suite(|| Box::new(RedbEngine::create(tempfile::tempfile().unwrap(), 1 << 20).unwrap()));
+    suite(|| Box::new(RedbEngine::create(tempfile::tempfile().unwrap(), Pages::believed(1 << 20)).unwrap()));
 }
 
 /// The rows are found in the active memtable, in the frozen one, or in the table file.
@@ -83,9 +83,9 @@ fn redb_for_reading_sees_what_is_written_beside_it() {
     let file = std::fs::File::create_new(&path).unwrap();
     drop(file);
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    drop(RedbEngine::create(file, 1 << 20).unwrap());
-    let writer = RedbEngine::open(&path, 1 << 20).unwrap();
-    let reader = RedbReader::open(&path, 1 << 20).unwrap();
+    drop(RedbEngine::create(file, Pages::believed(1 << 20)).unwrap());
+    let writer = RedbEngine::open(&path, Pages::believed(1 << 20)).unwrap();
+    let reader = RedbReader::open(&path, Pages::believed(1 << 20)).unwrap();
     let before = reader.begin_read().unwrap();
     let commit = write(&writer, &[(b"a", Some(b"1"))]);
     let after = reader.begin_read().unwrap();

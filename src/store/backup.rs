@@ -178,7 +178,7 @@ impl Store {
                 (position, Some(begin.since), outcomes, entries)
             }
             Err(Error::BackupMismatch(_)) => {
-                let store = Options::new().open_read_only(path)?;
+                let store = Options::new().check_integrity(true).open_read_only(path)?;
                 let rows = store.inner.engine.begin_read()?;
                 let report = store.verify_at(&*rows)?;
                 report.must_be_clean()?;

@@ -180,7 +180,8 @@ impl<'a> Building<'a> {
         let Self { written, draft, file, .. } = self;
         drop((written, draft));
         file.sync()?;
-        let report = Options::new().open_read_only(file.temporary())?.verify()?;
+        let written = Options::new().check_integrity(true).open_read_only(file.temporary())?;
+        let report = written.verify()?;
         report.must_be_clean()?;
         let bytes = file.name()?;
         Ok(Built { report, bytes })

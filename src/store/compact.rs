@@ -75,7 +75,7 @@ fn compact_file(path: &Path) -> Result<Compacted> {
     // The file itself, not a link to it.
     let path = &path.canonicalize()?;
     // Closed after this, it has all that was in a redo log.
-    drop(Options::new().open(path)?);
+    drop(Options::new().check_integrity(true).open(path)?);
     // From here on nobody else can open it, until the new one has its place.
     let old = Draft::open(path)?;
     let before = path.metadata()?;

@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::engine::direct::DirectFile;
 use crate::engine::disk::StorageBackend;
 use crate::engine::logged::{LoggedEngine, LoggedReader};
-use crate::engine::redb::{LogState, RedbEngine, RedbReader, TableFile, backend};
+use crate::engine::redb::{LogState, Pages, RedbEngine, RedbReader, TableFile, backend};
 use crate::engine::redo::{LogId, RedoLog};
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
@@ -24,7 +24,7 @@ const LOG_SUFFIX: &str = ".redo";
 /// The table file, and the redo log beside it.
 pub(super) struct Files<'a> {
     pub(super) path: &'a Path,
-    pub(super) cache_bytes: usize,
+    pub(super) pages: Pages,
     /// The length of a redo log that is made.
     pub(super) log_bytes: u64,
     pub(super) checkpoint_bytes: usize,
@@ -33,7 +33,7 @@ pub(super) struct Files<'a> {
 impl Files<'_> {
     /// Opens the store, or makes it, without a redo log.
     pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let open = || RedbEngine::open(self.path, self.cache_bytes);
+        let open = || RedbEngine::open(self.path, self.pages);
         loop {
             let engine = match open() {
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -57,7 +57,7 @@ impl Files<'_> {
     }
 
     fn logged(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<LoggedEngine> {
-        let open = || TableFile::open(self.path, self.cache_bytes);
+        let open = || TableFile::open(self.path, self.pages);
         let table = match open() {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
                 self.create(&begin)?;
@@ -90,7 +90,7 @@ impl Files<'_> {
     /// Opens the store for reading only.
     pub(super) fn open_read_only(&self) -> Result<Box<dyn Engine>> {
         let offline = || {
-            let table = TableFile::offline(self.path, self.cache_bytes)?;
+            let table = TableFile::offline(self.path, self.pages)?;
             Ok((table.log_state()?, table))
         };
         let with_log = |table| {
@@ -100,11 +100,12 @@ impl Files<'_> {
         loop {
             match offline() {
                 Ok((LogState::InUse { .. }, table)) => return with_log(table),
-                // Beside a process that writes it without a log it can be read too.
-                Ok(_) | Err(Error::AlreadyOpen | Error::RecoveryNeeded) => {}
+                // Beside a process that writes it without a log it can be read too, but not checked.
+                Err(Error::AlreadyOpen | Error::RecoveryNeeded) if !self.pages.check_integrity => {}
+                Ok(_) => {}
                 Err(error) => return Err(error),
             }
-            match RedbReader::open(self.path, self.cache_bytes) {
+            match RedbReader::open(self.path, self.pages) {
                 // It was opened with a log, and nothing was written.
                 Err(Error::RecoveryNeeded) => match offline()? {
                     (LogState::InUse { .. }, table) => return with_log(table),
@@ -137,7 +138,7 @@ impl Files<'_> {
     /// Makes a store beside the path and moves it there, unless something is there by then.
     fn create(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<()> {
         let file = unnamed(self.path)?;
-        let engine = RedbEngine::create(file.reopen()?, self.cache_bytes)?;
+        let engine = RedbEngine::create(file.reopen()?, self.pages)?;
         begin(&engine)?;
         drop(engine);
         file.as_file().sync_all()?;

@@ -11,7 +11,7 @@ use super::storages::Storages;
 use super::{Inner, Store};
 #[cfg(feature = "etcd")]
 use crate::engine::etcd::{Etcd, EtcdEngine};
-use crate::engine::redb::RedbEngine;
+use crate::engine::redb::{Pages, RedbEngine};
 use crate::engine::{Batch, Engine, Log, Storage};
 use crate::error::{Error, Result};
 use crate::format::{Fixed, Space, corrupted, decode_fixed, encode_fixed};
@@ -51,6 +51,7 @@ pub struct Options {
     redo_log_bytes: u64,
     checkpoint_bytes: usize,
     record_cache_bytes: usize,
+    check_integrity: bool,
     restored: bool,
     transaction_time: Duration,
     run_closures_twice: bool,
@@ -91,6 +92,7 @@ impl Options {
             redo_log_bytes: Self::REDO_LOG_BYTES_DEFAULT,
             checkpoint_bytes: Self::CHECKPOINT_BYTES_DEFAULT,
             record_cache_bytes: Self::RECORD_CACHE_BYTES_DEFAULT,
+            check_integrity: false,
             restored: false,
             transaction_time: TransactionLimits::TIME_DEFAULT,
             run_closures_twice: false,
@@ -188,6 +190,20 @@ impl Options {
         self
     }
 
+    /// Whether opening reads the whole file, compares each of its pages with its checksum, and makes the lists of
+    /// free pages anew; false if nothing is said. What does not fit is [`Error::Corrupted`].
+    ///
+    /// Without it, what has a value is still never served damaged, because each row has a checksum of its own. But the
+    /// lists of free pages and the order of the rows are believed: damage in the one can end the process at a commit, or
+    /// let a commit overwrite what is needed; damage in the other can hide rows. So say it for a file that comes from
+    /// elsewhere or from a disk that is not trusted. It takes as long as reading the file. A store that another process
+    /// writes can't be checked: then opening it to read fails with [`AlreadyOpen`](Error::AlreadyOpen) too. Where there is
+    /// no file, on etcd and in memory, it says nothing.
+    pub fn check_integrity(mut self, check_integrity: bool) -> Self {
+        self.check_integrity = check_integrity;
+        self
+    }
+
     /// Says that the file is a copy, made by other means than [`backup`](Store::backup), that takes the place of
     /// the store: opening it begins a new incarnation, in a commit of its own. Whoever kept a
     /// [`Position`](crate::Position) of the store before gets
@@ -254,7 +270,8 @@ impl Options {
     ///
     /// Those of [`open`](Self::open); [`AlreadyOpen`](Error::AlreadyOpen) also for a store that is open with
     /// a redo log. A file that was written without one and was not closed cleanly must be opened for
-    /// writing once before: [`RecoveryNeeded`](Error::RecoveryNeeded).
+    /// writing once before: [`RecoveryNeeded`](Error::RecoveryNeeded); unless
+    /// [`check_integrity`](Self::check_integrity) is asked for, which recovers it in memory.
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.check()?;
         if self.restored {
@@ -334,8 +351,8 @@ impl Options {
     /// [`LogMismatch`](Error::LogMismatch) also if the store was not closed and its log is not given.
     pub fn open_on(&self, table: Box<dyn Storage>, log: Option<Box<dyn Storage>>) -> Result<Store> {
         self.check()?;
-        let Self { cache_bytes, redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
-        let storages = Storages { table, log, cache_bytes, log_bytes, checkpoint_bytes };
+        let Self { redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
+        let storages = Storages { table, log, pages: self.pages(), log_bytes, checkpoint_bytes };
         self.on(storages.open(|engine: &dyn Engine| self.begin(engine))?)
     }
 
@@ -377,8 +394,12 @@ impl Options {
     }
 
     fn files<'a>(&self, path: &'a Path) -> Files<'a> {
-        let Self { cache_bytes, redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
-        Files { path, cache_bytes, log_bytes, checkpoint_bytes }
+        let Self { redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
+        Files { path, pages: self.pages(), log_bytes, checkpoint_bytes }
+    }
+
+    fn pages(&self) -> Pages {
+        Pages { cache_bytes: self.cache_bytes, check_integrity: self.check_integrity }
     }
 
     fn check(&self) -> Result<()> {

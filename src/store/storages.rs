@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::engine::disk::{Memory, OnStorage, Storage};
 use crate::engine::logged::LoggedEngine;
-use crate::engine::redb::{LogState, RedbEngine, TableFile, builder};
+use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile};
 use crate::engine::redo::RedoLog;
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(super) struct Storages {
     pub(super) table: Box<dyn Storage>,
     pub(super) log: Option<Box<dyn Storage>>,
-    pub(super) cache_bytes: usize,
+    pub(super) pages: Pages,
     /// The length of a redo log that is made.
     pub(super) log_bytes: u64,
     pub(super) checkpoint_bytes: usize,
@@ -25,7 +25,7 @@ impl Storages {
         if self.table.is_empty()? {
             self.create(begin)?;
         }
-        let builder = builder(self.cache_bytes);
+        let builder = self.pages.builder();
         let table = OnStorage(self.table);
         let Some(log) = self.log else {
             let engine = RedbEngine::on(table, &builder)?;
@@ -64,7 +64,7 @@ impl Storages {
     /// what a crash leaves of it is never taken for one.
     fn create(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<()> {
         let made = Arc::new(Memory::default());
-        let engine = RedbEngine::initialize(OnStorage(Box::new(made.clone())), &builder(self.cache_bytes))?;
+        let engine = RedbEngine::initialize(OnStorage(Box::new(made.clone())), &self.pages.builder())?;
         begin(&engine)?;
         drop(engine);
         let bytes = made.bytes();

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::backup::{Rows, rows_of};
 use super::new_key;
-use crate::engine::redb::{RedbEngine, RedbReader, seal};
+use crate::engine::redb::{Pages, RedbEngine, RedbReader, seal};
 use crate::engine::{Draft, Engine, Range, ReadTransaction, Reading, Waited, WriteTransaction};
 use crate::error::Result;
 use crate::format::{
@@ -111,7 +111,7 @@ fn read(path: &Path) -> Rows {
     if !path.exists() {
         return Rows::default();
     }
-    let reader = RedbReader::open(path, 1 << 20).unwrap();
+    let reader = RedbReader::open(path, Pages::believed(1 << 20)).unwrap();
     let rows = reader.begin_read().unwrap();
     rows_of(&*rows)
 }
@@ -440,7 +440,7 @@ fn a_scope_that_is_hidden_is_missed() {
             let damaged = rig.path("damaged");
             drop(std::fs::remove_file(rig.path("repaired")));
             std::fs::copy(rig.path("whole"), &damaged).unwrap();
-            RedbEngine::open(&damaged, 1 << 20).unwrap().damage_place(&number, value);
+            RedbEngine::open(&damaged, Pages::believed(1 << 20)).unwrap().damage_place(&number, value);
             let store = Options::new().open_read_only(&damaged).unwrap();
             assert!(!store.verify().unwrap().is_clean());
             let refused = store.backup(rig.path("copy"));
@@ -756,7 +756,7 @@ fn reading_goes_on_behind_what_can_not_be_read() {
     drop(store);
     let spaces = scopes.clone().map(|scope| Space::of_scope(&scope));
     let unreadable = |from: usize, to: usize| Unreadable {
-        engine: RedbEngine::open(&folder.path().join("whole"), 1 << 20).unwrap(),
+        engine: RedbEngine::open(&folder.path().join("whole"), Pages::believed(1 << 20)).unwrap(),
         from: spaces[from].table(Table::Alias),
         to: spaces[to].table(Table::Alias),
     };

@@ -13,9 +13,11 @@ mod write;
 
 use std::fs::{File, OpenOptions};
 use std::ops::Deref;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use redb::backends::{FileBackend, InMemoryBackend};
@@ -45,6 +47,14 @@ use write::{Writing, write, write_first};
 /// How often a reader looks whether the writing process has committed.
 const POLL: Duration = Duration::from_millis(10);
 
+/// How the pages of a file are treated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pages {
+    pub(crate) cache_bytes: usize,
+    /// Whether all are compared with their checksums, and the lists of free ones made anew, before anything is read.
+    pub(crate) check_integrity: bool,
+}
+
 /// A store that this process may write.
 pub(crate) struct RedbEngine {
     database: Closing<Database>,
@@ -66,7 +76,11 @@ pub(crate) struct RedbReader {
 
 /// A database whose closing is guarded: redb works on its pages then too, and may panic on a damaged
 /// one.
-struct Closing<D>(Option<D>);
+struct Closing<D> {
+    database: Option<D>,
+    /// What is written would be thrown away, so nothing is written at the end.
+    for_reading: bool,
+}
 
 /// A table file that a redo log is written in front of.
 pub(crate) struct TableFile {
@@ -82,8 +96,8 @@ struct RedbWrite<'a> {
 
 impl RedbEngine {
     /// Makes a store in an empty file that nobody else has.
-    pub(crate) fn create(file: File, cache_bytes: usize) -> Result<Self> {
-        Self::initialize(FileBackend::new(file).map_err(of_database)?, &file_builder(cache_bytes))
+    pub(crate) fn create(file: File, pages: Pages) -> Result<Self> {
+        Self::initialize(FileBackend::new(file).map_err(of_database)?, &pages.shared_builder())
     }
 
     /// Makes a store in memory.
@@ -92,8 +106,8 @@ impl RedbEngine {
     }
 
     /// Opens a store that exists.
-    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
-        Self::on(existing(path)?, &file_builder(cache_bytes))
+    pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
+        Self::on(existing(path)?, &pages.shared_builder())
     }
 
     /// What the file says of a redo log. If it is in use, nothing may be written past it.
@@ -114,7 +128,7 @@ impl RedbEngine {
     }
 
     fn of(database: Database) -> Result<Self> {
-        let database = Closing(Some(database));
+        let database = Closing::new(database);
         let (stripes, numbers) = (Stripes::new(Stripes::COUNT_DEFAULT), KnownNumbers::new());
         let (stripes, numbers) = (Arc::new(stripes), Arc::new(numbers));
         let newest = RedbRead::newest(&*database, &numbers, Some(&stripes))?;
@@ -274,26 +288,34 @@ impl WriteTransaction for RedbWrite<'_> {
 
 impl TableFile {
     /// Opens the table file of a store, for nobody else.
-    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
-        Self::on(existing(path)?, &builder(cache_bytes))
+    pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
+        Self::on(existing(path)?, &pages.builder())
     }
 
     /// Opens the table file on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
         guarded(|| {
             let database = builder.create_with_backend(backend).map_err(of_database)?;
-            Ok(Self { database: Closing(Some(database)), numbers: Arc::new(KnownNumbers::new()) })
+            Ok(Self { database: Closing::new(database), numbers: Arc::new(KnownNumbers::new()) })
         })
     }
 
     /// Opens the table file of a store that nobody has open to write, also if it was not closed; nothing
     /// is written to it.
-    pub(crate) fn offline(path: &Path, cache_bytes: usize) -> Result<Self> {
-        let file = backend(OpenOptions::new().read(true).open(path)?)?;
-        let mut builder = builder(cache_bytes);
-        // A file with a redo log needs none; of any other it would be long.
-        builder.set_repair_callback(RepairSession::abort);
-        Self::on(Scratch::new(file)?, &builder)
+    pub(crate) fn offline(path: &Path, pages: Pages) -> Result<Self> {
+        Self::read_only(backend(OpenOptions::new().read(true).open(path)?)?, pages)
+    }
+
+    /// The same, on a backend that has one.
+    pub(crate) fn read_only(file: impl StorageBackend, pages: Pages) -> Result<Self> {
+        let mut builder = pages.builder();
+        if !pages.check_integrity {
+            // A file with a redo log needs none; of any other it would be long.
+            builder.set_repair_callback(RepairSession::abort);
+        }
+        let mut table = Self::on(Scratch::new(file)?, &builder)?;
+        table.database.for_reading = true;
+        Ok(table)
     }
 
     pub(super) fn newest(&self) -> Result<RedbRead> {
@@ -347,10 +369,10 @@ impl TableFile {
 
 impl RedbReader {
     /// Opens a store for reading, also while another process writes it.
-    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
+    pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
         guarded(|| {
-            let database = file_builder(cache_bytes).open_read_only(path).map_err(of_database)?;
-            let (database, numbers) = (Closing(Some(database)), Arc::new(KnownNumbers::new()));
+            let database = pages.shared_builder().open_read_only(path).map_err(of_database)?;
+            let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
             let reader = Self { database, numbers, bell: Bell::default() };
             reader.newest()?;
             Ok(reader)
@@ -400,19 +422,31 @@ impl Engine for RedbReader {
     }
 }
 
+impl<D> Closing<D> {
+    fn new(database: D) -> Self {
+        Self { database: Some(database), for_reading: false }
+    }
+}
+
 impl<D> Deref for Closing<D> {
     type Target = D;
 
     fn deref(&self) -> &D {
-        self.0.as_ref().expect("it is taken only when it is closed")
+        self.database.as_ref().expect("it is taken only when it is closed")
     }
 }
 
 impl<D> Drop for Closing<D> {
     fn drop(&mut self) {
+        let (database, for_reading) = (self.database.take(), self.for_reading);
         // Nothing is lost: every commit was durable before.
         let _ = guarded(|| {
-            drop(self.0.take());
+            let _database = database;
+            if for_reading && cfg!(panic = "unwind") && !thread::panicking() {
+                // redb ends a database with a commit, which believes its lists of free pages, unless the thread
+                // panics. This is no panic that anybody is told of.
+                resume_unwind(Box::new("closed"));
+            }
             Ok(())
         });
     }
@@ -432,16 +466,28 @@ pub(crate) fn backend(file: File) -> Result<FileBackend> {
     FileBackend::new(file).map_err(of_database)
 }
 
-/// The settings for a backend that nobody else can open.
+/// The settings for a backend that nobody else can open, and whose pages are believed.
 pub(crate) fn builder(cache_bytes: usize) -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(cache_bytes);
-    builder
+    Pages::believed(cache_bytes).builder()
 }
 
-/// The settings for a file: one process writes, others may read along.
-fn file_builder(cache_bytes: usize) -> Builder {
-    let mut builder = builder(cache_bytes);
-    builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
-    builder
+impl Pages {
+    /// Pages that are believed to be as they were written.
+    pub(crate) fn believed(cache_bytes: usize) -> Self {
+        Self { cache_bytes, check_integrity: false }
+    }
+
+    /// The settings for a backend that nobody else can open.
+    pub(crate) fn builder(self) -> Builder {
+        let mut builder = Builder::new();
+        builder.set_cache_size(self.cache_bytes).set_check_integrity_on_open(self.check_integrity);
+        builder
+    }
+
+    /// The settings for a file: one process writes, others may read along.
+    fn shared_builder(self) -> Builder {
+        let mut builder = self.builder();
+        builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
+        builder
+    }
 }

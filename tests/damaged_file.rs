@@ -1,0 +1,192 @@
+//! Files that were damaged after they were closed: what `Options::check_integrity` sees, and that reading never ends
+//! the process.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use keystead::{
+    After, Error, KeyFilter, KeyId, Limit, NewKey, Options, Request, Scope, Store, Timestamp, compact, repair,
+};
+
+const KEYS: u8 = 60;
+const PAGE: usize = 4096;
+/// Tells the process that is started which file to write.
+const PATH: &str = "KEYSTEAD_TEST_DAMAGED_FILE";
+
+/// How often redb panicked, caught or not.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+fn scope() -> Scope {
+    Scope::new("domain", "project").unwrap()
+}
+
+/// One that is in no store of these tests yet.
+fn new_key() -> NewKey {
+    NewKey::new("another").unwrap().id(KeyId::from_bytes([0xff; 16]))
+}
+
+fn request() -> Request {
+    Request::new(&scope()).at(Timestamp::from_millis(1_000_000))
+}
+
+/// Makes a store that was closed, whatever it is that it had.
+fn make(path: &Path) {
+    let store = Options::new().open(path).unwrap();
+    for number in 0..KEYS {
+        let new = NewKey::new(&format!("key-{number}")).unwrap().id(KeyId::from_bytes([number; 16]));
+        let new = new.alias(format!("alias-{number}").parse().unwrap());
+        store.write(&request(), |txn| txn.create_key(&new)).unwrap();
+    }
+}
+
+/// All that is told of keys; what is not served is an error.
+fn keys(store: &Store) -> Result<Vec<String>, Error> {
+    let page = store.read(&scope(), |snap| snap.keys_by_id(&KeyFilter::all(), After::Start, Limit::MAX))?;
+    Ok(page.items.iter().map(|key| format!("{key:?}")).collect())
+}
+
+/// Where something lies that looks like a list of pages, as redb keeps them: how many there are, and the number of each.
+fn lists_of_pages(bytes: &[u8]) -> Vec<usize> {
+    let pages = (bytes.len() / PAGE) as u64;
+    let number = |place: usize| u64::from_le_bytes(bytes[place..place + 8].try_into().unwrap());
+    let is_list = |place: &usize| {
+        let count = usize::from(u16::from_le_bytes([bytes[*place], bytes[place + 1]]));
+        let numbers: BTreeSet<_> = (0..count.min(200)).map(|item| number(place + 2 + 8 * item)).collect();
+        // Of the first region; the highest bits say how many pages there are in one.
+        let is_number = |number: &u64| (number & (u64::MAX >> 5)) < pages && number >> 59 < 10;
+        (2..=200).contains(&count) && numbers.len() == count && numbers.iter().all(is_number)
+    };
+    (PAGE..bytes.len() - PAGE).filter(is_list).collect()
+}
+
+/// Stores of which a list of pages names a page in a region that is not there.
+fn with_damaged_lists(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let damaged = |place: usize| {
+        let mut bytes = bytes.to_vec();
+        bytes[place + 2..place + 10].copy_from_slice(&[0xeb; 8]);
+        bytes
+    };
+    lists_of_pages(bytes).into_iter().map(damaged).collect()
+}
+
+/// Writes the file that it is told, in a process of its own, because that may be aborted.
+#[test]
+fn in_a_process_of_its_own() {
+    let Ok(path) = env::var(PATH) else { return };
+    let store = Options::new().open(path).unwrap();
+    store.write(&request(), |txn| txn.create_key(&new_key())).unwrap();
+}
+
+/// Whether it can be written. If not, the process is aborted; or only panics, where redb has its debug assertions.
+fn can_be_written(path: &Path) -> bool {
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["in_a_process_of_its_own", "--exact"]).env(PATH, path).env("RUST_BACKTRACE", "0");
+    child.output().unwrap().status.success()
+}
+
+#[test]
+fn a_damaged_list_of_pages_is_seen_by_a_check_and_never_ends_a_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    make(&path);
+    let (whole, expected) = (fs::read(&path).unwrap(), keys(&Store::open(&path).unwrap()).unwrap());
+    assert_eq!(expected.len(), usize::from(KEYS));
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("{panic}");
+        PANICS.fetch_add(1, Ordering::Relaxed);
+    }));
+    let (mut ended, mut refused) = (0, 0);
+    for (number, damaged) in with_damaged_lists(&whole).into_iter().enumerate() {
+        fs::write(&path, &damaged).unwrap();
+        let panics = PANICS.load(Ordering::Relaxed);
+        let read = Options::new().open_read_only(&path).and_then(|store| keys(&store));
+        assert!(read.is_err() || read.is_ok_and(|keys| keys == expected));
+        assert_eq!(PANICS.load(Ordering::Relaxed), panics, "caught here, but it would end another build");
+        if let Ok(store) = Options::new().check_integrity(true).open_read_only(&path) {
+            // What looks like a list is none, or lies in a page that is free.
+            assert_eq!(keys(&store).unwrap(), expected);
+            continue;
+        }
+        for checked in [
+            Options::new().check_integrity(true).open_read_only(&path).map(drop),
+            Options::new().check_integrity(true).open(&path).map(drop),
+            Options::new().check_integrity(true).redo_log(true).open(&path).map(drop),
+            Store::verify_backup(&path).map(drop),
+            compact(&path).map(drop),
+        ] {
+            assert!(matches!(checked, Err(Error::Corrupted(_))), "{checked:?}");
+            refused += 1;
+        }
+        assert_eq!(fs::read(&path).unwrap(), damaged, "what is refused stays as it is");
+        let repaired = folder.path().join(format!("repaired-{number}"));
+        let lost = repair(&path, &repaired).map(|report| report.lost.len());
+        assert!(lost.is_err() || keys(&Store::open(&repaired).unwrap()).unwrap() == expected, "{lost:?}");
+        ended += usize::from(!can_be_written(&path));
+    }
+    // Otherwise nothing was damaged that matters, and this test shows nothing.
+    assert!(ended > 0 && refused > 0, "{ended} ended the process, {refused} were refused");
+}
+
+#[test]
+fn a_check_sees_every_page_that_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    make(&path);
+    let (whole, expected) = (fs::read(&path).unwrap(), keys(&Store::open(&path).unwrap()).unwrap());
+    let (mut corrupted, mut sound) = (0, 0);
+    // Behind the header, of which redb keeps what was before, too.
+    for place in (PAGE..whole.len()).step_by(PAGE / 2 + 7) {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 0x10;
+        fs::write(&path, &damaged).unwrap();
+        match Options::new().check_integrity(true).open_read_only(&path) {
+            Err(Error::Corrupted(_)) => corrupted += 1,
+            Err(error) => panic!("at {place}: {error:?}"),
+            // A page that is free.
+            Ok(store) => {
+                assert_eq!(keys(&store).unwrap(), expected, "at {place}");
+                sound += 1;
+            }
+        }
+    }
+    assert!(corrupted > 10 && sound > 0, "{corrupted} corrupted, {sound} sound");
+}
+
+#[test]
+fn what_is_open_elsewhere_can_be_read_but_not_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    make(&path);
+    let writing = Options::new().open(&path).unwrap();
+    let read = Options::new().open_read_only(&path).unwrap();
+    assert_eq!(keys(&read).unwrap(), keys(&writing).unwrap());
+    let checked = Options::new().check_integrity(true).open_read_only(&path);
+    assert!(matches!(checked, Err(Error::AlreadyOpen)), "{:?}", checked.err());
+    drop((writing, read));
+    assert!(Options::new().check_integrity(true).open_read_only(&path).is_ok());
+}
+
+#[test]
+fn a_check_recovers_in_memory_what_was_not_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
+    make(&path);
+    let store = Options::new().open(&path).unwrap();
+    store.write(&request(), |txn| txn.create_key(&new_key())).unwrap();
+    // As a crash leaves it.
+    fs::copy(&path, &copy).unwrap();
+    let before = fs::read(&copy).unwrap();
+    let refused = Options::new().open_read_only(&copy);
+    assert!(matches!(refused, Err(Error::RecoveryNeeded)), "{:?}", refused.err());
+    let recovered = Options::new().check_integrity(true).open_read_only(&copy).unwrap();
+    assert_eq!(keys(&recovered).unwrap(), keys(&store).unwrap());
+    drop(recovered);
+    assert_eq!(fs::read(&copy).unwrap(), before, "nothing was written");
+    assert!(Options::new().check_integrity(true).open(&copy).is_ok());
+}
