@@ -158,6 +158,27 @@ fn a_check_sees_every_page_that_is_in_use() {
     assert!(corrupted > 10 && sound > 0, "{corrupted} corrupted, {sound} sound");
 }
 
+/// The first bytes of the two places where redb keeps what its newest commits are say in which format they are.
+#[test]
+fn a_file_in_an_older_format_of_redb_is_no_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    make(&path);
+    let mut older = fs::read(&path).unwrap();
+    (older[64], older[192]) = (2, 2);
+    fs::write(&path, &older).unwrap();
+    for opened in [
+        Options::new().open(&path),
+        Options::new().redo_log(true).open(&path),
+        Options::new().open_read_only(&path),
+        Options::new().check_integrity(true).open(&path),
+    ] {
+        let refused = opened.err().unwrap();
+        assert!(matches!(&refused, Error::NotAStore(why) if why.contains("old format 2")), "{refused:?}");
+    }
+    assert_eq!(fs::read(&path).unwrap(), older);
+}
+
 #[test]
 fn what_is_open_elsewhere_can_be_read_but_not_checked() {
     let folder = tempfile::tempdir().unwrap();

@@ -250,6 +250,26 @@ fn a_log_that_is_missing_or_of_another_store_is_refused() {
     assert_eq!(found_in(&files).unwrap(), 5);
 }
 
+/// The table file is from before what is in the log, and the log does not know that it was closed since.
+#[test]
+fn a_log_that_goes_on_where_the_store_was_closed_is_refused() {
+    let files = Files::new();
+    let open = || logged().open(files.table()).unwrap();
+    step(&open(), 0);
+    let closed = fs::read(files.table()).unwrap();
+    let store = open();
+    (1..4).for_each(|number| step(&store, number));
+    let crashed = files.copy();
+    assert_eq!(found_in(&crashed).unwrap(), 4);
+    fs::write(crashed.table(), closed).unwrap();
+    for options in [logged(), logged().check_integrity(true)] {
+        assert!(is_mismatch(&options.open(crashed.table()).map(|store| steps_in(&store))));
+    }
+    // As the one file that a closed store is, it has what it had.
+    fs::remove_file(crashed.log()).unwrap();
+    assert_eq!(logged().open(crashed.table()).map(|store| steps_in(&store)).unwrap(), 1);
+}
+
 fn is_of_damage(error: &Error) -> bool {
     matches!(error, Error::Corrupted(_) | Error::LogMismatch(_) | Error::Unsupported { .. })
 }

@@ -86,6 +86,25 @@ fn a_commit_that_is_missing_is_damage() {
     }
 }
 
+/// Nothing is counted on from the end of all numbers.
+#[test]
+fn numbers_that_leave_no_room_to_count_on_are_damage() {
+    let max = u64::MAX >> 1;
+    for (sequence, number, sound) in
+        [(0, 1, true), (max, 1, true), (max + 1, 1, false), (0, max, true), (0, max + 1, false)]
+    {
+        let disk = log_with(&[]);
+        let (log, _) = open(&disk, 0).unwrap();
+        log.append(sequence, &commit(number, b"value")).unwrap();
+        let opened = open(&disk, number - 1);
+        assert_eq!(opened.is_ok(), sound, "segment {sequence}, commit {number}: {:?}", opened.err());
+        assert!(sound || is_damaged(opened));
+    }
+    // No commit follows upon the last number of all.
+    let disk = log_with(&[(u64::MAX, b"value")]);
+    assert!(is_damaged(open(&disk, u64::MAX - 1)));
+}
+
 /// A crash while a log is made leaves none, or all of it: never one that looks damaged.
 #[test]
 fn a_log_is_made_to_its_end_or_is_none() {
