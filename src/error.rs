@@ -278,6 +278,14 @@ pub enum Error {
     /// Another process, or another handle of this one, has the store open.
     #[error("the store is open elsewhere")]
     AlreadyOpen,
+    /// There is no store at this place, and none was made. Correct the path, the addresses or the prefix; or make one
+    /// there, which [`Options::create`](crate::Options::create) allows unless something else is said.
+    #[error("there is no store at {0}")]
+    NoStore(Box<str>),
+    /// A [copy](crate::Store::copy_to) into this store did not come to its end. Empty the place or take another one, and
+    /// copy again.
+    #[error("the store is not whole: a copy into it did not come to its end")]
+    Unfinished,
     /// The file is no store.
     #[error("this is not a keystead store: {0}")]
     NotAStore(Box<str>),
@@ -386,6 +394,7 @@ impl Error {
     }
 
     /// The service's code and status for this error; `None` for what its API does not name.
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
     pub fn api(&self) -> Option<ApiCode> {
         let (code, status) = match self {
             Self::InvalidTagValue(_) => ("KMS.0405", 400),
@@ -451,6 +460,8 @@ impl Error {
             | Self::Aborted(_)
             | Self::ReadOnly
             | Self::AlreadyOpen
+            | Self::NoStore(_)
+            | Self::Unfinished
             | Self::NotAStore(_)
             | Self::Unsupported { .. }
             | Self::OptionsMismatch { .. } => return None,
@@ -490,6 +501,8 @@ impl Error {
             Self::Aborted(_) => "aborted",
             Self::ReadOnly => "read_only",
             Self::AlreadyOpen => "already_open",
+            Self::NoStore(_) => "no_store",
+            Self::Unfinished => "unfinished",
             Self::NotAStore(_) => "not_a_store",
             Self::Unsupported { .. } => "unsupported",
             Self::OptionsMismatch { .. } => "options_mismatch",

@@ -434,8 +434,7 @@ fn a_copy_that_is_not_there_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
     for redo_log in [false, true] {
         let refused = options(redo_log).restored(true).open(folder.path().join("nothing")).unwrap_err();
-        let not_found = matches!(&refused, Error::Io(error) if error.kind() == std::io::ErrorKind::NotFound);
-        assert!(not_found, "{refused}");
+        assert!(matches!(refused, Error::NoStore(_)), "{refused}");
         assert!(names_in(folder.path()).is_empty());
     }
 }

@@ -171,7 +171,5 @@ fn a_copy_that_was_cut_off_is_not_opened() {
     assert!(matches!(damaged.copy_to(&target), Err(Error::Corrupted(_))));
     drop(target);
     let opened = Store::open(&path);
-    assert!(matches!(&opened, Err(Error::Unsound(_))), "{opened:?}");
-    let message = opened.unwrap_err().to_string();
-    assert!(message.contains("copy"), "{message}");
+    assert!(matches!(opened, Err(Error::Unfinished)), "{opened:?}");
 }

@@ -6,16 +6,17 @@
 
 #[path = "etcd/cluster.rs"]
 mod cluster;
+#[path = "etcd/secured.rs"]
+mod secured;
 
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, Secured};
-use keystead::{Alias, Error, Etcd, KeyFilter, KeyId, NewKey, Request, Result, Scope, Store, Waited};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+use cluster::Cluster;
+use keystead::{
+    Alias, Error, Etcd, KeyFilter, KeyId, NewKey, Options, Request, Result, Scope, Store, Waited,
 };
+use secured::{Authority, argument, with_users};
 
 const PREFIX: &str = "kms";
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -55,25 +56,6 @@ fn denied<T: std::fmt::Debug>(what: &str, call: impl FnOnce() -> Result<T>, word
     words.for_each(|word| assert!(said.contains(word), "{what}: {said:?} does not say {word:?}"));
 }
 
-/// Users and roles: `root`, who may do everything, `kms` for the store, and `other` for what is beside it.
-fn with_users(cluster: &Cluster) {
-    let control = |arguments: &str| {
-        let arguments: Vec<_> = arguments.split(' ').collect();
-        assert!(cluster.control(0, &arguments).is_some(), "etcdctl {arguments:?}");
-    };
-    control("user add root:root");
-    control("role add root");
-    control("user grant-role root root");
-    for (user, prefix) in [("kms", "kms"), ("other", "other"), ("reader", "none")] {
-        control(&format!("user add {user}:{user}-password"));
-        control(&format!("role add {user}"));
-        control(&format!("role grant-permission --prefix {user} readwrite {prefix}"));
-        control(&format!("user grant-role {user} {user}"));
-    }
-    control("role grant-permission --prefix reader read kms");
-    control("auth enable");
-}
-
 /// What etcd has at the prefix of the store.
 fn keys(cluster: &Cluster) -> String {
     let get = ["--user=root:root", "get", "--prefix", PREFIX, "--write-out=json", "--keys-only"];
@@ -92,6 +74,8 @@ fn users_passwords_and_roles() {
     denied("no user", || open(settings(cluster.endpoints())), &["user name is empty"]);
     denied("a user of something else", || open(user("other", "other-password")), &["permission denied"]);
     denied("a user who may only read", || open(user("reader", "reader-password")), &["permission denied"]);
+    let only_reads = || Options::new().open_etcd_read_only(&user("reader", "reader-password"));
+    assert!(matches!(only_reads(), Err(Error::NoStore(_))));
     assert_eq!(keys(&cluster).split_once("kvs").is_some(), before.split_once("kvs").is_some());
     assert!(!keys(&cluster).contains("kvs"), "nothing was begun");
 
@@ -101,9 +85,13 @@ fn users_passwords_and_roles() {
     // The token ends after a second in which it was not used.
     let position = store.position().unwrap();
     assert_eq!(store.wait(&position, Duration::from_secs(3)).unwrap(), Waited::TimedOut);
+    let reader = only_reads().unwrap();
     create(&store, "two").unwrap();
     assert_eq!(store.wait(&position, PATIENCE).unwrap(), Waited::Committed);
     assert_eq!(count(&store), 2);
+    assert_eq!(reader.wait(&position, PATIENCE).unwrap(), Waited::Committed);
+    assert_eq!(count(&reader), 2);
+    drop(reader);
 
     waits_through_a_restart(&mut cluster, &store);
 
@@ -135,54 +123,6 @@ fn waits_through_a_restart(cluster: &mut Cluster, store: &Store) {
         }
         assert_eq!(waiting.join().unwrap().unwrap(), Waited::Committed);
     });
-}
-
-/// Certificates of one authority, in files.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    folder: tempfile::TempDir,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
-        Self { issuer, folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Makes a certificate for this name and these hosts; returns it and its private key, and leaves both in files.
-    fn certify(&self, name: &str, hosts: &[&str]) -> (String, String) {
-        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
-        let mut params = CertificateParams::new(hosts).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().unwrap();
-        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
-        std::fs::write(self.path(&format!("{name}.pem")), &pem).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-        (pem, key.serialize_pem())
-    }
-
-    fn secured(&self, name: &str) -> Secured {
-        Secured {
-            authority: self.path("ca.pem"),
-            certificate: self.path(&format!("{name}.pem")),
-            private_key: self.path(&format!("{name}.key")),
-        }
-    }
-}
-
-fn argument(name: &str, path: &Path) -> String {
-    format!("{name}={}", path.display())
 }
 
 #[test]

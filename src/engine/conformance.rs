@@ -108,7 +108,7 @@ fn redb_for_reading_sees_what_is_written_beside_it() {
 fn etcd_on_three_members() {
     use std::cell::Cell;
 
-    use super::etcd::{Etcd, EtcdEngine};
+    use super::etcd::{Access, Etcd, EtcdEngine};
     use crate::tests::cluster::Cluster;
 
     let (cluster, made) = (Cluster::start(), Cell::new(0));
@@ -116,7 +116,7 @@ fn etcd_on_three_members() {
         suite(|| {
             made.set(made.get() + 1);
             let settings = Etcd::new(cluster.endpoints()).prefix(format!("store-{}", made.get()));
-            Box::new(EtcdEngine::open(&settings, cache_bytes).unwrap())
+            Box::new(EtcdEngine::open(&settings, cache_bytes, Access::Begin).unwrap())
         });
     }
 }

@@ -24,6 +24,8 @@ const LOG_SUFFIX: &str = ".redo";
 /// The table file, and the redo log beside it.
 pub(super) struct Files<'a> {
     pub(super) path: &'a Path,
+    /// Whether a store is made where there is none.
+    pub(super) create: bool,
     pub(super) pages: Pages,
     /// The length of a redo log that is made.
     pub(super) log_bytes: u64,
@@ -102,6 +104,9 @@ impl Files<'_> {
                 Ok((LogState::InUse { .. }, table)) => return with_log(table),
                 // Beside a process that writes it without a log it can be read too, but not checked.
                 Err(Error::AlreadyOpen | Error::RecoveryNeeded) if !self.pages.check_integrity => {}
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(self.no_store());
+                }
                 Ok(_) => {}
                 Err(error) => return Err(error),
             }
@@ -116,6 +121,10 @@ impl Files<'_> {
                 opened => return Ok(Box::new(opened?)),
             }
         }
+    }
+
+    fn no_store(&self) -> Error {
+        Error::NoStore(self.path.display().to_string().into())
     }
 
     fn mismatch(&self, what: &str) -> Error {
@@ -137,6 +146,9 @@ impl Files<'_> {
 
     /// Makes a store beside the path and moves it there, unless something is there by then.
     fn create(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<()> {
+        if !self.create {
+            return Err(self.no_store());
+        }
         let file = unnamed(self.path)?;
         let engine = RedbEngine::create(file.reopen()?, self.pages)?;
         begin(&engine)?;

@@ -10,9 +10,9 @@ use super::incarnation::begin_anew_in_place;
 use super::storages::Storages;
 use super::{Inner, Store};
 #[cfg(feature = "etcd")]
-use crate::engine::etcd::{Etcd, EtcdEngine};
+use crate::engine::etcd::{Access, Etcd, EtcdEngine};
 use crate::engine::redb::{Pages, RedbEngine};
-use crate::engine::{Batch, Engine, Log, Storage};
+use crate::engine::{Batch, Engine, Log, ReadTransaction, Storage};
 use crate::error::{Error, Result};
 use crate::format::{Fixed, Space, corrupted, decode_fixed, encode_fixed};
 use crate::id::{Region, random_bytes};
@@ -46,6 +46,7 @@ pub struct Options {
     quotas: Quotas,
     retention: Retention,
     history: Option<bool>,
+    create: bool,
     cache_bytes: usize,
     redo_log: bool,
     redo_log_bytes: u64,
@@ -87,6 +88,7 @@ impl Options {
             quotas: Quotas::default(),
             retention: Retention::default(),
             history: None,
+            create: true,
             cache_bytes: Self::CACHE_BYTES_DEFAULT,
             redo_log: false,
             redo_log_bytes: Self::REDO_LOG_BYTES_DEFAULT,
@@ -130,6 +132,13 @@ impl Options {
     /// differs is [`Error::OptionsMismatch`].
     pub fn history(mut self, history: bool) -> Self {
         self.history = Some(history);
+        self
+    }
+
+    /// Whether opening makes a store where there is none; true if nothing is said. Otherwise that is
+    /// [`Error::NoStore`], and nothing is written: so a mistyped path, address or prefix is found out.
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
         self
     }
 
@@ -183,7 +192,7 @@ impl Options {
     /// An alias with its key is counted as about 0.8 KiB, a key asked for by its id as 0.65, more with tags, a
     /// description, and names of more than 23 bytes; all on the high side. So 64 MiB hold about 73,000 names, for
     /// all threads. Where there is more than one core, an eighth of it is for copies of those that each thread
-    /// asks for most. It is filled as records are read, and [`Store::stats`] tells how it does. A store that is
+    /// asks for most. It is filled as records are read, and [`Store::stats`] tells how it does. A file that is
     /// opened for reading only has none, because another process changes its records.
     pub fn record_cache_bytes(mut self, bytes: usize) -> Self {
         self.record_cache_bytes = bytes;
@@ -209,7 +218,7 @@ impl Options {
     /// [`Position`](crate::Position) of the store before gets
     /// [`PositionOfAnotherStore`](Error::PositionOfAnotherStore), and can't miss that commits were lost; their
     /// numbers are not given again, as after a [`Restore`](crate::Restore). To be said once, when a copy is put
-    /// in place; if there is no file, none is made, and opening fails with [`Io`](Error::Io).
+    /// in place; if there is no file, none is made, and that is [`NoStore`](Error::NoStore).
     pub fn restored(mut self, restored: bool) -> Self {
         self.restored = restored;
         self
@@ -238,17 +247,16 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`AlreadyOpen`](Error::AlreadyOpen), [`NotAStore`](Error::NotAStore),
-    /// [`Unsupported`](Error::Unsupported), [`OptionsMismatch`](Error::OptionsMismatch),
+    /// [`NoStore`](Error::NoStore) if none is to be [made](Self::create), [`AlreadyOpen`](Error::AlreadyOpen),
+    /// [`NotAStore`](Error::NotAStore), [`Unfinished`](Error::Unfinished), [`Unsupported`](Error::Unsupported), [`OptionsMismatch`](Error::OptionsMismatch),
     /// [`LogMismatch`](Error::LogMismatch), [`Corrupted`](Error::Corrupted), [`Io`](Error::Io).
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         self.check()?;
         if self.restored {
             // It is closed again, and has all that was in its redo log.
-            let as_it_was = self.clone().restored(false);
             // Nothing is made where the copy must be: an empty store would hide that it is not there.
-            path.metadata()?;
+            let as_it_was = self.clone().restored(false).create(false);
             drop(as_it_was.open(path)?);
             begin_anew_in_place(path, Timestamp::now())?;
             return as_it_was.open(path);
@@ -268,7 +276,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// Those of [`open`](Self::open); [`AlreadyOpen`](Error::AlreadyOpen) also for a store that is open with
+    /// Those of [`open`](Self::open); [`NoStore`](Error::NoStore) if there is no such file;
+    /// [`AlreadyOpen`](Error::AlreadyOpen) also for a store that is open with
     /// a redo log. A file that was written without one and was not closed cleanly must be opened for
     /// writing once before: [`RecoveryNeeded`](Error::RecoveryNeeded); unless
     /// [`check_integrity`](Self::check_integrity) is asked for, which recovers it in memory.
@@ -351,8 +360,8 @@ impl Options {
     /// [`LogMismatch`](Error::LogMismatch) also if the store was not closed and its log is not given.
     pub fn open_on(&self, table: Box<dyn Storage>, log: Option<Box<dyn Storage>>) -> Result<Store> {
         self.check()?;
-        let Self { redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
-        let storages = Storages { table, log, pages: self.pages(), log_bytes, checkpoint_bytes };
+        let Self { create, redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
+        let storages = Storages { table, log, create, pages: self.pages(), log_bytes, checkpoint_bytes };
         self.on(storages.open(|engine: &dyn Engine| self.begin(engine))?)
     }
 
@@ -367,22 +376,39 @@ impl Options {
     /// # Errors
     ///
     /// [`Unavailable`](Error::Unavailable) if no member answers within the deadline,
-    /// [`AccessDenied`](Error::AccessDenied), [`NotAStore`](Error::NotAStore) if there is something else at the
-    /// prefix, [`Unsupported`](Error::Unsupported), [`OptionsMismatch`](Error::OptionsMismatch),
-    /// [`Corrupted`](Error::Corrupted), [`Io`](Error::Io) if etcd has used up its space.
+    /// [`AccessDenied`](Error::AccessDenied), [`NoStore`](Error::NoStore) if none is to be [begun](Self::create),
+    /// [`NotAStore`](Error::NotAStore) if there is something else at the prefix, [`Unfinished`](Error::Unfinished),
+    /// [`Unsupported`](Error::Unsupported), [`OptionsMismatch`](Error::OptionsMismatch), [`Corrupted`](Error::Corrupted), [`Io`](Error::Io) if etcd has used up its space.
     #[cfg(feature = "etcd")]
     pub fn open_etcd(&self, cluster: &Etcd) -> Result<Store> {
         self.check()?;
-        let engine = EtcdEngine::open(cluster, self.cache_bytes)?;
+        let access = if self.create { Access::Begin } else { Access::Write };
+        let engine = EtcdEngine::open(cluster, self.cache_bytes, access)?;
         let (since, mut conflicts) = (Stopwatch::start(), 0);
-        // Another process may begin it at the same time.
-        while let Err(error) = self.begin(&engine) {
+        while self.create
+            && let Err(error) = self.begin(&engine)
+        {
+            // Another process may begin it at the same time.
             conflicts += 1;
             if !matches!(error, Error::Conflict) || !engine.goes_on_after_conflict(conflicts, since) {
                 return Err(error);
             }
         }
         self.on(Box::new(engine))
+    }
+
+    /// Opens the store on an etcd cluster for reading only, while any number of processes write it: each read sees what
+    /// was committed before it, anywhere. Nothing is written, not even for the time that it is open, so a user of etcd
+    /// who may only read the keys of the store is enough. Each read asks the cluster: [`Etcd::staleness`] does not count
+    /// here, because how old something is shows only by writing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open_etcd`](Self::open_etcd); [`NoStore`](Error::NoStore) if there is nothing at the prefix.
+    #[cfg(feature = "etcd")]
+    pub fn open_etcd_read_only(&self, cluster: &Etcd) -> Result<Store> {
+        self.check()?;
+        self.on(Box::new(EtcdEngine::open(cluster, self.cache_bytes, Access::Read)?))
     }
 
     /// A store that lives in memory and ends with its last handle; for tests.
@@ -394,8 +420,8 @@ impl Options {
     }
 
     fn files<'a>(&self, path: &'a Path) -> Files<'a> {
-        let Self { redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
-        Files { path, pages: self.pages(), log_bytes, checkpoint_bytes }
+        let Self { create, redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
+        Files { path, create, pages: self.pages(), log_bytes, checkpoint_bytes }
     }
 
     fn pages(&self) -> Pages {
@@ -447,9 +473,7 @@ impl Options {
         if rows.get(&[&row])?.iter().any(Option::is_some) {
             return Ok(());
         }
-        if !rows.scan((Bound::Unbounded, Bound::Unbounded), 1)?.is_empty() {
-            return Err(corrupted(&row, "what was fixed at creation is missing, and there are other rows"));
-        }
+        must_be_empty(&*rows)?;
         drop(rows);
         let region = self.region.clone().map_or_else(|| Region::new(DEFAULT_REGION), Ok)?;
         let alias_scope = self.alias_scope.unwrap_or_default();
@@ -470,14 +494,15 @@ impl Options {
         let (row, unfinished) = (Space::of_store().fixed(), Space::of_store().unfinished());
         let rows = engine.begin_read()?;
         let (commit, mut stored) = (rows.commit(), rows.get(&[&row, &unfinished])?);
-        drop(rows);
         if stored.pop().flatten().is_some() {
-            let what = "a copy into this store did not come to its end: empty it, and copy again";
-            return Err(Error::Unsound([what.to_owned()].into()));
+            return Err(Error::Unfinished);
         }
-        let stored = stored.pop().flatten();
-        let not_a_store = || Error::NotAStore("it was never begun".into());
-        let fixed = decode_fixed(&row, &stored.ok_or_else(not_a_store)?.bytes)?;
+        let Some(stored) = stored.pop().flatten() else {
+            must_be_empty(&*rows)?;
+            return Err(Error::NoStore("this place: it was never begun".into()));
+        };
+        drop(rows);
+        let fixed = decode_fixed(&row, &stored.bytes)?;
         must_be("alias_scope", self.alias_scope.map(AliasScope::as_str), fixed.alias_scope.as_str())?;
         must_be("region", self.region.as_ref().map(Region::as_str), fixed.region.as_str())?;
         must_be("history", self.history.map(show), show(fixed.history))?;
@@ -500,6 +525,15 @@ impl Options {
         };
         Ok(Store { inner: Arc::new(inner) })
     }
+}
+
+/// Where what was fixed at creation is missing, there must be nothing else.
+fn must_be_empty(rows: &dyn ReadTransaction) -> Result<()> {
+    if rows.scan((Bound::Unbounded, Bound::Unbounded), 1)?.is_empty() {
+        return Ok(());
+    }
+    let fixed = Space::of_store().fixed();
+    Err(corrupted(&fixed, "what was fixed at creation is missing, and there are other rows"))
 }
 
 fn show(on: bool) -> &'static str {

@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub(super) struct Storages {
     pub(super) table: Box<dyn Storage>,
     pub(super) log: Option<Box<dyn Storage>>,
+    /// Whether a store is made in an empty storage.
+    pub(super) create: bool,
     pub(super) pages: Pages,
     /// The length of a redo log that is made.
     pub(super) log_bytes: u64,
@@ -23,6 +25,9 @@ pub(super) struct Storages {
 impl Storages {
     pub(super) fn open(self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
         if self.table.is_empty()? {
+            if !self.create {
+                return Err(Error::NoStore("the storage, which is empty".into()));
+            }
             self.create(begin)?;
         }
         let builder = self.pages.builder();

@@ -80,6 +80,8 @@ const WITHOUT_CODE: &[&str] = &[
     "Aborted",
     "ReadOnly",
     "AlreadyOpen",
+    "NoStore",
+    "Unfinished",
     "NotAStore",
     "Unsupported",
     "OptionsMismatch",
@@ -325,17 +327,24 @@ fn by_engine() -> Produced {
     let with_log = folder.path().join("with log");
     drop(logged.open(&with_log).unwrap());
     std::fs::rename(folder.path().join("with log.redo"), folder.path().join("store.redb.redo")).unwrap();
+    let copied_in_part = folder.path().join("copied in part");
+    let unfinished = Batch::from([(Space::of_store().unfinished(), Some(crate::format::encode_nothing()))]);
+    let in_part = Store::open(&copied_in_part).unwrap();
+    in_part.engine().begin_write().unwrap().commit(&unfinished, Log::default()).unwrap();
+    drop(in_part);
     vec![
         ("Conflict", scripted_to(Outcome::Conflict)),
         ("Unavailable", scripted_to(Outcome::Unavailable)),
         ("AccessDenied", scripted_to(Outcome::Denied)),
         ("CommitUnknown", scripted_to(Outcome::Unknown { applied: false })),
         ("Io", scripted_to(Outcome::Io)),
-        ("Io", Options::new().open_read_only(folder.path().join("none")).unwrap_err()),
+        ("NoStore", Options::new().open_read_only(folder.path().join("none")).unwrap_err()),
+        ("NoStore", Options::new().create(false).open(folder.path().join("none")).unwrap_err()),
         ("Corrupted", damaged_to(&[1, 0xff])),
         ("Unsupported", damaged_to(&[2])),
         ("RecoveryNeeded", unclean),
         ("LogMismatch", logged.open(&path).unwrap_err()),
+        ("Unfinished", Store::open(&copied_in_part).unwrap_err()),
         ("Poisoned", super::faults::poisoned()),
         ("NestedTransaction", nested),
         ("ReadOnly", read_only),

@@ -63,6 +63,17 @@ pub struct ClusterStats {
     pub age: Option<Duration>,
 }
 
+/// What an opening may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Only read: nothing is written, and there are no slots and no lease.
+    Read,
+    /// Write where there is a store.
+    Write,
+    /// As that, and begin a store where there is none.
+    Begin,
+}
+
 /// A store on a cluster.
 pub(crate) struct EtcdEngine {
     shared: Arc<Shared>,
@@ -74,7 +85,8 @@ struct Shared {
     seen: Seen,
     rows: RowCache,
     chapters: Chapters,
-    slots: Slots,
+    /// None where it is only read.
+    slots: Option<Slots>,
     newest: NewestRevision,
     staleness: Option<Duration>,
     counts: Counts,
@@ -121,19 +133,29 @@ impl Shared {
 }
 
 impl EtcdEngine {
-    /// The store at the cluster's prefix, or a new one; with at most so many bytes of rows in memory.
+    /// The store at the cluster's prefix, or a new one if that may be; with at most so many bytes of rows in memory.
     ///
     /// # Errors
     ///
-    /// `NotAStore` if something else is there, `Unsupported` if a newer library wrote it, `OptionsMismatch` if the
+    /// `NoStore` if there is none, `NotAStore` if something else is there, `Unsupported` if a newer library wrote it, `OptionsMismatch` if the
     /// settings are wrong or the cluster's limits too low; `Unavailable`, `AccessDenied`.
-    pub(crate) fn open(settings: &Etcd, cache_bytes: usize) -> Result<Self> {
+    pub(crate) fn open(settings: &Etcd, cache_bytes: usize, access: Access) -> Result<Self> {
         settings.check()?;
         let layout = Layout::new(&settings.prefix);
         let client = Client::new(settings, &layout.format())?;
-        check_limits(&client, &layout)?;
-        begin(&client, &layout)?;
-        let slots = Slots::new(random_bytes(), &client)?;
+        if access != Access::Read {
+            check_limits(&client, &layout)?;
+        }
+        while !is_begun(&client, &layout)? {
+            if access != Access::Begin {
+                return Err(Error::NoStore(settings.to_string().into()));
+            }
+            begin(&client, &layout)?;
+        }
+        let slots = match access {
+            Access::Read => None,
+            Access::Write | Access::Begin => Some(Slots::new(random_bytes(), &client)?),
+        };
         let shared = Arc::new(Shared {
             client,
             layout,
@@ -179,35 +201,35 @@ fn check_limits(client: &Client, layout: &Layout) -> Result<()> {
     }
 }
 
-/// Makes out that there is a store of a known format, or begins one where nothing is.
-fn begin(client: &Client, layout: &Layout) -> Result<()> {
+/// Whether there is a store, which must be of a known format; if not, there must be nothing.
+fn is_begun(client: &Client, layout: &Layout) -> Result<bool> {
     let (from, to) = layout.all();
-    loop {
-        let any = GetOptions::new().with_range(to.clone()).with_limit(1).with_keys_only();
-        let ranges = [(layout.format(), GetOptions::new()), (from.clone(), any)];
-        let (_, mut found) = client.ranges(&ranges, At::Newest, client.until())?;
-        let (any, format) = (found.pop().unwrap_or_default(), found.pop().unwrap_or_default().pop());
-        if let Some(Found { value, .. }) = format {
-            return match value.strip_prefix(MAGIC) {
-                Some([VERSION]) => Ok(()),
-                Some([newer]) => {
-                    Err(Error::Unsupported { found: (*newer).into(), supported: VERSION.into() })
-                }
-                _ => Err(Error::NotAStore(
-                    "the key of the format holds something else; choose another prefix".into(),
-                )),
-            };
+    let any = GetOptions::new().with_range(to).with_limit(1).with_keys_only();
+    let ranges = [(layout.format(), GetOptions::new()), (from, any)];
+    let (_, mut found) = client.ranges(&ranges, At::Newest, client.until())?;
+    let (any, format) = (found.pop().unwrap_or_default(), found.pop().unwrap_or_default().pop());
+    let Some(Found { value, .. }) = format else {
+        return match any[..] {
+            [] => Ok(false),
+            _ => Err(Error::NotAStore("there are other keys at the prefix; choose another prefix".into())),
+        };
+    };
+    match value.strip_prefix(MAGIC) {
+        Some([VERSION]) => Ok(true),
+        Some([newer]) => Err(Error::Unsupported { found: (*newer).into(), supported: VERSION.into() }),
+        _ => {
+            Err(Error::NotAStore("the key of the format holds something else; choose another prefix".into()))
         }
-        if !any.is_empty() {
-            return Err(Error::NotAStore("there are other keys at the prefix; choose another prefix".into()));
-        }
-        let (format, first) = (layout.format(), layout.chapter(0));
-        let txn = Txn::new()
-            .when([Compare::create_revision(format.clone(), CompareOp::Equal, 0)])
-            .and_then([TxnOp::put(format, [MAGIC, &[VERSION]].concat(), None), TxnOp::put(first, [], None)]);
-        // Whatever came of it, what is there now says it.
-        client.txn(&txn, client.until())?;
     }
+}
+
+/// Begins a store where nothing is. Whatever comes of it, what is there then says it.
+fn begin(client: &Client, layout: &Layout) -> Result<()> {
+    let (format, first) = (layout.format(), layout.chapter(0));
+    let txn = Txn::new()
+        .when([Compare::create_revision(format.clone(), CompareOp::Equal, 0)])
+        .and_then([TxnOp::put(format, [MAGIC, &[VERSION]].concat(), None), TxnOp::put(first, [], None)]);
+    client.txn(&txn, client.until()).map(drop)
 }
 
 impl Engine for EtcdEngine {
@@ -226,7 +248,8 @@ impl Engine for EtcdEngine {
     }
 
     fn begin_write_since(&self, since: Stopwatch) -> Result<Box<dyn WriteTransaction + '_>> {
-        Ok(Box::new(EtcdWrite::begin(&self.shared, self.shared.client.until_since(since))?))
+        let slots = self.shared.slots.as_ref().ok_or(Error::ReadOnly)?;
+        Ok(Box::new(EtcdWrite::begin(&self.shared, slots, self.shared.client.until_since(since))?))
     }
 
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
@@ -264,7 +287,9 @@ impl Engine for EtcdEngine {
 impl Drop for EtcdEngine {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
-        // If it can't be ended now it ends by itself, and what is tied to it.
-        let _ = self.shared.client.revoke(self.shared.slots.lease());
+        if let Some(slots) = &self.shared.slots {
+            // If it can't be ended now it ends by itself, and what is tied to it.
+            let _ = self.shared.client.revoke(slots.lease());
+        }
     }
 }

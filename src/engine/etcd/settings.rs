@@ -196,6 +196,13 @@ fn is_address(endpoint: &str) -> bool {
     })
 }
 
+impl fmt::Display for Etcd {
+    /// Where the store is: prefix and addresses.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the prefix {} of the cluster {}", self.prefix, self.endpoints.join(", "))
+    }
+}
+
 impl fmt::Debug for Etcd {
     /// Without password and private key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -43,6 +43,9 @@ enum Ended {
 pub(super) fn start(shared: &Arc<Shared>, at: i64) {
     let runtime = shared.client.runtime();
     runtime.spawn(follow(Arc::downgrade(shared), at));
+    if shared.slots.is_none() {
+        return;
+    }
     runtime.spawn(keep_lease(Arc::downgrade(shared)));
     if let Some(staleness) = shared.staleness {
         runtime.spawn(beat(Arc::downgrade(shared), staleness / HEARTBEATS));
@@ -126,10 +129,11 @@ async fn keep_lease(shared: Weak<Shared>) {
         sleep(KEEP).await;
         let Some(shared) = open(&shared) else { return };
         let kept = tokio::task::spawn_blocking(move || {
-            let lease = shared.slots.lease();
+            let Some(slots) = &shared.slots else { return Ok(()) };
+            let lease = slots.lease();
             // Where there is no answer, it is tried again long before the lease ends.
             if shared.client.keep(lease) == Ok(0) {
-                return shared.slots.renew(&shared.client, lease, shared.client.until());
+                return slots.renew(&shared.client, lease, shared.client.until());
             }
             Ok(())
         });
@@ -150,7 +154,7 @@ async fn beat(shared: Weak<Shared>, often: Duration) {
 }
 
 fn beat_once(shared: &Shared, often: Duration) -> Result<()> {
-    let Shared { client, layout, slots, seen, .. } = shared;
+    let Shared { client, layout, slots: Some(slots), seen, .. } = shared else { return Ok(()) };
     let (moment, lease) = (seen.now(), slots.lease());
     let tied = PutOptions::new().with_lease(lease);
     let put = TxnOp::put(layout.heartbeat(&slots.engine), [], Some(tied));

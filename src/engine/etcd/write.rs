@@ -14,7 +14,7 @@ use super::entries::{CHAPTER_REVISIONS, View, etcd_revision, no_chapter, revisio
 use super::layout::Key;
 use super::rows::Known;
 use super::seen::Chapter;
-use super::slots::Slot;
+use super::slots::{Slot, Slots};
 use super::{LeftOut, Shared};
 use crate::engine::seal::seal;
 use crate::engine::{Batch, Load, Log, WriteTransaction};
@@ -33,6 +33,7 @@ pub(super) const CAUGHT_UP_WITHIN: Duration = Duration::from_millis(3);
 
 pub(super) struct EtcdWrite<'a> {
     shared: &'a Shared,
+    slots: &'a Slots,
     /// What is read, and how long the operation goes on.
     view: View,
     /// Whether that is the newest of when it began, not one that may be older.
@@ -46,7 +47,7 @@ pub(super) struct EtcdWrite<'a> {
 
 impl<'a> EtcdWrite<'a> {
     /// On what this process has seen, if that is all that it was told of; otherwise on the newest revision.
-    pub(super) fn begin(shared: &'a Shared, until: Until) -> Result<Self> {
+    pub(super) fn begin(shared: &'a Shared, slots: &'a Slots, until: Until) -> Result<Self> {
         let began = Stopwatch::start();
         let seen = shared.seen.caught_up(CAUGHT_UP_WITHIN);
         let (at, is_newest) = match seen {
@@ -54,7 +55,7 @@ impl<'a> EtcdWrite<'a> {
             None => (shared.newest_revision(until)?, true),
         };
         let (view, waited) = (View { at, until }, RefCell::new(began.elapsed()));
-        Ok(Self { shared, view, is_newest, read: RefCell::default(), id: random_bytes(), waited })
+        Ok(Self { shared, slots, view, is_newest, read: RefCell::default(), id: random_bytes(), waited })
     }
 
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Known>> {
@@ -143,13 +144,13 @@ impl<'a> EtcdWrite<'a> {
             operations.push(delete(layout.chapter(0), layout.chapter(kept)));
         }
         let tied = PutOptions::new().with_lease(lease_of_slot.lease);
-        let slot = layout.slot(&self.shared.slots.engine, lease_of_slot.number);
+        let slot = layout.slot(&self.slots.engine, lease_of_slot.number);
         operations.push(TxnOp::put(slot, self.id, Some(tied)));
         Ok(operations)
     }
 
     fn attempt(&self, batch: &Batch, log: Log<'_>) -> Result<Commit> {
-        let Shared { layout, slots, seen, client, counts, .. } = self.shared;
+        let (Shared { layout, seen, client, counts, .. }, slots) = (self.shared, self.slots);
         let (chapter, slot) = (seen.chapter(), slots.take());
         let key_of_slot = layout.slot(&slots.engine, slot.number);
         let mut compares = self.unchanged();
@@ -201,7 +202,7 @@ impl<'a> EtcdWrite<'a> {
     /// Takes note of why a commit was refused: rows have changed, or the slot has ended with its lease, or the chapter
     /// has ended and this process has not seen that yet.
     fn refused(&self, slot: Slot, answer: &TxnResponse) -> Result<Error> {
-        let Shared { slots, seen, client, .. } = self.shared;
+        let (Shared { seen, client, .. }, slots) = (self.shared, self.slots);
         let conflict = self.met_another(answer);
         let mut found = answer.op_responses();
         let chapter = found.pop().and_then(first_found).and_then(|found| self.shared.chapter_of(&found));
@@ -217,7 +218,7 @@ impl<'a> EtcdWrite<'a> {
     /// Finds out what became of an attempt without an answer: sees to it that it can't be applied any more, or learns
     /// that it was.
     fn settle(&self, batch: &Batch, chapter: Chapter, slot: Slot, failure: &Failure) -> Result<Commit> {
-        let Shared { layout, slots, client, .. } = self.shared;
+        let (Shared { layout, client, .. }, slots) = (self.shared, self.slots);
         let key = layout.slot(&slots.engine, slot.number);
         let tied = PutOptions::new().with_lease(slot.lease);
         let txn = Txn::new()
@@ -262,7 +263,7 @@ impl<'a> EtcdWrite<'a> {
         slot: Slot,
         failure: &Failure,
     ) -> Result<Commit> {
-        let Shared { layout, slots, client, .. } = self.shared;
+        let (Shared { layout, client, .. }, slots) = (self.shared, self.slots);
         let key = layout.slot(&slots.engine, slot.number);
         let unknown = |error: Error| Error::CommitUnknown(error.to_string().into());
         let (_, mut found) = client.get(&[key], At::Newest, self.view.until).map_err(unknown)?;
