@@ -8,13 +8,17 @@
 
 #[path = "etcd/cluster.rs"]
 mod cluster;
+#[path = "etcd/raw.rs"]
+mod raw;
 
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use keystead::{
-    After, Alias, Error, Etcd, HistoryOf, Limit, NewKey, Order, Request, RequestId, Scope, Snapshot, Store,
+    After, Alias, Error, Etcd, HistoryOf, KeyState, Limit, NewKey, Options, Order, Request, RequestId, Scope,
+    Snapshot, Store, Waited,
 };
+use raw::Raw;
 
 fn scope() -> Scope {
     Scope::new("domain", "project").unwrap()
@@ -33,6 +37,8 @@ fn a_store_on_a_cluster() {
     a_snapshot_keeps_its_history(&cluster);
     what_one_did_another_can_undo_at_once(&cluster);
     a_store_moves_to_the_cluster_and_back(&cluster);
+    a_copy_goes_on_while_the_members_elect_a_leader(&mut cluster);
+    who_only_reads_writes_nothing(&cluster);
     what_is_shown_is_no_older_than_the_bound(&mut cluster);
 }
 
@@ -78,6 +84,80 @@ fn a_store_moves_to_the_cluster_and_back(cluster: &Cluster) {
         store.write(&request, |txn| txn.associate_alias(&alias, second.key_id)).unwrap();
         assert!(store.verify().unwrap().is_clean());
     }
+}
+
+/// What is not answered is not made, which the copy must see and make again.
+fn a_copy_goes_on_while_the_members_elect_a_leader(cluster: &mut Cluster) {
+    let source = Store::in_memory().unwrap();
+    let (request, alias) = (Request::new(&scope()), "moved".parse::<Alias>().unwrap());
+    let keys = [NewKey::new("first").unwrap().alias(alias.clone()), NewKey::new("second").unwrap()];
+    source.write(&request, |txn| keys.iter().try_for_each(|new| txn.create_key(new).map(drop))).unwrap();
+    for turn in 1..=600 {
+        source.write(&request, |txn| txn.associate_alias(&alias, keys[turn % 2].key_id)).unwrap();
+    }
+    let settings = Etcd::new(cluster.endpoints())
+        .prefix("elected")
+        .attempt_time(Duration::from_millis(300))
+        .deadline(Duration::from_secs(20));
+    let target = Store::open_etcd(&settings).unwrap();
+    std::thread::scope(|threads| {
+        let copying = threads.spawn(|| source.copy_to(&target));
+        while !copying.is_finished() {
+            let leader = cluster.leader().unwrap();
+            cluster.pause(leader);
+            std::thread::sleep(Duration::from_millis(700));
+            cluster.resume(leader);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        assert_eq!(copying.join().unwrap().unwrap().entries, 601);
+    });
+    let stats = target.stats().cluster.unwrap();
+    assert!(stats.unknown > 0, "an answer was missing: {stats:?}");
+}
+
+/// Neither by opening, nor while it is open; and it sees what others write.
+fn who_only_reads_writes_nothing(cluster: &Cluster) {
+    let raw = Raw::new(&cluster.endpoints());
+    let settings = || Etcd::new(cluster.endpoints()).prefix("read").staleness(Duration::from_millis(50));
+    let open = || Options::new().open_etcd_read_only(&settings());
+    let before = raw.all(b"read");
+    let refused = [open(), Options::new().create(false).open_etcd(&settings())];
+    for refused in refused {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::NoStore(_)), "{error:?}");
+        let said = error.to_string();
+        assert!(said.contains("the prefix read") && said.contains(&cluster.endpoint(0)), "{said}");
+    }
+    assert_eq!((raw.all(b"read"), before.len()), (before, 0));
+
+    let writer = Store::open_etcd(&Etcd::new(cluster.endpoints()).prefix("read")).unwrap();
+    let request = Request::new(&scope());
+    let new = NewKey::new("first").unwrap();
+    writer.write(&request, |txn| txn.create_key(&new)).unwrap();
+    let (before, leases) = (raw.all(b"read"), raw.leases());
+    let reader = open().unwrap();
+    assert_eq!(reader.read(&scope(), |snap| snap.key(new.key_id)).unwrap().key_alias, new.key_alias);
+    assert!(matches!(reader.write(&request, |txn| txn.disable(new.key_id)), Err(Error::ReadOnly)));
+    assert!(matches!(reader.trim_history(reader.position().unwrap().commit()), Err(Error::ReadOnly)));
+    assert!(matches!(Store::in_memory().unwrap().copy_to(&reader), Err(Error::ReadOnly)));
+    assert!(reader.verify().unwrap().is_clean());
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!((raw.all(b"read"), raw.leases()), (before, leases));
+
+    let position = reader.position().unwrap();
+    std::thread::scope(|threads| {
+        let waiting = threads.spawn(|| reader.wait(&position, Duration::from_secs(30)));
+        writer.write(&request, |txn| txn.disable(new.key_id)).unwrap();
+        assert_eq!(waiting.join().unwrap().unwrap(), Waited::Committed);
+    });
+    let changes = reader.changes(Some(&position), Limit::MAX).unwrap().commits;
+    assert_eq!(changes.len(), 1);
+    let key = reader.read(&scope(), |snap| snap.key(new.key_id)).unwrap();
+    assert_eq!((key.state, key.version), (KeyState::Disabled, changes[0].info.commit));
+    // And a writer that makes nothing writes where there is a store.
+    let existing = Options::new().create(false).open_etcd(&settings()).unwrap();
+    existing.write(&request, |txn| txn.enable(new.key_id)).unwrap();
+    assert_eq!(reader.read(&scope(), |snap| snap.key(new.key_id)).unwrap().state, KeyState::Enabled);
 }
 
 fn two_stores_are_one(cluster: &Cluster) {

@@ -26,6 +26,9 @@ use crate::telemetry::{self, Call, Summary};
 use crate::time::Timestamp;
 use crate::txn::{TransactionLimits, floor_of, replay};
 
+#[cfg(test)]
+mod tests;
+
 /// A batch of rows is written when it has so many, which leaves room for those of one more record.
 const ROWS_IN_BATCH: usize = TransactionLimits::ROWS_WRITTEN_MAX / 4;
 
@@ -54,8 +57,9 @@ impl Store {
     /// outcome of a request that may be repeated says what it said. A history that was trimmed is as short in the
     /// target.
     ///
-    /// Nobody else may write to the target meanwhile. Until it is whole it can't be opened, so a copy that was cut off
-    /// is never taken for one: empty the target and begin again. It makes each commit of the history anew, one after
+    /// Nobody else may write to the target meanwhile. Until it is whole it can't be opened, which is
+    /// [`Unfinished`](Error::Unfinished), so a copy that was cut off is never taken for one: empty the target and begin
+    /// again. It makes each commit of the history anew, one after
     /// the other; memory is taken for each record that changed behind what was trimmed, if anything was. The source
     /// is held at one commit for as long as it takes, for which a cluster must keep old revisions.
     ///
@@ -94,7 +98,7 @@ impl Store {
         self.must_fit(target)?;
         let source = self.inner.engine.begin_read()?;
         source.audit()?;
-        let mut copying = Copying { policy: &self.inner.policy, target: &*target.inner.engine };
+        let copying = Copying { policy: &self.inner.policy, target };
         copying.begin()?;
         let floor = floor_of(&*source)?;
         if floor != Floor::default() || !self.inner.policy.history {
@@ -118,7 +122,7 @@ impl Store {
             }
         }
         copying.copy_outcomes(&*source)?;
-        let (rows, entries) = compare(&*source, &*copying.target.begin_read()?)?;
+        let (rows, entries) = compare(&*source, &*copying.engine().begin_read()?)?;
         target.verify()?.must_be_clean()?;
         let commit = copying.end()?;
         Ok(Copied { commit: source.commit(), rows, entries, position: target.position_after(commit) })
@@ -143,7 +147,7 @@ impl Store {
 
 struct Copying<'a> {
     policy: &'a Policy,
-    target: &'a dyn Engine,
+    target: &'a Store,
 }
 
 /// What is there in the target, with what is about to be written over it.
@@ -154,44 +158,54 @@ struct Upon {
 }
 
 impl Copying<'_> {
+    fn engine(&self) -> &dyn Engine {
+        &*self.target.inner.engine
+    }
+
     /// Marks the target as one that is not whole.
-    fn begin(&mut self) -> Result<()> {
-        let (transaction, rows) = (self.target.begin_write()?, self.target.begin_read()?);
+    fn begin(&self) -> Result<()> {
         let (fixed, mark) = (Space::of_store().fixed(), Space::of_store().unfinished());
-        let found = rows.scan((Bound::Unbounded, Bound::Unbounded), 2)?;
-        let is_empty =
-            found.iter().all(|(row, _)| *row == fixed) && rows.log(Commit::default(), 1)?.is_empty();
-        if !is_empty || transaction.get(&[&mark])?.iter().any(Option::is_some) {
-            return Err(Error::NotEmpty);
-        }
-        transaction.commit(&Batch::from([(mark, Some(encode_nothing()))]), Log::default())?;
-        Ok(())
+        let marked = Batch::from([(mark.clone(), Some(encode_nothing()))]);
+        self.target.again_after_conflicts(|since| {
+            let (transaction, rows) = (self.engine().begin_write_since(since)?, self.engine().begin_read()?);
+            let found = rows.scan((Bound::Unbounded, Bound::Unbounded), 2)?;
+            let is_empty =
+                found.iter().all(|(row, _)| *row == fixed) && rows.log(Commit::default(), 1)?.is_empty();
+            if !is_empty || transaction.get(&[&mark])?.iter().any(Option::is_some) {
+                return Err(Error::NotEmpty);
+            }
+            transaction.commit(&marked, Log::default())?;
+            Ok(())
+        })
     }
 
     /// The target is whole.
-    fn end(&mut self) -> Result<Commit> {
-        self.write(Batch::from([(Space::of_store().unfinished(), None)]), None)
+    fn end(&self) -> Result<Commit> {
+        self.write(&Batch::from([(Space::of_store().unfinished(), None)]), None)
     }
 
-    fn write(&self, batch: Batch, entry: Option<&[u8]>) -> Result<Commit> {
-        let transaction = self.target.begin_write()?;
-        // If two copy into the same target, one of them fails.
+    /// Writes, again if that is a conflict: on a cluster it is one also if a commit was not made for want of an answer.
+    fn write(&self, batch: &Batch, entry: Option<&[u8]>) -> Result<Commit> {
         let mark = Space::of_store().unfinished();
-        if transaction.get(&[&mark])?.iter().any(Option::is_none) {
-            return Err(Error::NotEmpty);
-        }
-        transaction.commit(&batch, Log { append: entry, trim: None })
+        self.target.again_after_conflicts(|since| {
+            let transaction = self.engine().begin_write_since(since)?;
+            // If two copy into the same target, one of them fails.
+            if transaction.get(&[&mark])?.iter().any(Option::is_none) {
+                return Err(Error::NotEmpty);
+            }
+            transaction.commit(batch, Log { append: entry, trim: None })
+        })
     }
 
     fn upon(&self) -> Result<Upon> {
-        let transaction = self.target.begin_write()?;
+        let transaction = self.engine().begin_write()?;
         let next = transaction.next_commit();
         drop(transaction);
-        Ok(Upon { rows: self.target.begin_read()?, batch: RefCell::default(), next })
+        Ok(Upon { rows: self.engine().begin_read()?, batch: RefCell::default(), next })
     }
 
     fn write_floor(&self, floor: Floor) -> Result<Commit> {
-        self.write(Batch::from([(Space::of_store().floor(), Some(encode_floor(floor)))]), None)
+        self.write(&Batch::from([(Space::of_store().floor(), Some(encode_floor(floor)))]), None)
     }
 
     /// Writes every record as it was before the changes that will be made anew. Returns the last commit of those.
@@ -223,12 +237,12 @@ impl Copying<'_> {
                 };
                 upon.apply(self.policy, &info, &change)?;
                 if upon.batch.borrow().len() >= ROWS_IN_BATCH {
-                    last = self.write(upon.batch.into_inner(), None)?;
+                    last = self.write(&upon.batch.into_inner(), None)?;
                     upon = self.upon()?;
                 }
             }
         }
-        if upon.batch.borrow().is_empty() { Ok(last) } else { self.write(upon.batch.into_inner(), None) }
+        if upon.batch.borrow().is_empty() { Ok(last) } else { self.write(&upon.batch.into_inner(), None) }
     }
 
     /// Makes a commit anew.
@@ -242,7 +256,7 @@ impl Copying<'_> {
             changes.push(change);
         }
         let entry = encode_log_entry(&CommitRecord { info, changes });
-        self.write(upon.batch.into_inner(), Some(&entry))?;
+        self.write(&upon.batch.into_inner(), Some(&entry))?;
         Ok(())
     }
 
@@ -262,11 +276,11 @@ impl Copying<'_> {
             batch.insert(row, Some(encode_outcome(&outcome)));
             // An outcome may have 32 KiB.
             if batch.len() >= 24 {
-                self.write(std::mem::take(&mut batch), None)?;
+                self.write(&std::mem::take(&mut batch), None)?;
             }
         }
         if !batch.is_empty() {
-            self.write(batch, None)?;
+            self.write(&batch, None)?;
         }
         Ok(())
     }
@@ -474,7 +488,12 @@ fn compare(source: &dyn ReadTransaction, target: &dyn ReadTransaction) -> Result
             }
         }
     }
-    let (mut after, mut entries) = ((floor_of(source)?.commit, floor_of(target)?.commit), 0);
+    let floors = (floor_of(source)?, floor_of(target)?);
+    let trimmed = |floor: Floor| (floor.commit > Commit::default(), floor.time);
+    if trimmed(floors.0) != trimmed(floors.1) {
+        return differ(&Space::of_store().floor(), "the histories are not trimmed alike");
+    }
+    let (mut after, mut entries) = ((floors.0.commit, floors.1.commit), 0);
     loop {
         let chunks = (source.log(after.0, ENTRIES_AT_ONCE)?, target.log(after.1, ENTRIES_AT_ONCE)?);
         let (Some((last, _)), Some((copied_last, _))) = (chunks.0.last(), chunks.1.last()) else {

@@ -56,7 +56,11 @@ fn tests_in(sources: &BTreeMap<String, String>) -> Vec<PathBuf> {
     let declared = Regex::new(declared).unwrap();
     let mut tests = Vec::new();
     for (place, source) in sources {
-        let folder = Path::new(place).parent().unwrap();
+        // The modules of `a/mod.rs` and of `a.rs` lie in the folder `a`.
+        let folder = match place.strip_suffix("mod.rs").or_else(|| place.strip_suffix("lib.rs")) {
+            Some(folder) => Path::new(folder),
+            None => Path::new(place.trim_end_matches(".rs")),
+        };
         for found in declared.captures_iter(source) {
             tests.push(folder.join(format!("{}.rs", &found[1])));
             tests.push(folder.join(&found[1]));
