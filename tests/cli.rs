@@ -3,14 +3,28 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a failure is a panic")]
 
+#[cfg(feature = "etcd")]
+#[path = "etcd/cluster.rs"]
+mod cluster;
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/copies.rs"]
+mod copies;
 #[path = "cli/documents.rs"]
 mod documents;
+#[cfg(feature = "etcd")]
+#[path = "cli/etcd.rs"]
+mod etcd;
 #[path = "cli/exchange.rs"]
 mod exchange;
 #[path = "cli/files.rs"]
 mod files;
+#[cfg(feature = "etcd")]
+#[path = "etcd/raw.rs"]
+mod raw;
+#[cfg(feature = "etcd")]
+#[path = "etcd/secured.rs"]
+mod secured;
 #[cfg(target_os = "linux")]
 #[path = "cli/terminal.rs"]
 mod terminal;

@@ -23,13 +23,13 @@ fn without_chance(text: &str) -> String {
     text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect()
 }
 
-/// The commands of all examples, each with what it answered.
-fn examples() -> Vec<(String, String)> {
-    let block = Regex::new(r"(?s)```console\n(.*?)```").unwrap();
+/// The commands of all examples of a kind, each with what it answered.
+fn examples(kind: &str) -> Vec<(String, String)> {
+    let block = Regex::new(&format!(r"(?s)```{kind}\n(.*?)```")).unwrap();
     let mut examples: Vec<(String, String)> = Vec::new();
     for found in block.captures_iter(DOCUMENT) {
         for line in found[1].lines() {
-            match (line.strip_prefix("$ keystead "), examples.last_mut()) {
+            match (line.strip_prefix("$ "), examples.last_mut()) {
                 (Some(command), _) => examples.push((command.to_owned(), String::new())),
                 (None, Some((_, answer))) => *answer += &format!("{line}\n"),
                 (None, None) => panic!("an example begins with a command, not with {line}"),
@@ -39,16 +39,43 @@ fn examples() -> Vec<(String, String)> {
     examples
 }
 
+/// Runs the examples of a kind in their order in a folder, of which there must be so many. `members` are what
+/// answers at the addresses that the document names.
+pub(crate) fn run_examples(kind: &str, at_least: usize, members: &[String]) {
+    let mut tool = Tool::new();
+    let examples = examples(kind);
+    assert!(examples.len() >= at_least, "only {} examples were found", examples.len());
+    let addresses = (1..).map(|number| format!("http://10.0.0.{number}:2379")).zip(members);
+    let addresses: Vec<_> = addresses.collect();
+    // On a cluster it is a revision, of all that is in it.
+    let number = Regex::new(r"\bcommit [0-9]+|(?m:^)[0-9]+ <time>").unwrap();
+    let without_chance = |text: &str| match addresses.is_empty() {
+        true => without_chance(text),
+        false => number.replace_all(&without_chance(text), "<number>").into_owned(),
+    };
+    for (line, shown) in examples {
+        let real = addresses.iter().fold(line.clone(), |line, (named, real)| line.replace(named, real));
+        let answered = match (real.strip_prefix("export "), real.strip_prefix("keystead ")) {
+            (Some(variable), _) => {
+                let (name, value) = variable.split_once('=').unwrap();
+                tool.set(name, value);
+                String::new()
+            }
+            (None, Some(command)) => {
+                let answer = tool.run(command);
+                answer.out + &answer.err
+            }
+            (None, None) => panic!("an example is not understood: {line}"),
+        };
+        let answered =
+            addresses.iter().fold(answered, |text, (named, real)| text.replace(real.as_str(), named));
+        assert_eq!(without_chance(&answered), without_chance(&shown), "$ {line}\n{answered}");
+    }
+}
+
 #[test]
 fn the_examples_are_what_the_tool_answers() {
-    let tool = Tool::new();
-    let examples = examples();
-    assert!(examples.len() > 30, "only {} examples were found", examples.len());
-    for (command, shown) in examples {
-        let answer = tool.run(&command);
-        let answered = answer.out + &answer.err;
-        assert_eq!(without_chance(&answered), without_chance(&shown), "$ keystead {command}\n{answered}");
-    }
+    run_examples("console", 30, &[]);
 }
 
 #[test]

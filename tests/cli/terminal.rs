@@ -75,9 +75,12 @@ fn long_commands_show_how_far_they_are_only_on_a_terminal() {
         shown.contains("exporting") && shown.contains("/4,000 keys, ") && shown.contains("left"),
         "{shown}"
     );
-    for (line, doing) in
-        [("verify", "verifying ["), ("backup copy", "copying ["), ("compact --yes", "copying [")]
-    {
+    for (line, doing) in [
+        ("verify", "verifying ["),
+        ("backup copy", "copying ["),
+        ("copy --to moved --yes", "comparing ["),
+        ("compact --yes", "copying ["),
+    ] {
         let (code, shown) = Session::begin(&tool, line).ends();
         assert_eq!(code, 0, "{shown}");
         assert!(

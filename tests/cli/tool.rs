@@ -1,5 +1,6 @@
 //! [`Tool`]: the binary in a folder of its own, and what it answered.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -14,6 +15,7 @@ pub(crate) const PROJECT: &str = "0d0466b0e7274d9cb35df84bb474a37f";
 /// The tool, in a folder that goes when the test ends.
 pub(crate) struct Tool {
     folder: TempDir,
+    environment: BTreeMap<String, String>,
 }
 
 /// What one command answered.
@@ -27,7 +29,15 @@ pub(crate) struct Answer {
 impl Tool {
     /// In an empty folder.
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        let environment = [
+            ("KEYSTEAD_STORE", "kms.redb"),
+            ("USER", "tester"),
+            ("TERM", "xterm"),
+            ("KEYSTEAD_DOMAIN", DOMAIN),
+            ("KEYSTEAD_PROJECT", PROJECT),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self { folder: tempfile::tempdir().unwrap(), environment: environment.into() }
     }
 
     /// In a folder with an empty store.
@@ -35,6 +45,14 @@ impl Tool {
         let tool = Self::new();
         tool.ok("init");
         tool
+    }
+
+    /// Sets a variable of the environment for all commands from now on; an empty value takes it away.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        match value {
+            "" => drop(self.environment.remove(name)),
+            value => drop(self.environment.insert(name.to_owned(), value.to_owned())),
+        }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -55,8 +73,7 @@ impl Tool {
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keystead"));
         command.args(line.split_whitespace()).current_dir(self.folder()).env_clear();
-        command.env("KEYSTEAD_STORE", "kms.redb").env("USER", "tester").env("TERM", "xterm");
-        command.env("KEYSTEAD_DOMAIN", DOMAIN).env("KEYSTEAD_PROJECT", PROJECT);
+        command.envs(&self.environment);
         command
     }
 

@@ -1,18 +1,19 @@
 //! Copies, and what is made of them: `backup`, `restore`, `repair`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use keystead::{Commit, Error, Position, RepairReport, Store};
+use keystead::{Commit, Position, RepairReport, Store};
 
 use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
+use crate::location::must_be_new;
 use crate::output::{Output, show_bytes};
 use crate::progress::watched;
 use crate::values::parse_commit;
 
-/// Copy the store into a new file while others write it, or what changed since an earlier backup.
+/// Copy the store, also one on etcd, into a new file while others write it; or what changed since a backup.
 #[derive(Args)]
 pub(crate) struct Backup {
     /// The file to be made.
@@ -65,8 +66,8 @@ pub(crate) struct Restore {
 
 impl Restore {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let path = context.store.file()?;
-        must_be_new(path)?;
+        let path = context.store.file("restore into a file by --store, and `keystead copy` that to etcd")?;
+        must_be_new(&path)?;
         self.confirm.ask(&format!(
             "a store is made at {}; positions of the former store are refused by it, so who follows it begins anew",
             path.display()
@@ -77,7 +78,7 @@ impl Restore {
             Some(commit) => restore.up_to(commit),
             None => restore,
         };
-        let restored = watched(|| restore.into_file(path))?;
+        let restored = watched(|| restore.into_file(&path))?;
         if context.output.is_json() {
             return context.output.json(&restored);
         }
@@ -102,11 +103,14 @@ pub(crate) struct Repair {
 
 impl Repair {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let damaged = context.store.existing_file()?;
+        let damaged = context.store.existing_file(
+            "save what can be read by `keystead export`; restore a backup into a file, and `keystead copy` that to \
+             another prefix",
+        )?;
         must_be_new(&self.into)?;
         let (from, into) = (damaged.display(), self.into.display());
         self.confirm.ask(&format!("what is sound in {from} is written to {into}; {from} stays as it is"))?;
-        let report = watched(|| keystead::repair(damaged, &self.into))?;
+        let report = watched(|| keystead::repair(&damaged, &self.into))?;
         tell_repair(&report, &mut context.output)
     }
 }
@@ -135,13 +139,5 @@ fn tell_repair(report: &RepairReport, output: &mut Output) -> Result<(), Failure
             output.flush()?;
             Err(Failure::findings(format!("{lost} things are lost")))
         }
-    }
-}
-
-/// Asked before anything is confirmed; the library asks again.
-fn must_be_new(path: &Path) -> Result<(), Failure> {
-    match path.symlink_metadata() {
-        Err(_) => Ok(()),
-        Ok(_) => Err(Error::FileExists(path.display().to_string().into()).into()),
     }
 }

@@ -37,6 +37,9 @@ struct Syncs {
 
 impl Bench {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        context
+            .store
+            .must_be_no_cluster("it measures a disk; a cluster is measured by `cargo bench --bench etcd`")?;
         let folder = tempfile::Builder::new().prefix(".keystead-bench-").tempdir_in(&self.folder);
         let folder =
             folder.map_err(|error| Failure::failed(format!("{}: {error}", self.folder.display())))?;

@@ -161,6 +161,8 @@ impl From<io::Error> for Failure {
 
 fn kind_of(error: &Error) -> Kind {
     match error {
+        // What was said of the cluster; nobody was asked.
+        Error::OptionsMismatch { option: "endpoints" | "prefix" | "deadline", .. } => Kind::Usage,
         // It is what a closure of this tool refused.
         Error::Aborted(_)
         | Error::CommitNotFound(_)
@@ -177,6 +179,8 @@ fn kind_of(error: &Error) -> Kind {
         | Error::LogMismatch(_)
         | Error::AlreadyOpen
         | Error::AccessDenied(_)
+        | Error::NoStore(_)
+        | Error::Unfinished
         | Error::NotAStore(_)
         | Error::Unsupported { .. }
         | Error::OptionsMismatch { .. } => Kind::NotOpened,
@@ -194,19 +198,42 @@ fn advice_for(error: &Error) -> Option<&'static str> {
              make a backup, and look at that"
         }
         Error::RecoveryNeeded => "run `keystead recover` once; nothing is lost by it",
-        Error::NotAStore(_) => "check the path; if this was a store, restore a backup",
+        Error::NoStore(_) => {
+            "check the path, or the addresses and the prefix; `keystead init` makes a new store"
+        }
+        Error::NotAStore(_) => "check the path, or the prefix; if this was a store, restore a backup",
+        Error::Unfinished => {
+            "delete that file, or all keys of the prefix (`etcdctl del --prefix PREFIX`), and copy again; or take \
+             another place"
+        }
+        Error::NotEmpty => "copy to another place; nothing is overwritten, and nothing was written",
+        Error::Unavailable(_) => {
+            "see to the cluster's members and the network; the command can just be given again"
+        }
+        Error::Conflict => {
+            "give the command again. If it reads the whole store, let etcd keep old revisions for longer: \
+             --auto-compaction-retention"
+        }
+        Error::AccessDenied(_) => {
+            "check --etcd-user and its password, its role in etcd, and the certificates; who only reads needs only \
+             the permission to read"
+        }
         Error::LogMismatch(_) => {
             "put the log that belongs to the store beside it, under the store's name with .redo added; don't delete \
              either"
         }
         Error::Unsupported { .. } => "use a newer keystead; nothing was changed",
         Error::Corrupted(_) => {
-            "keep the file; run `keystead verify`; restore a backup, or let `keystead repair` save what is left"
+            "keep all as it is; run `keystead verify`; restore a backup, or let `keystead repair` save what is left of \
+             a file"
         }
         Error::Unsound(_) => "nothing was kept; run `keystead verify` on what it was made of",
         Error::CommitUnknown(_) => {
             "look with `keystead history` whether it was done; with the same --request-id the same command can just \
              be given again"
+        }
+        Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
+            "make room: on a disk; or in etcd: compact, defragment, raise its quota, `etcdctl alarm disarm`"
         }
         Error::Io(_) => "check the disk's free space, its health, and permissions; then try again",
         Error::FileExists(_) => "choose another name, or move that file away; nothing is overwritten",

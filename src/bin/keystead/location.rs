@@ -1,11 +1,16 @@
-//! [`Location`]: where the store is, and how it is opened. The only place that knows of kinds of stores.
+//! [`Location`]: where a store is, and how it is opened. With `copy` the only place that knows of kinds of stores.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, ValueEnum};
+#[cfg(feature = "etcd")]
+use keystead::Etcd;
 use keystead::{Compatibility, Error, Options, Quotas, Store};
 
+use crate::cluster::{Cluster, SETTINGS, SourceOptions};
 use crate::failure::Failure;
 
 /// Where the store is.
@@ -14,6 +19,19 @@ pub(crate) struct StoreOptions {
     /// The store's file.
     #[arg(long, global = true, env = "KEYSTEAD_STORE", value_name = "PATH", help_heading = "Store")]
     store: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: SourceOptions,
+    #[arg(skip)]
+    typed: Typed,
+}
+
+/// What was typed, and does not come from the environment: it goes before that.
+#[derive(Default)]
+struct Typed {
+    store: bool,
+    etcd: bool,
+    /// Another option for a store on etcd.
+    setting: Option<&'static str>,
 }
 
 /// What a command that writes upholds. None of it is stored, so it must be said as the service says it.
@@ -60,18 +78,56 @@ impl WriteRules {
     }
 }
 
-/// A place where a store is.
-pub(crate) enum Location<'a> {
-    File(&'a Path),
+/// A place where a store is, or may be made.
+pub(crate) enum Location {
+    File(PathBuf),
+    #[cfg(feature = "etcd")]
+    Etcd(Box<Etcd>),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(cluster) => cluster.fmt(f),
+        }
+    }
 }
 
 impl StoreOptions {
+    /// Takes note of what was typed.
+    pub(crate) fn note_typed(&mut self, matches: &ArgMatches) {
+        let typed = |name: &&str| matches.value_source(name) == Some(ValueSource::CommandLine);
+        let [etcd, settings @ ..] = &SETTINGS;
+        let setting = settings.iter().copied().find(typed);
+        self.typed = Typed { store: typed(&"store"), etcd: typed(etcd), setting };
+    }
+
     /// The place that was named.
-    pub(crate) fn location(&self) -> Result<Location<'_>, Failure> {
-        let said = self.store.as_deref().map(Location::File);
-        said.ok_or_else(|| {
-            Failure::usage("no store is named").advice("give --store PATH, or set KEYSTEAD_STORE")
-        })
+    pub(crate) fn location(&self) -> Result<Location, Failure> {
+        let Typed { store, etcd, setting } = self.typed;
+        match (&self.store, self.cluster.cluster()) {
+            (None, None) => Err(Failure::usage("no store is named")
+                .advice("give --store PATH or --etcd ADDRESSES, or set KEYSTEAD_STORE or KEYSTEAD_ETCD")),
+            (Some(_), Some(_)) if store && etcd => {
+                Err(Failure::usage("--store and --etcd exclude each other: a store is in a file or on etcd"))
+            }
+            (Some(_), Some(_)) if !store && !etcd => {
+                Err(Failure::usage("KEYSTEAD_STORE and KEYSTEAD_ETCD are set both")
+                    .advice("give --store PATH or --etcd ADDRESSES, or unset one of them"))
+            }
+            (Some(path), cluster) if cluster.is_none() || store => match setting {
+                None => Ok(Location::File(path.clone())),
+                Some(setting) => {
+                    let path = path.display();
+                    let message = format!("--{setting} is for a store on etcd, and {path} is a file");
+                    Err(Failure::usage(message).advice("give --etcd ADDRESSES too, or set KEYSTEAD_ETCD"))
+                }
+            },
+            (_, Some(cluster)) => Location::on(&cluster),
+            (Some(path), None) => Ok(Location::File(path.clone())),
+        }
     }
 
     /// Opens the store for reading.
@@ -84,59 +140,110 @@ impl StoreOptions {
         self.location()?.write(&rules.options())
     }
 
-    /// Its file, for what is done to files.
-    pub(crate) fn file(&self) -> Result<&Path, Failure> {
+    /// Its file, for what is done to files; `instead` says what to do about a store on etcd.
+    #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "all stores are files"))]
+    pub(crate) fn file(&self, instead: &'static str) -> Result<PathBuf, Failure> {
         match self.location()? {
             Location::File(path) => Ok(path),
+            #[cfg(feature = "etcd")]
+            Location::Etcd(cluster) => {
+                Err(Failure::usage(format!("this is done to files only, not to {cluster}")).advice(instead))
+            }
         }
     }
 
     /// Its file, which must be there.
-    pub(crate) fn existing_file(&self) -> Result<&Path, Failure> {
-        self.location()?.must_exist()?;
-        self.file()
+    pub(crate) fn existing_file(&self, instead: &'static str) -> Result<PathBuf, Failure> {
+        let path = self.file(instead)?;
+        must_exist(&path)?;
+        Ok(path)
+    }
+
+    /// For a command that needs no store: that none on etcd was typed.
+    pub(crate) fn must_be_no_cluster(&self, instead: &'static str) -> Result<(), Failure> {
+        if self.typed.etcd { self.file(instead).map(drop) } else { Ok(()) }
     }
 }
 
-impl Location<'_> {
-    fn read(&self) -> Result<Store, Failure> {
-        self.must_exist()?;
+impl Location {
+    /// On a cluster.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn on(cluster: &Cluster<'_>) -> Result<Self, Failure> {
+        Ok(Self::Etcd(Box::new(cluster.settings()?)))
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    pub(crate) fn on(cluster: &Cluster<'_>) -> Result<Self, Failure> {
+        Err(cluster.unsupported())
+    }
+
+    pub(crate) fn read(&self) -> Result<Store, Failure> {
         match self {
-            Self::File(path) => Ok(Options::new().open_read_only(path)?),
+            Self::File(path) => {
+                must_exist(path)?;
+                Ok(Options::new().open_read_only(path)?)
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(cluster) => Ok(Options::new().open_etcd_read_only(cluster)?),
         }
     }
 
-    /// Never makes a store: a mistyped path must not answer "not found" to everything.
+    /// Never makes a store: a mistyped place must not answer "not found" to everything.
     fn write(&self, options: &Options) -> Result<Store, Failure> {
-        self.must_exist()?;
+        let options = options.clone().create(false);
         match self {
-            Self::File(path) => Ok(options.open(path)?),
+            Self::File(path) => {
+                must_exist(path)?;
+                Ok(options.open(path)?)
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(cluster) => Ok(options.open_etcd(cluster)?),
         }
     }
 
     /// Makes a store where there is none.
     pub(crate) fn create(&self, options: &Options) -> Result<Store, Failure> {
         match self {
-            Self::File(path) => match path.symlink_metadata() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(options.open(path)?),
-                Err(error) => Err(Error::from(error).into()),
-                Ok(_) => Err(Error::FileExists(path.display().to_string().into()).into()),
+            Self::File(path) => {
+                must_be_new(path)?;
+                Ok(options.open(path)?)
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(cluster) => match Options::new().open_etcd_read_only(cluster) {
+                Err(Error::NoStore(_)) => Ok(options.open_etcd(cluster)?),
+                Err(error) => Err(error.into()),
+                Ok(_) => Err(Failure::refused(format!("there is a store already at {cluster}"))
+                    .advice("choose another prefix; nothing is overwritten")),
             },
         }
     }
 
-    fn must_exist(&self) -> Result<(), Failure> {
+    /// How long the file is; none of a store on etcd.
+    pub(crate) fn bytes(&self) -> Result<Option<u64>, Failure> {
         match self {
-            Self::File(path) => match path.metadata() {
-                Ok(metadata) if metadata.is_file() => Ok(()),
-                Ok(_) => Err(Failure::not_opened(format!("{} is no file", path.display()))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let message = format!("there is no store at {}", path.display());
-                    Err(Failure::not_opened(message)
-                        .advice("check the path; `keystead init` makes a new store"))
-                }
-                Err(error) => Err(Failure::not_opened(format!("{}: {error}", path.display()))),
-            },
+            Self::File(path) => Ok(Some(path.metadata().map_err(Error::from)?.len())),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => Ok(None),
         }
+    }
+}
+
+/// Nothing is overwritten. Asked before anything is confirmed; the library asks again.
+pub(crate) fn must_be_new(path: &Path) -> Result<(), Failure> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::from(error).into()),
+        Ok(_) => Err(Error::FileExists(path.display().to_string().into()).into()),
+    }
+}
+
+fn must_exist(path: &Path) -> Result<(), Failure> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => Err(Failure::not_opened(format!("{} is no file", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Error::NoStore(path.display().to_string().into()).into())
+        }
+        Err(error) => Err(Failure::not_opened(format!("{}: {error}", path.display()))),
     }
 }

@@ -5,6 +5,8 @@
 mod ask;
 mod backups;
 mod bench;
+mod cluster;
+mod copy;
 mod deletion;
 mod exchange;
 mod failure;
@@ -20,7 +22,7 @@ mod write;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
@@ -36,14 +38,15 @@ Exit codes:
   1  refused by a rule of the store, or there is no such thing
   2  the command was not understood
   3  done, and something was found: what verify reports, lines that an import
-     refused, what a repair could not save
+     refused, what a repair could not save, what was written during a copy
   4  the store can't be opened as it is
-  5  failed: the disk, damage, or a commit of which the outcome is not known
+  5  failed: the disk, the cluster, damage, or a commit of which the outcome
+     is not known
   6  not confirmed, so nothing was done
 
 Colours are left out where NO_COLOR is set or the output is no terminal.";
 
-/// Looks after stores of KMS keys and their aliases.
+/// Looks after stores of KMS keys and their aliases, in files and on etcd.
 #[derive(Parser)]
 #[command(name = "keystead", version, after_help = AFTER_HELP, max_term_width = 100, arg_required_else_help = true)]
 struct Arguments {
@@ -93,6 +96,7 @@ enum Command {
     Backup(backups::Backup),
     Restore(backups::Restore),
     Repair(backups::Repair),
+    Copy(copy::Copy),
     Export(exchange::export::Export),
     Import(exchange::import::Import),
     Bench(bench::Bench),
@@ -113,7 +117,10 @@ struct Context {
 }
 
 fn main() -> ExitCode {
-    let Arguments { common: Common { store, json }, command } = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let Arguments { common: Common { mut store, json }, command } = arguments;
+    store.note_typed(&matches);
     let mut context = Context { store, output: Output::new(json) };
     let done = run(&command, &mut context).and_then(|()| context.output.flush());
     match done {
@@ -155,6 +162,7 @@ fn run(command: &Command, context: &mut Context) -> Result<(), Failure> {
         Command::Backup(command) => command.run(context),
         Command::Restore(command) => command.run(context),
         Command::Repair(command) => command.run(context),
+        Command::Copy(command) => command.run(context),
         Command::Export(command) => command.run(context),
         Command::Import(command) => command.run(context),
         Command::Bench(command) => command.run(context),

@@ -135,7 +135,8 @@ pub(crate) struct Stats;
 impl Stats {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
         let store = context.store.read()?;
-        let bytes = context.store.file()?.metadata().map_err(Error::from)?.len();
+        let location = context.store.location()?;
+        let bytes = location.bytes()?;
         let floor = match store.history_floor() {
             Err(Error::HistoryDisabled) => None,
             floor => Some(floor?),
@@ -147,7 +148,7 @@ impl Stats {
             return context.output.json(&json!({
                 "position": position, "commit": position.commit(), "alias_scope": alias_scope,
                 "region": store.region(), "history": floor.is_some(), "history_floor": floor,
-                "scopes": scopes, "keys": keys, "bytes": bytes,
+                "scopes": scopes, "keys": keys, "bytes": bytes, "place": location.to_string(),
             }));
         }
         let history = match floor {
@@ -155,21 +156,25 @@ impl Stats {
             Some(floor) if floor.number() == 0 => "whole".to_owned(),
             Some(floor) => format!("behind commit {floor}"),
         };
-        context.output.fields(&[
+        let mut fields = vec![
+            ("place", location.to_string()),
             ("newest commit", position.commit().to_string()),
             ("position", position.to_string()),
             ("scopes", scopes.to_string()),
             ("keys", keys.to_string()),
-            ("size of the file", show_bytes(bytes)),
+        ];
+        fields.extend(bytes.map(|bytes| ("size of the file", show_bytes(bytes))));
+        fields.extend([
             ("history", history),
             ("aliases are unique in a", alias_scope.to_owned()),
             ("region", store.region().to_string()),
-        ])
+        ]);
+        context.output.fields(&fields)
     }
 }
 
 /// How many scopes and keys there are.
-fn count(store: &Store) -> Result<(u64, u64), Error> {
+pub(crate) fn count(store: &Store) -> Result<(u64, u64), Error> {
     let (mut scopes, mut keys, mut after) = (0, 0, None);
     loop {
         let page = store.scopes(after.as_ref().into(), Limit::MAX)?;
@@ -193,6 +198,7 @@ pub(crate) struct Recover {
 
 impl Recover {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        context.store.file("a store on etcd is always in order: nothing of it is in a process")?;
         // To open it for writing is all: what was committed is there then.
         let position: Position = context.store.write(&self.rules)?.position()?;
         match context.output.is_json() {
@@ -213,11 +219,13 @@ pub(crate) struct Compact {
 
 impl Compact {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let path = context.store.existing_file()?;
+        let path = context.store.existing_file(
+            "etcd compacts by itself (--auto-compaction-retention); `etcdctl defrag` gives back the space",
+        )?;
         let what =
             format!("{} is replaced by a copy of it without waste, after that was verified", path.display());
         self.confirm.ask(&what)?;
-        let compacted = watched(|| keystead::compact(path))?;
+        let compacted = watched(|| keystead::compact(&path))?;
         match context.output.is_json() {
             true => context
                 .output
