@@ -222,9 +222,14 @@ fn one_snapshot_does_not_change_under_a_reader_of_a_file() {
 #[test]
 fn what_is_missing_is_made_by_writers_only() {
     let (folder, path) = in_folder();
-    match options().open_read_only(&path) {
-        Err(Error::Io(error)) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
-        other => panic!("{other:?}"),
+    let existing = || options().create(false);
+    for refused in [
+        options().open_read_only(&path),
+        existing().open(&path),
+        existing().redo_log(true).open(&path),
+        existing().open(folder.path().join("no folder").join("kms.redb")),
+    ] {
+        assert!(matches!(&refused, Err(Error::NoStore(place)) if place.ends_with("kms.redb")), "{refused:?}");
     }
     assert_eq!(files_in(folder.path()), [""; 0]);
     match options().open(folder.path().join("no folder").join("kms.redb")) {
@@ -236,6 +241,7 @@ fn what_is_missing_is_made_by_writers_only() {
     assert_eq!(files_in(folder.path()), [""; 0]);
     drop(options().open(&path).unwrap());
     assert_eq!(files_in(folder.path()), ["kms.redb"]);
+    drop(existing().open(&path).unwrap());
 }
 
 /// Opens it in both ways; it must be refused so, and left as it is.

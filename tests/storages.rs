@@ -103,6 +103,17 @@ fn crashed(names: &[&str]) -> (Bytes, Bytes) {
 }
 
 #[test]
+fn an_empty_storage_becomes_a_store_only_where_that_may_be() {
+    let table = Bytes::default();
+    let existing = options().create(false);
+    let refused = existing.open_on(Box::new(table.clone()), None);
+    assert!(matches!(refused, Err(Error::NoStore(_))), "{refused:?}");
+    assert_eq!(table.len().unwrap(), 0);
+    drop(open(&table, None).unwrap());
+    existing.open_on(Box::new(table.clone()), None).unwrap();
+}
+
+#[test]
 fn a_store_that_was_closed_is_one_storage_and_one_that_crashed_two() {
     let (table, log) = (Bytes::default(), Bytes::default());
     for (turn, with_log) in [false, true, true, false, true].into_iter().enumerate() {
