@@ -21,6 +21,7 @@ fn readers_work_beside_an_open_store_and_writers_say_why_not() {
     {
         tool.ok(line);
     }
+    assert!(tool.ok("verify").contains("not looked at: another process has the store open"));
     tool.ok("backup copy");
     create(&store, "invoices");
     assert_eq!(tool.json_lines("keys").len(), 2, "it sees what was committed since");
@@ -99,11 +100,15 @@ fn damage_is_found_and_what_is_left_is_saved() {
     assert!(said.contains("keystead verify") && said.contains("keystead repair"), "{said}");
     let answer = tool.run("verify");
     assert_eq!(answer.code, 3, "{answer:?}");
-    assert!(answer.out.contains("invariant 12: ") && answer.err.contains("do not hold"), "{answer:?}");
+    assert!(
+        answer.out.contains("the pages of the file: ") && answer.out.contains("invariant 12: "),
+        "{answer:?}"
+    );
+    assert!(answer.err.contains("do not hold"), "{answer:?}");
     let answer = tool.run("verify --json");
     assert_eq!(answer.code, 3);
     let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
-    assert_eq!(report["clean"], json!(false));
+    assert_eq!((&report["clean"], &report["pages"]), (&json!(false), &json!("damaged")));
     assert!(report["report"]["violations"][0]["invariant"].is_u64());
     tool.fails(5, "backup copy");
     tool.fails(5, "compact --yes");

@@ -78,6 +78,24 @@ impl WriteRules {
     }
 }
 
+/// What became of a look at all pages of a file.
+pub(crate) enum PageCheck {
+    Sound,
+    Damaged(String),
+    /// Another process writes it, so they could not be looked at.
+    InUse,
+}
+
+impl PageCheck {
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Sound => "sound",
+            Self::Damaged(_) => "damaged",
+            Self::InUse => "in use",
+        }
+    }
+}
+
 /// A place where a store is, or may be made.
 pub(crate) enum Location {
     File(PathBuf),
@@ -215,6 +233,23 @@ impl Location {
                 Ok(_) => Err(Failure::refused(format!("there is a store already at {cluster}"))
                     .advice("choose another prefix; nothing is overwritten")),
             },
+        }
+    }
+
+    /// Compares each page of the file with its checksum; a store on etcd has none.
+    pub(crate) fn check_pages(&self) -> Result<Option<PageCheck>, Failure> {
+        match self {
+            Self::File(path) => {
+                must_exist(path)?;
+                match Options::new().check_integrity(true).open_read_only(path) {
+                    Ok(_) => Ok(Some(PageCheck::Sound)),
+                    Err(Error::Corrupted(why)) => Ok(Some(PageCheck::Damaged(why.to_string()))),
+                    Err(Error::AlreadyOpen) => Ok(Some(PageCheck::InUse)),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => Ok(None),
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
-use crate::location::WriteRules;
+use crate::location::{PageCheck, WriteRules};
 use crate::output::{Output, show_bytes};
 use crate::progress::watched;
 
@@ -64,9 +64,11 @@ impl Verify {
         match &self.backup {
             Some(path) => verify_backup(path, &mut context.output),
             None => {
+                // First, while nobody has it open, this command too.
+                let pages = context.store.location()?.check_pages()?;
                 let store = context.store.read()?;
                 let report = watched(|| store.verify())?;
-                tell_report(&report, &mut context.output)
+                tell_report(&report, pages.as_ref(), &mut context.output)
             }
         }
     }
@@ -97,23 +99,36 @@ fn verify_backup(path: &Path, output: &mut Output) -> Result<(), Failure> {
     ])
 }
 
-fn tell_report(report: &Report, output: &mut Output) -> Result<(), Failure> {
-    let found = report.violations.len() as u64 + report.violations_not_kept;
+fn tell_report(report: &Report, pages: Option<&PageCheck>, output: &mut Output) -> Result<(), Failure> {
+    let damage = match pages {
+        Some(PageCheck::Damaged(why)) => Some(why),
+        _ => None,
+    };
+    let found = report.violations.len() as u64 + report.violations_not_kept + u64::from(damage.is_some());
     if output.is_json() {
-        output.json(&json!({ "clean": report.is_clean(), "report": report }))?;
+        let pages = pages.map(PageCheck::as_str);
+        output.json(&json!({ "clean": found == 0, "pages": pages, "report": report }))?;
     } else {
+        if let Some(why) = damage {
+            output.bad(format!("the pages of the file: {why}"))?;
+        }
         for violation in &report.violations {
             output.bad(format!("invariant {}: {}", violation.invariant, violation.what))?;
             violation.rows.iter().try_for_each(|row| output.line(format!("  {row}")))?;
         }
-        if report.is_clean() {
+        if found == 0 {
             output.good("clean")?;
         }
+        let pages = match pages {
+            Some(PageCheck::InUse) => "not looked at: another process has the store open",
+            other => other.map_or("none", PageCheck::as_str),
+        };
         output.fields(&[
             ("scopes", report.scopes.to_string()),
             ("keys", report.keys.to_string()),
             ("aliases", report.aliases.to_string()),
             ("rows", report.rows.to_string()),
+            ("pages of the file", pages.to_owned()),
             ("changes in the history", report.changes.to_string()),
             ("size of the history", show_bytes(report.history_bytes)),
         ])?;
