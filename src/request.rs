@@ -79,7 +79,6 @@ impl Request {
         }
     }
 
-    #[cfg_attr(not(feature = "tracing"), allow(dead_code))]
     pub(crate) fn id(&self) -> Option<&RequestId> {
         self.request_id.as_ref()
     }

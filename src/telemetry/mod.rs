@@ -2,7 +2,11 @@
 //! these names; without them nothing of this is in the code. `docs/observability.md` lists all of it.
 #![cfg_attr(
     not(all(feature = "tracing", feature = "metrics", feature = "etcd", feature = "tokio")),
-    allow(unused_variables, dead_code)
+    allow(
+        unused_variables,
+        dead_code,
+        reason = "without a feature, what only that one tells is told to nobody"
+    )
 )]
 
 #[cfg(feature = "metrics")]
