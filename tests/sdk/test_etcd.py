@@ -2,17 +2,16 @@
 
 import os
 import subprocess
-import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 from huaweicloudsdkkms import v2 as kms
 
+import racing
 from backend import Account, binary, sequence
 from etcd import Cluster
+from racing import outcome
 
 CLIENTS = 16
 ROUNDS = 3
@@ -47,23 +46,7 @@ def pair(start, cluster):
 
 def at_once(nodes, work):
     """Calls work(tenant, number) for clients of both nodes, all of them let go at the same time."""
-    barrier = threading.Barrier(CLIENTS)
-
-    def one(number):
-        barrier.wait(60)
-        return work(nodes[number % 2], number)
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        return [done.result(300) for done in [pool.submit(one, number) for number in range(CLIENTS)]]
-
-
-def outcome(call):
-    """The code of a refusal, or None. All other trouble fails the test."""
-    try:
-        call()
-    except ClientRequestException as refusal:
-        return refusal.error_code
-    return None
+    return racing.at_once(CLIENTS, lambda number: work(nodes[number % 2], number))
 
 
 def history(tenant, alias):

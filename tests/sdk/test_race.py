@@ -1,37 +1,15 @@
 """32 clients at once, each an SDK client with connections of its own, for one name."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 from huaweicloudsdkkms import v2 as kms
 
 from backend import SERVICES, Account, sequence
+from racing import at_once, outcome
 
 CLIENTS = 32
 ROUNDS = 4
-
-
-def at_once(work):
-    """Calls work(number) for each client, all of them let go at the same time; answers what they answer."""
-    barrier = threading.Barrier(CLIENTS)
-
-    def one(number):
-        barrier.wait(60)
-        return work(number)
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        return [done.result(300) for done in [pool.submit(one, number) for number in range(CLIENTS)]]
-
-
-def outcome(call):
-    """The code of a refusal, or None. All other trouble fails the test."""
-    try:
-        call()
-    except ClientRequestException as refusal:
-        return refusal.error_code
-    return None
 
 
 @pytest.fixture
@@ -68,7 +46,7 @@ def changes_of(tenant, alias):
 def test_one_creates_an_alias(racers):
     for turn in range(ROUNDS):
         alias = f"contended-{turn}"
-        outcomes = at_once(lambda number: outcome(lambda: racers.create_alias(alias, racers.keys[number])))
+        outcomes = at_once(CLIENTS, lambda number: outcome(lambda: racers.create_alias(alias, racers.keys[number])))
         assert sorted(outcomes, key=str) == ["KMS.1104"] * (CLIENTS - 1) + [None]
         assert owner_of(racers, alias) == racers.keys[outcomes.index(None)]
 
@@ -76,7 +54,7 @@ def test_one_creates_an_alias(racers):
 def test_one_renames_its_key(racers):
     for turn in range(ROUNDS):
         name = f"contended-{turn}"
-        outcomes = at_once(lambda number: outcome(lambda: racers.rename(racers.keys[number], name)))
+        outcomes = at_once(CLIENTS, lambda number: outcome(lambda: racers.rename(racers.keys[number], name)))
         assert sorted(outcomes, key=str) == ["KMS.1104"] * (CLIENTS - 1) + [None]
         winner = racers.keys[outcomes.index(None)]
         assert [key for key in racers.keys if racers.describe(key).key_alias == name] == [winner]
@@ -96,7 +74,7 @@ def test_all_move_an_alias(racers):
     try:
         for _ in range(ROUNDS):
             # Moving never fails, whoever else does: the last one wins.
-            outcomes = at_once(lambda number: outcome(lambda: racers.associate("contended", racers.keys[number])))
+            outcomes = at_once(CLIENTS, lambda number: outcome(lambda: racers.associate("contended", racers.keys[number])))
             assert outcomes == [None] * CLIENTS
     finally:
         stop.set()
@@ -126,7 +104,7 @@ def test_all_create_move_and_delete_one_alias(racers):
             done.append(("delete", outcome(lambda: racers.delete_aliases(key, ["contended"]))))
         return done
 
-    done = [step for steps in at_once(work) for step in steps]
+    done = [step for steps in at_once(CLIENTS, work) for step in steps]
     allowed = {"create": {None, "KMS.1104"}, "move": {None, "KMS.0207"}, "delete": {None, "KMS.0207"}}
     assert not [step for step in done if step[1] not in allowed[step[0]]]
     created, deleted = done.count(("create", None)), done.count(("delete", None))
@@ -140,7 +118,8 @@ def test_all_create_move_and_delete_one_alias(racers):
 
 def test_all_are_the_first_in_a_project(tenant):
     pages = at_once(
-        lambda _: tenant.kms.list_keys(kms.ListKeysRequest(kms.ListKeysRequestBody(key_spec="ALL"))).key_details
+        CLIENTS,
+        lambda _: tenant.kms.list_keys(kms.ListKeysRequest(kms.ListKeysRequestBody(key_spec="ALL"))).key_details,
     )
     names = {tuple(sorted((key.key_alias, key.key_id) for key in page)) for page in pages}
     # All saw the same keys of the platform: each was made once.
@@ -152,6 +131,6 @@ def test_all_repeat_one_request(start):
     tenant = start([Account()], head="idempotent_sequence = true").tenant()
     for turn in range(ROUNDS):
         body = kms.CreateKeyRequestBody(key_alias=f"once-{turn}", sequence=sequence())
-        made = at_once(lambda _: tenant.kms.create_key(kms.CreateKeyRequest(body)).to_json_object())
+        made = at_once(CLIENTS, lambda _: tenant.kms.create_key(kms.CreateKeyRequest(body)).to_json_object())
         assert all(answer == made[0] for answer in made)
     assert tenant.kms.show_user_instances(kms.ShowUserInstancesRequest()).instance_num == ROUNDS
