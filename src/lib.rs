@@ -1,12 +1,16 @@
 //! An embedded, transactional storage engine for KMS keys and their aliases.
 //!
-//! A key management service keeps key records and names for them. Applications call keys by name;
-//! operators move a name to another key and rename keys while thousands of callers resolve them.
-//! keystead is what such a service embeds so that a name is never on two keys, never on none while it
-//! moves, never on a key that may not carry it, and never taken by somebody else in between.
+//! A key management service keeps key records and names for them. Applications call keys by name; operators rename
+//! keys and move aliases while thousands of callers resolve them. keystead is what such a service embeds so that a
+//! name is
+//!
+//! - **never on two keys:** it is the write itself that upholds uniqueness, in a project or in a domain;
+//! - **never on none while it moves:** a commit is whole, durable when it returns, and a read sees one commit;
+//! - **never on a key that may not carry it:** default keys never change, and a key to be deleted takes no name;
+//! - **never taken by somebody else in between:** preconditions, versions that never repeat, repeats that run once.
 //!
 //! ```
-//! use keystead::{Alias, KeyAlias, NewKey, Request, Scope, Store};
+//! use keystead::{After, Alias, Expect, HistoryOf, Limit, NewKey, Order, Request, Scope, Store};
 //!
 //! # fn main() -> keystead::Result<()> {
 //! let store = Store::in_memory()?; // or Store::open("kms.redb")?
@@ -14,44 +18,68 @@
 //! let request = Request::new(&scope).actor("alice");
 //! let alias: Alias = "kms-1234".parse()?;
 //!
-//! let old = NewKey::new("orders-2025")?.alias(alias.clone());
-//! let new = NewKey::new("orders")?;
+//! let (old, new) = (NewKey::new("orders-2025")?, NewKey::new("orders-2026")?);
 //! store.write(&request, |txn| {
 //!     txn.create_key(&old)?;
-//!     txn.create_key(&new)
+//!     txn.create_key(&new)?;
+//!     txn.create_alias(&alias, old.key_id) // all three, or nothing
 //! })?;
-//! let moved = store.write(&request, |txn| txn.associate_alias(&alias, new.key_id))?;
-//! assert_eq!(moved.value.former_key_id, old.key_id);
 //!
-//! let name: KeyAlias = "orders-2026".parse()?;
-//! store.write(&request, |txn| txn.rename_key_alias(new.key_id, &name))?;
+//! let moved = store.write(&request, |txn| {
+//!     txn.expect_alias(&alias, Expect::Target(old.key_id))?; // nobody moved it meanwhile
+//!     txn.associate_alias(&alias, new.key_id)
+//! })?;
+//!
 //! let key = store.read(&scope, |snap| snap.resolve(&alias))?;
-//! assert_eq!(key.key_alias, name);
+//! assert_eq!((key.key_id, key.key_alias.as_str()), (new.key_id, "orders-2026"));
+//!
+//! let history = store.read(&scope, |snap| {
+//!     snap.history(HistoryOf::Alias(&alias), Order::NewestFirst, After::Start, Limit::default())
+//! })?;
+//! assert_eq!(history.items[0].info.commit, moved.commit);
+//! assert_eq!(history.items[0].info.actor.as_deref(), Some("alice"));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Begin with [`Store`], the handle, and [`Options`], how to open one. [`Store::write`] runs a closure on a
-//! [`Transaction`], which has all operations that change something, and commits all of it or nothing;
-//! [`Store::read`] runs one on a [`Snapshot`], which has the look-ups and the lists. A call is made in one
-//! [`Scope`]; a write takes a [`Request`], which adds the time. [`Error`] says of each failure what to do.
-//! Whoever runs a store calls [`Store::sweep`] from a timer, [`Store::verify`] now and then, and
-//! [`Store::backup`]; what was lost comes back by [`Restore`], and `docs/backup.md` tells how.
+//! | feature | what it adds |
+//! |---|---|
+//! | (none) | everything but what is below: the store in a file or in memory |
+//! | `tokio` | `AsyncStore`: calls that block no thread of a tokio runtime, so many at a time and so many in line |
+//! | `etcd` | `Etcd`, `Store::open_etcd`: the same store on an etcd cluster; its build needs `protoc` |
+//! | `tracing`, `metrics` | what the store does, told to a subscriber, and to a recorder |
+//! | `cli` | the operator's tool `keystead`; nothing in the library |
+//!
+//! **The documents:** [semantics], the contract, with the source of each rule; [cookbook], whole recipes;
+//! [history], [backup], [durability], [distributed] and [operations]; [architecture]; [comparison] with other ways to
+//! do it; [questions].
+//!
+//! # Where to begin
+//!
+//! [`Store`] is the handle, and [`Options`] says how to open one. [`Store::write`] runs a closure on a [`Transaction`],
+//! which has all operations that change something, and commits all of it or nothing; [`Store::read`] runs one on a
+//! [`Snapshot`], which has the look-ups and the lists. A call is made in one [`Scope`]; a write takes a [`Request`],
+//! which adds the time. [`Error`] says of each failure what to do. All calls block, and a [`Store`] can be cloned and
+//! used from any thread.
+//!
+//! Whoever runs a store calls [`Store::sweep`] from a timer, [`Store::verify`] now and then, and [`Store::backup`];
+//! what was lost comes back by [`Restore`].
 //!
 //! Every commit keeps who made it, when, and each record before and after: [`Snapshot::history`] and
 //! [`Snapshot::resolve_at`] tell what was before, [`Transaction::revert`] undoes a wrong move, and
 //! [`Store::changes`] with [`Store::wait`] follows the whole store. [`Store::write_once`] answers a request
-//! that comes again as it did the first time, and does nothing. `docs/history.md` shows all of it.
+//! that comes again as it did the first time, and does nothing.
 //!
-//! All calls block, and a [`Store`] can be cloned and used from any thread.
-//!
-//! # Async
-//!
-//! With the feature `tokio` there is `AsyncStore`, a [`Store`] whose calls block no thread of a tokio runtime.
-//! How many run and how many wait is limited; one more is refused at once with [`Error::Busy`].
-//!
-//! The rules are those of the Huawei Cloud KMS API; `docs/semantics.md` in the repository states each
-//! with its source.
+//! [architecture]: https://docs.rs/crate/keystead/latest/source/docs/architecture.md
+//! [backup]: https://docs.rs/crate/keystead/latest/source/docs/backup.md
+//! [comparison]: https://docs.rs/crate/keystead/latest/source/docs/comparison.md
+//! [cookbook]: https://docs.rs/crate/keystead/latest/source/docs/cookbook.md
+//! [distributed]: https://docs.rs/crate/keystead/latest/source/docs/distributed.md
+//! [durability]: https://docs.rs/crate/keystead/latest/source/docs/durability.md
+//! [history]: https://docs.rs/crate/keystead/latest/source/docs/history.md
+//! [operations]: https://docs.rs/crate/keystead/latest/source/docs/operations.md
+//! [questions]: https://docs.rs/crate/keystead/latest/source/docs/questions.md
+//! [semantics]: https://docs.rs/crate/keystead/latest/source/docs/semantics.md
 
 #![warn(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
