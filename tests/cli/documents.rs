@@ -23,12 +23,13 @@ fn without_chance(text: &str) -> String {
     text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect()
 }
 
-/// The commands of all examples of a kind, each with what it answered.
+/// The commands of all examples of a kind, each with what it answered. A comment before a block says who else runs it,
+/// or why nobody does.
 fn examples(kind: &str) -> Vec<(String, String)> {
-    let block = Regex::new(&format!(r"(?s)```{kind}\n(.*?)```")).unwrap();
+    let block = Regex::new(&format!(r"(?s)(-->\n)?```{kind}\n(.*?)```")).unwrap();
     let mut examples: Vec<(String, String)> = Vec::new();
-    for found in block.captures_iter(DOCUMENT) {
-        for line in found[1].lines() {
+    for found in block.captures_iter(DOCUMENT).filter(|found| found.get(1).is_none()) {
+        for line in found[2].lines() {
             match (line.strip_prefix("$ "), examples.last_mut()) {
                 (Some(command), _) => examples.push((command.to_owned(), String::new())),
                 (None, Some((_, answer))) => *answer += &format!("{line}\n"),
