@@ -26,7 +26,7 @@ use crate::txn::{Snapshot, Transaction};
 /// long may it hold the store after the last [`AsyncStore`] was dropped.
 const AT_A_TIME: Duration = Duration::from_millis(100);
 
-/// A [`Store`] for async code. A handle: clones share the store and the limits.
+/// A [`Store`] for async code, by the feature `tokio`. A handle: clones share the store and the limits.
 ///
 /// Each call runs on a thread of tokio's blocking pool, so no thread of the runtime waits for a disk. How many
 /// run at a time is [limited](AsyncLimits), for reads, writes and other calls apart, so that no read waits for
@@ -66,7 +66,8 @@ pub struct AsyncStore {
     shared: Arc<Shared>,
 }
 
-/// The kinds of calls of an [`AsyncStore`]; each has its own limits, and who waits waits for those of its kind.
+/// The kinds of calls of an [`AsyncStore`], by the feature `tokio`; each has its own limits, and who waits waits
+/// for those of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AsyncQueue {
     /// Reads, which nobody else has to wait for.
@@ -94,7 +95,8 @@ impl AsyncQueue {
 }
 
 /// How many calls of an [`AsyncStore`] run at a time, each on a thread of tokio's blocking pool, and how many may
-/// wait. The pool, of 512 threads if nothing else is said, should have at least as many as run here.
+/// wait; by the feature `tokio`. The pool, of 512 threads if nothing else is said, should have at least as many as
+/// run here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AsyncLimits {
     /// Reads that run: 16 by default.

@@ -117,7 +117,7 @@ pub struct Stats {
     pub cache: CacheStats,
     /// The redo log; `None` in a store without one.
     pub log: Option<LogStats>,
-    /// The transactions on a cluster; `None` in a store that is on none.
+    /// The transactions on a cluster, by the feature `etcd`; `None` in a store that is on none.
     #[cfg(feature = "etcd")]
     pub cluster: Option<ClusterStats>,
 }
@@ -134,7 +134,7 @@ impl Store {
         Options::new().open(path)
     }
 
-    /// Opens the store on an etcd cluster, or begins it, with the default [`Options`].
+    /// Opens the store on an etcd cluster, or begins it, with the default [`Options`]; by the feature `etcd`.
     #[cfg(feature = "etcd")]
     pub fn open_etcd(cluster: &Etcd) -> Result<Self> {
         Options::new().open_etcd(cluster)

@@ -365,9 +365,9 @@ impl Options {
         self.on(storages.open(|engine: &dyn Engine| self.begin(engine))?)
     }
 
-    /// Opens the store on an etcd cluster, or begins it if nothing is there. Any number of processes may have it
-    /// open, and each sees what the others write. [`cache_bytes`](Self::cache_bytes) is for rows that were read; what
-    /// is about files does not count.
+    /// Opens the store on an etcd cluster, or begins it if nothing is there; by the feature `etcd`. Any number of
+    /// processes may have it open, and each sees what the others write. [`cache_bytes`](Self::cache_bytes) is for
+    /// rows that were read; what is about files does not count.
     ///
     /// The cluster must keep old revisions for longer than the longest walk takes through the whole store, a
     /// [`verify`](Store::verify) or a [`backup`](Store::backup), and take transactions of 256 operations:
@@ -397,10 +397,10 @@ impl Options {
         self.on(Box::new(engine))
     }
 
-    /// Opens the store on an etcd cluster for reading only, while any number of processes write it: each read sees what
-    /// was committed before it, anywhere. Nothing is written, not even for the time that it is open, so a user of etcd
-    /// who may only read the keys of the store is enough. Each read asks the cluster: [`Etcd::staleness`] does not count
-    /// here, because how old something is shows only by writing.
+    /// Opens the store on an etcd cluster for reading only, by the feature `etcd`, while any number of processes
+    /// write it: each read sees what was committed before it, anywhere. Nothing is written, not even for the time
+    /// that it is open, so a user of etcd who may only read the keys of the store is enough. Each read asks the
+    /// cluster: [`Etcd::staleness`] does not count here, because how old something is shows only by writing.
     ///
     /// # Errors
     ///

@@ -4,8 +4,9 @@ use super::Store;
 use crate::telemetry::numbers::{self, gauge, total};
 
 impl Store {
-    /// Hands [`stats`](Self::stats) to the recorder of the crate `metrics`: to be called from a timer, or when the
-    /// metrics are asked for. They have no label: where a process has several stores, only one of them is to be recorded.
+    /// Hands [`stats`](Self::stats) to the recorder of the crate `metrics`, by the feature `metrics`: to be called
+    /// from a timer, or when the metrics are asked for. They have no label: where a process has several stores,
+    /// only one of them is to be recorded.
     pub fn record_stats(&self) {
         let stats = self.stats();
         total(numbers::CACHE_HITS, stats.cache.hits);

@@ -50,8 +50,8 @@ numbers! {
     SEEN_AGE: Gauge "keystead_etcd_seen_age_seconds" Seconds "How old what was seen of the cluster may be",
 }
 
-/// Tells the recorder of the crate `metrics` what each metric is, and its unit. To be called once, when the recorder is
-/// installed.
+/// Tells the recorder of the crate `metrics` what each metric is, and its unit; by the feature `metrics`. To be
+/// called once, when the recorder is installed.
 pub fn describe_metrics() {
     for &(name, kind, unit, what) in ALL {
         match kind {

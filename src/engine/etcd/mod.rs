@@ -48,7 +48,8 @@ use write::{CAUGHT_UP_WITHIN, EtcdWrite};
 /// So many comparisons and operations a transaction of etcd must be able to have: 200 rows, and what the engine adds.
 const OPERATIONS: usize = 256;
 
-/// How a store's transactions did on a cluster, since it was opened; see [`Stats`](crate::Stats).
+/// How a store's transactions did on a cluster, since it was opened; see [`Stats`](crate::Stats). By the feature
+/// `etcd`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClusterStats {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// An etcd cluster, and the part of it that a store has.
+/// An etcd cluster, and the part of it that a store has; by the feature `etcd`.
 ///
 /// ```
 /// use std::time::Duration;
