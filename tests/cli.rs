@@ -25,6 +25,8 @@ mod raw;
 #[cfg(feature = "etcd")]
 #[path = "etcd/secured.rs"]
 mod secured;
+#[path = "cli/report.rs"]
+mod report;
 #[cfg(target_os = "linux")]
 #[path = "cli/terminal.rs"]
 mod terminal;
