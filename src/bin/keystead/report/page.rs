@@ -285,7 +285,7 @@ impl Page<'_> {
                 &[&show_time(since), &show_day(since)],
             );
             match key.rotation.last_rotated_at {
-                Some(_) => page.put(" <span class=\"soft\">rotated {} times", &[&key.rotation.count]),
+                Some(_) => page.put(" <span class=\"soft\">rotations: {}", &[&key.rotation.count]),
                 None => page.put(" <span class=\"soft\">never rotated", &[]),
             }
             match key.rotation.enabled {
