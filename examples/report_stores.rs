@@ -82,7 +82,7 @@ impl Sample {
             for _ in 0..self.below(3).min(self.below(3)) {
                 self.create(time, day)?;
             }
-            if day % 3 == 0 && !self.keys.is_empty() {
+            if day.is_multiple_of(3) && !self.keys.is_empty() {
                 self.change(time, day, days)?;
             }
         }
@@ -105,7 +105,7 @@ impl Sample {
         let external = spec == KeySpec::Aes256 && number % 17 == 5;
         let mut new = NewKey::new(&format!("{what}-{day:03}-{number}"))?.spec(spec);
         new = new.tag(TagKey::new("team")?, TagValue::new(team)?);
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             new = new.description(Description::new(&format!("encrypts the {what} of the {team} team"))?);
         }
         if external {
@@ -120,8 +120,8 @@ impl Sample {
         let request = self.request(place, time);
         self.store.write(&request, |txn| {
             let key = txn.create_key(&new)?;
-            if rotates && number % 3 != 0 {
-                let days = if number % 2 == 0 { 90 } else { 365 };
+            if rotates && !number.is_multiple_of(3) {
+                let days = if number.is_multiple_of(2) { 90 } else { 365 };
                 txn.enable_rotation(key.key_id, RotationInterval::new(days)?)?;
             }
             Ok(())
@@ -153,8 +153,12 @@ impl Sample {
         });
         refused(done.map(drop))?;
         // What was due a month ago at the latest is purged; some of what is due later waits.
-        let due: Vec<_> =
-            self.keys.iter().filter(|(id, ..)| day % 30 == 0 && id.as_bytes()[0] > 40).copied().collect();
+        let due: Vec<_> = self
+            .keys
+            .iter()
+            .filter(|(id, ..)| day.is_multiple_of(30) && id.as_bytes()[0] > 40)
+            .copied()
+            .collect();
         for (key_id, place, _) in due {
             let request = self.request(place, time);
             refused(self.store.write(&request, |txn| txn.purge(key_id)).map(drop))?;
