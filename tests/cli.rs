@@ -22,11 +22,11 @@ mod files;
 #[cfg(feature = "etcd")]
 #[path = "etcd/raw.rs"]
 mod raw;
+#[path = "cli/report.rs"]
+mod report;
 #[cfg(feature = "etcd")]
 #[path = "etcd/secured.rs"]
 mod secured;
-#[path = "cli/report.rs"]
-mod report;
 #[cfg(target_os = "linux")]
 #[path = "cli/terminal.rs"]
 mod terminal;

@@ -265,6 +265,15 @@ impl Location {
         }
     }
 
+    /// What it is called, where there is no room for the whole path.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => self.to_string(),
+        }
+    }
+
     /// How long the file is; none of a store on etcd.
     pub(crate) fn bytes(&self) -> Result<Option<u64>, Failure> {
         match self {

@@ -7,6 +7,7 @@ use keystead::Error;
 use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
+use crate::location::must_be_new;
 
 /// A file that is being written beside its place, for its owner only: it has all names.
 pub(crate) struct NewFile {
@@ -19,10 +20,8 @@ impl NewFile {
     ///
     /// `FileExists` if there is a file already: nothing is overwritten.
     pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
-        match path.symlink_metadata() {
-            Ok(_) => Err(exists(path)),
-            Err(_) => Self::beside(path),
-        }
+        must_be_new(path)?;
+        Self::beside(path)
     }
 
     /// One that may take the place of a file.
@@ -42,7 +41,9 @@ impl NewFile {
         self.file.as_file().sync_all()?;
         match self.file.persist_noclobber(&self.path) {
             Ok(_) => Ok(()),
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(exists(&self.path)),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::FileExists(self.path.display().to_string().into()).into())
+            }
             Err(error) => Err(failed(&self.path, &error.error)),
         }
     }
@@ -53,10 +54,6 @@ impl NewFile {
         let placed = self.file.persist(&self.path);
         placed.map(drop).map_err(|error| failed(&self.path, &error.error))
     }
-}
-
-fn exists(path: &Path) -> Failure {
-    Error::FileExists(path.display().to_string().into()).into()
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {

@@ -11,6 +11,7 @@ use keystead::{
 
 use super::tally::{Classes, DAY, First, Happened, Timeline};
 use crate::failure::Failure;
+use crate::location::{Location, PageCheck};
 use crate::look::all_aliases;
 use crate::progress::{Bar, watched};
 
@@ -76,6 +77,8 @@ pub(super) struct Figures {
     /// What could not be read, because it is damaged.
     pub(super) damage: First<u64, String>,
     pub(super) verified: Option<Verified>,
+    /// What a look at the pages of the file found, if there was one.
+    pub(super) pages: Option<PageCheck>,
 }
 
 /// How old the material of keys is that can be rotated.
@@ -134,9 +137,12 @@ fn can_rotate(key: &KeyRecord) -> bool {
 }
 
 impl Figures {
-    pub(super) fn gather(store: &Store, asked: &Asked, now: Timestamp) -> Result<Self, Failure> {
-        let position = store.position()?;
-        let mut figures = Self::none(store, asked, now, position);
+    pub(super) fn gather(location: &Location, asked: &Asked, now: Timestamp) -> Result<Self, Failure> {
+        // First, while nobody has it open, this command too.
+        let pages = if asked.verify { location.check_pages()? } else { None };
+        let store = &location.read()?;
+        let mut figures = Self::none(store, asked, now, store.position()?);
+        figures.pages = pages;
         figures.read_scopes(store)?;
         figures.read_history(store)?;
         if asked.verify {
@@ -178,13 +184,15 @@ impl Figures {
             history: None,
             damage: First::new(rows),
             verified: None,
+            pages: None,
         }
     }
 
     /// How much was found that is not as it should be.
     pub(super) fn findings(&self) -> u64 {
         let of = |verified: &Verified| verified.violations.len() as u64 + verified.violations_not_kept;
-        self.verified.as_ref().map_or(0, of) + self.damage.seen()
+        let pages = matches!(self.pages, Some(PageCheck::Damaged(_)));
+        self.verified.as_ref().map_or(0, of) + self.damage.seen() + u64::from(pages)
     }
 
     fn read_scopes(&mut self, store: &Store) -> Result<(), Failure> {

@@ -49,14 +49,13 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let store = context.store.read()?;
-        let path = context.store.file()?;
+        let location = context.store.location()?;
         let file = self.output.as_deref().map(|output| self.file(output)).transpose()?;
         let asked = Asked { scope: self.scope()?, rows: self.rows, verify: !self.no_verify };
-        let figures = Figures::gather(&store, &asked, Timestamp::now())?;
-        let bytes = path.metadata().map_err(Error::from)?.len();
+        let figures = Figures::gather(&location, &asked, Timestamp::now())?;
+        let bytes = location.bytes()?;
         let quotas = self.quotas.quotas();
-        let page = page::write(&figures, &About { path, bytes, quotas, rows: self.rows });
+        let page = page::write(&figures, &About { location, bytes, quotas, rows: self.rows });
         match file {
             None => io::stdout().write_all(page.as_bytes())?,
             Some(mut file) => {

@@ -2,7 +2,6 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::fmt::Display;
-use std::path::Path;
 
 use data_encoding::BASE64;
 use keystead::{KeyRecord, KeyState, Quotas, Report as Verified};
@@ -13,6 +12,7 @@ use super::figures::{Figures, History, Row, days_between, is_overdue, material_s
 use super::html::Html;
 use super::tally::{Classes, First, Happened};
 use crate::history::operation;
+use crate::location::{Location, PageCheck};
 use crate::output::show_bytes;
 use crate::values::{show_day, show_minute, show_time};
 
@@ -28,16 +28,16 @@ const TEXT_MAX: usize = 100;
 const TAGS_MAX: usize = 3;
 
 /// What the page says that is not read in the store.
-pub(super) struct About<'a> {
-    pub(super) path: &'a Path,
-    pub(super) bytes: u64,
+pub(super) struct About {
+    pub(super) location: Location,
+    pub(super) bytes: Option<u64>,
     pub(super) quotas: Quotas,
     /// How many rows a table has.
     pub(super) rows: usize,
 }
 
 /// The whole page.
-pub(super) fn write(figures: &Figures, about: &About<'_>) -> String {
+pub(super) fn write(figures: &Figures, about: &About) -> String {
     let mut page = Page { html: Html::default(), figures, about };
     page.head();
     page.put("<main>", &[]);
@@ -64,7 +64,7 @@ pub(super) fn write(figures: &Figures, about: &About<'_>) -> String {
 struct Page<'a> {
     html: Html,
     figures: &'a Figures,
-    about: &'a About<'a>,
+    about: &'a About,
 }
 
 impl Page<'_> {
@@ -73,8 +73,7 @@ impl Page<'_> {
     }
 
     fn head(&mut self) {
-        let (figures, path) = (self.figures, self.about.path);
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        let (figures, name) = (self.figures, self.about.location.name());
         let style = BASE64.encode(&Sha256::digest(STYLE));
         self.put(BEGIN, &[]);
         self.put("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; ", &[]);
@@ -459,6 +458,17 @@ impl Page<'_> {
                 self.put("{} changes.</p>", &[&count(verified.changes)]);
             }
         }
+        match &figures.pages {
+            None => {}
+            Some(PageCheck::Sound) => {
+                self.put("<p class=\"note\">Each page of the file has the right checksum.</p>", &[]);
+            }
+            Some(PageCheck::InUse) => self.put(
+                "<p class=\"note\">The pages of the file were not looked at: another process has the store open.</p>",
+                &[],
+            ),
+            Some(PageCheck::Damaged(why)) => self.put("<p>The pages of the file: {}</p>", &[why]),
+        }
         if figures.findings() == 0 {
             return self.put("<p>Nothing was found.</p></section>", &[]);
         }
@@ -502,8 +512,8 @@ impl Page<'_> {
             Some(history) => format!("behind commit {}", history.floor),
         };
         let facts = [
-            ("file", self.about.path.display().to_string()),
-            ("size of the file", show_bytes(self.about.bytes)),
+            ("place", self.about.location.to_string()),
+            ("size of the file", self.about.bytes.map_or_else(|| "no file".to_owned(), show_bytes)),
             ("incarnation", position.split('-').next().unwrap_or_default().to_owned()),
             ("position", position.clone()),
             ("read", self.moment()),
