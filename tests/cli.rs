@@ -22,6 +22,8 @@ mod files;
 #[cfg(feature = "etcd")]
 #[path = "etcd/raw.rs"]
 mod raw;
+#[path = "cli/report.rs"]
+mod report;
 #[cfg(feature = "etcd")]
 #[path = "etcd/secured.rs"]
 mod secured;

@@ -40,6 +40,7 @@ fn stores_on_a_cluster() {
     the_examples_are_what_the_tool_answers(&cluster);
     nothing_is_begun_by_a_mistyped_prefix(&cluster);
     everything_works_beside_a_backend(&cluster);
+    a_page_names_its_place(&cluster);
     what_is_for_files_says_so(&cluster);
     wrong_settings_are_told(&cluster);
     what_happens_is_followed(&cluster);
@@ -60,6 +61,7 @@ fn nothing_is_begun_by_a_mistyped_prefix(cluster: &Cluster) {
         "scopes",
         "stats",
         "verify",
+        "report --output page.html",
         "changes",
         "export",
         "backup b",
@@ -153,6 +155,17 @@ fn everything_works_beside_a_backend(cluster: &Cluster) {
     assert!(other.ok("import keys.jsonl").starts_with("0 keys created, 4 there already"));
     other.ok("verify");
     assert!(backend.verify().unwrap().is_clean());
+}
+
+fn a_page_names_its_place(cluster: &Cluster) {
+    let (tool, raw) = (tool_at(cluster, "page"), Raw::new(&cluster.endpoints()));
+    tool.ok("init");
+    tool.ok("create orders --alias kms-1234");
+    let before = raw.all(b"page");
+    let page = tool.ok("report");
+    assert!(page.contains("<h1>the prefix page of the cluster http://127.0.0.1:"), "{page}");
+    assert!(page.contains("<strong>Sound.</strong>") && !page.contains("pages of the file"), "{page}");
+    assert_eq!(raw.all(b"page"), before, "who only reads writes nothing");
 }
 
 fn what_is_for_files_says_so(cluster: &Cluster) {

@@ -79,7 +79,7 @@ fn what_is_no_store_is_told() {
 }
 
 /// Where one byte of this text is another one.
-fn damage(tool: &Tool, text: &str) {
+pub(crate) fn damage(tool: &Tool, text: &str) {
     let mut bytes = fs::read(tool.store()).unwrap();
     let places: Vec<_> =
         (0..bytes.len() - text.len()).filter(|at| bytes[*at..].starts_with(text.as_bytes())).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use keystead::{
     Alias, Change, ChangeRecord, CommitInfo, CommitRecord, DomainId, Error, HistoryOf, Images, KeyRecord,
-    Limit, Order, Position, ProjectId, Waited,
+    Limit, Operation, Order, Position, ProjectId, Waited,
 };
 use serde_json::json;
 
@@ -88,7 +88,13 @@ impl History {
                 write_page(output, CHANGE_COLUMNS, &page.items, Clone::clone, |record: &ChangeRecord| {
                     let ChangeRecord { info, change, .. } = record;
                     let commit = info.commit.to_string();
-                    vec![commit, show_time(info.time), actor(info), operation(change), describe(change)]
+                    vec![
+                        commit,
+                        show_time(info.time),
+                        actor(info),
+                        operation(change.operation),
+                        describe(change),
+                    ]
                 })?;
                 Ok((page.items.len(), page.next))
             }))
@@ -138,9 +144,9 @@ fn write_commit(output: &mut Output, record: &CommitRecord, position: Position) 
     let (time, scope) = (show_time(info.time), &info.scope);
     let head = format!("{position}  {time}  {}/{}  {}", scope.domain(), scope.project(), actor(info));
     output.line(head)?;
-    changes
-        .iter()
-        .try_for_each(|change| output.line(format!("  {}: {}", operation(change), describe(change))))
+    changes.iter().try_for_each(|change| {
+        output.line(format!("  {}: {}", operation(change.operation), describe(change)))
+    })
 }
 
 fn actor(info: &CommitInfo) -> String {
@@ -148,10 +154,10 @@ fn actor(info: &CommitInfo) -> String {
 }
 
 /// The operation's name, as it is in JSON.
-fn operation(change: &Change) -> String {
-    match serde_json::to_value(change.operation) {
+pub(crate) fn operation(operation: Operation) -> String {
+    match serde_json::to_value(operation) {
         Ok(serde_json::Value::String(name)) => name,
-        _ => format!("{:?}", change.operation),
+        _ => format!("{operation:?}"),
     }
 }
 

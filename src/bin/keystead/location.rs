@@ -34,9 +34,9 @@ struct Typed {
     setting: Option<&'static str>,
 }
 
-/// What a command that writes upholds. None of it is stored, so it must be said as the service says it.
+/// How much there may be, which no store remembers.
 #[derive(Args)]
-pub(crate) struct WriteRules {
+pub(crate) struct QuotaOptions {
     /// How many keys a project may have.
     #[arg(long, env = "KEYSTEAD_KEYS_PER_PROJECT", value_name = "NUMBER", help_heading = "Rules")]
     keys_per_project: Option<u64>,
@@ -46,6 +46,24 @@ pub(crate) struct WriteRules {
     /// How many tags a key may have.
     #[arg(long, env = "KEYSTEAD_TAGS_PER_KEY", value_name = "NUMBER", help_heading = "Rules")]
     tags_per_key: Option<usize>,
+}
+
+impl QuotaOptions {
+    pub(crate) fn quotas(&self) -> Quotas {
+        let default = Quotas::default();
+        Quotas {
+            keys_per_project: self.keys_per_project.unwrap_or(default.keys_per_project),
+            aliases_per_key: self.aliases_per_key.unwrap_or(default.aliases_per_key),
+            tags_per_key: self.tags_per_key.unwrap_or(default.tags_per_key),
+        }
+    }
+}
+
+/// What a command that writes upholds. None of it is stored, so it must be said as the service says it.
+#[derive(Args)]
+pub(crate) struct WriteRules {
+    #[command(flatten)]
+    quotas: QuotaOptions,
     /// To which keys an alias may move.
     #[arg(long, env = "KEYSTEAD_COMPATIBILITY", default_value = "any", help_heading = "Rules")]
     compatibility: Moves,
@@ -64,17 +82,11 @@ enum Moves {
 
 impl WriteRules {
     pub(crate) fn options(&self) -> Options {
-        let default = Quotas::default();
-        let quotas = Quotas {
-            keys_per_project: self.keys_per_project.unwrap_or(default.keys_per_project),
-            aliases_per_key: self.aliases_per_key.unwrap_or(default.aliases_per_key),
-            tags_per_key: self.tags_per_key.unwrap_or(default.tags_per_key),
-        };
         let compatibility = match self.compatibility {
             Moves::Any => Compatibility::Any,
             Moves::SameUsage => Compatibility::SameUsage,
         };
-        Options::new().quotas(quotas).compatibility(compatibility).redo_log(self.redo_log)
+        Options::new().quotas(self.quotas.quotas()).compatibility(compatibility).redo_log(self.redo_log)
     }
 }
 
@@ -250,6 +262,15 @@ impl Location {
             }
             #[cfg(feature = "etcd")]
             Self::Etcd(_) => Ok(None),
+        }
+    }
+
+    /// What it is called, where there is no room for the whole path.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => self.to_string(),
         }
     }
 

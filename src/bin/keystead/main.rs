@@ -13,8 +13,10 @@ mod failure;
 mod history;
 mod location;
 mod look;
+mod new_file;
 mod output;
 mod progress;
+mod report;
 mod upkeep;
 mod values;
 mod write;
@@ -91,6 +93,7 @@ enum Command {
     TrimHistory(deletion::TrimHistory),
     Verify(upkeep::Verify),
     Stats(upkeep::Stats),
+    Report(report::Report),
     Recover(upkeep::Recover),
     Compact(upkeep::Compact),
     Backup(backups::Backup),
@@ -157,6 +160,7 @@ fn run(command: &Command, context: &mut Context) -> Result<(), Failure> {
         Command::TrimHistory(command) => command.run(context),
         Command::Verify(command) => command.run(context),
         Command::Stats(command) => command.run(context),
+        Command::Report(command) => command.run(context),
         Command::Recover(command) => command.run(context),
         Command::Compact(command) => command.run(context),
         Command::Backup(command) => command.run(context),

@@ -122,6 +122,22 @@ pub(crate) fn show_time(time: Timestamp) -> String {
     Instant::from_millisecond(millis).map_or_else(|_| format!("{time:?}"), |time| format!("{time:.3}"))
 }
 
+/// A day in UTC.
+pub(crate) fn show_day(time: Timestamp) -> String {
+    show_time_as("%Y-%m-%d", time)
+}
+
+/// A time in UTC, to the minute.
+pub(crate) fn show_minute(time: Timestamp) -> String {
+    show_time_as("%Y-%m-%d %H:%M", time)
+}
+
+fn show_time_as(form: &str, time: Timestamp) -> String {
+    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let shown = Instant::from_millisecond(millis);
+    shown.map_or_else(|_| format!("{time:?}"), |time| time.strftime(form).to_string())
+}
+
 pub(crate) fn show_optional_time(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), show_time)
 }

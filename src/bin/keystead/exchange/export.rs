@@ -1,8 +1,7 @@
 //! `export`: keys with their aliases, one a line.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use keystead::{After, Commit, DomainId, Error, KeyFilter, Limit, ProjectId, Scope, Snapshot, Store};
@@ -12,6 +11,7 @@ use super::line::{FORMAT, KeyLine, Line};
 use crate::Context;
 use crate::failure::Failure;
 use crate::look::all_aliases;
+use crate::new_file::NewFile;
 use crate::progress::Bar;
 
 /// Write keys and their aliases as JSON Lines.
@@ -40,9 +40,9 @@ impl Export {
         let Some(path) = &self.output else {
             return self.write(&store, io::stdout()).map(drop);
         };
-        let unfinished = Unfinished::create(path)?;
-        let Exported { scopes, keys, aliases } = self.write(&store, &unfinished.file)?;
-        unfinished.finish()?;
+        let mut file = NewFile::create(path)?;
+        let Exported { scopes, keys, aliases } = self.write(&store, file.writer())?;
+        file.finish()?;
         match context.output.is_json() {
             true => context.output.json(&json!({ "scopes": scopes, "keys": keys, "aliases": aliases })),
             false => {
@@ -174,43 +174,5 @@ impl<W: Write> Exporting<'_, W> {
     fn line(&mut self, line: &Line) -> Result<(), Failure> {
         let text = serde_json::to_string(line).map_err(|error| Failure::failed(error.to_string()))?;
         Ok(writeln!(self.writer, "{text}")?)
-    }
-}
-
-/// A file that is taken away again unless it was finished.
-struct Unfinished {
-    file: File,
-    path: PathBuf,
-    finished: bool,
-}
-
-impl Unfinished {
-    /// For its owner only: an export has all names.
-    fn create(path: &Path) -> Result<Self, Failure> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        match options.open(path) {
-            Ok(file) => Ok(Self { file, path: path.to_path_buf(), finished: false }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(Error::FileExists(path.display().to_string().into()).into())
-            }
-            Err(error) => Err(Failure::failed(format!("{}: {error}", path.display()))),
-        }
-    }
-
-    fn finish(mut self) -> Result<(), Failure> {
-        self.file.sync_all()?;
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }
