@@ -184,7 +184,7 @@ def test_the_charts_say_what_the_store_holds(browser, pages, keys):
 def test_bars_are_as_long_as_their_numbers(browser, pages, figure):
     with Shown(browser, pages["sample"]) as shown:
         rows = shown.table(figure)
-        most = max(number for _, number in rows)
+        everything = sum(number for _, number in rows)
         drawn = shown.page.eval_on_selector_all(
             f"#{figure} svg > g",
             """(all) => all.map(one => [one.querySelector('title').textContent,
@@ -194,7 +194,7 @@ def test_bars_are_as_long_as_their_numbers(browser, pages, figure):
         assert len(drawn) == len(rows)
         for (title, bar, track), (name, number) in zip(drawn, rows):
             assert title.startswith(f"{name}: {number:,} ")
-            expected = 0 if number == 0 else max(number / most, 0.012)
+            expected = 0 if number == 0 else max(number / everything, 0.012)
             assert abs(bar / track - expected) < 0.001, name
 
 

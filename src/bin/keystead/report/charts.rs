@@ -71,10 +71,9 @@ fn across(part: f64) -> String {
     format!("{:.3}%", part * 100.0)
 }
 
-/// Horizontal bars, one below the other.
+/// Horizontal bars, one below the other, each as long as its part of all.
 pub(super) fn bars(html: &mut Html, words: Words, rows: &[(String, u64)]) {
     let all: u64 = rows.iter().map(|(_, number)| number).sum();
-    let most = rows.iter().map(|(_, number)| *number).max().unwrap_or(0);
     let in_words: Vec<_> = rows.iter().map(|(name, number)| format!("{name}: {}", count(*number))).collect();
     let height = rows.len() as u64 * BAR_ROW;
     begin(html, words, height, &in_words.join(", "));
@@ -90,7 +89,7 @@ pub(super) fn bars(html: &mut Html, words: Words, rows: &[(String, u64)]) {
         );
         html.put("<rect class=\"track\" y=\"{}\" width=\"100%\" height=\"7\" rx=\"3.5\"/>", &[&(top + 23)]);
         if number > 0 {
-            let width = across(part(number, most).max(0.012));
+            let width = across(part(number, all).max(0.012));
             html.put(
                 "<rect class=\"bar\" y=\"{}\" width=\"{}\" height=\"7\" rx=\"3.5\"/>",
                 &[&(top + 23), &width],
