@@ -470,17 +470,24 @@ impl State {
         let waiting = || self.groups.iter().find(|group| commit <= group.last).map(|group| group.number);
         writing.or_else(waiting).unwrap_or_default()
     }
-
-    fn fail(&mut self, why: &Error) {
-        telemetry::stopped(why);
-        self.failed.get_or_insert_with(|| why.to_string().into());
-    }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing can panic while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on nothing is written any more, and nobody waits for it.
+    fn fail(&self, why: &Error) {
+        let mut state = self.lock();
+        let is_first = state.failed.is_none();
+        state.failed.get_or_insert_with(|| why.to_string().into());
+        drop(state);
+        self.wake_all();
+        if is_first {
+            telemetry::stopped(why);
+        }
     }
 
     /// Waits for the transaction that runs to end. It takes microseconds, less than to be put to sleep and
@@ -501,7 +508,7 @@ impl Shared {
         if !writer.in_use {
             let marked = self.table.mark(LogState::InUse { id: self.log.id(), floor: Commit::default() });
             if let Err(error) = marked {
-                self.lock().fail(&error);
+                self.fail(&error);
                 // Whatever came of it, nothing of this commit was written.
                 return Err(match error {
                     Error::Io(_) => error,
@@ -586,8 +593,8 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
-                state.fail(&error);
-                self.wake_all();
+                drop(state);
+                self.fail(&error);
                 Err(error)
             }
         }
@@ -629,9 +636,6 @@ impl Shared {
         let started = Instant::now();
         let written = self.log.append(group.sequence, &group.commits);
         let took = started.elapsed();
-        if written.is_ok() {
-            telemetry::log_synced(group.count, group.commits.len(), took);
-        }
         let mut state = self.lock();
         state.writing = None;
         let own = usize::from(!group.number.is_multiple_of(2));
@@ -647,13 +651,15 @@ impl Shared {
                     return state;
                 }
                 self.written[1 - own].notify_one();
+                drop(state);
+                telemetry::log_synced(group.count, group.commits.len(), took);
             }
             Err(error) => {
-                state.fail(&error.into());
-                self.wake_all();
+                drop(state);
+                self.fail(&error.into());
             }
         }
-        state
+        self.lock()
     }
 
     fn wake_all(&self) {
@@ -684,8 +690,7 @@ impl Shared {
                 None => self.close(),
             };
             if let Err(error) = done {
-                self.lock().fail(&error);
-                self.wake_all();
+                self.fail(&error);
             }
             if frozen.is_none() {
                 return;
@@ -698,13 +703,15 @@ impl Shared {
     fn checkpoint(&self, frozen: &Frozen) -> Result<()> {
         let started = Instant::now();
         let base = self.write_frozen(frozen, self.log_needed(frozen))?;
-        telemetry::checkpointed(frozen.last, started.elapsed());
+        let took = started.elapsed();
         let mut state = self.lock();
         let active = state.view.active.clone();
         state.view = Arc::new(View { active, frozen: None, base });
-        state.stats.note_checkpoint(started.elapsed());
+        state.stats.note_checkpoint(took);
         self.publish(&state);
         self.checkpointed.notify_all();
+        drop(state);
+        telemetry::checkpointed(frozen.last, took);
         Ok(())
     }
 

@@ -235,22 +235,39 @@ pub(crate) fn conflict(conflicts: u32) {
     numbers::conflict();
 }
 
-/// A group of commits was written to the redo log and synced.
+/// A group of commits was written to the redo log and synced. To be told while no lock is held, as all that an engine
+/// tells: who hears it may ask the store.
 #[inline]
 pub(crate) fn log_synced(commits: u64, bytes: usize, took: Duration) {
-    #[cfg(feature = "tracing")]
-    traces::log_synced(commits, bytes, took);
-    #[cfg(feature = "metrics")]
-    numbers::log_synced(commits, took);
+    of_engine(|| {
+        #[cfg(feature = "tracing")]
+        traces::log_synced(commits, bytes, took);
+        #[cfg(feature = "metrics")]
+        numbers::log_synced(commits, took);
+    });
+}
+
+/// Tells what an engine did for many callers. If who hears it panics, that is no reason for any of them to fail; the
+/// panic's message went to standard error.
+#[inline]
+#[cfg_attr(
+    not(any(feature = "tracing", feature = "metrics")),
+    expect(unused_variables, reason = "nothing is told")
+)]
+fn of_engine(tell: impl FnOnce()) {
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(tell));
 }
 
 /// The table file was brought up to date with the redo log, up to this commit.
 #[inline]
 pub(crate) fn checkpointed(commit: Commit, took: Duration) {
-    #[cfg(feature = "tracing")]
-    traces::checkpointed(commit, took);
-    #[cfg(feature = "metrics")]
-    numbers::checkpointed(took);
+    of_engine(|| {
+        #[cfg(feature = "tracing")]
+        traces::checkpointed(commit, took);
+        #[cfg(feature = "metrics")]
+        numbers::checkpointed(took);
+    });
 }
 
 /// What a crash left in the redo log was read, up to this commit.
@@ -263,8 +280,10 @@ pub(crate) fn recovered(commit: Commit) {
 /// The engine failed, and takes no more writes.
 #[inline]
 pub(crate) fn stopped(error: &Error) {
-    #[cfg(feature = "tracing")]
-    traces::stopped(error);
+    of_engine(|| {
+        #[cfg(feature = "tracing")]
+        traces::stopped(error);
+    });
 }
 
 /// Tells that a store was opened, and when this is dropped that it was closed.

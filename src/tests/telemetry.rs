@@ -297,6 +297,62 @@ fn what_is_told_is_what_is_documented_and_no_secret() {
     assert_eq!(seen.described, metrics);
 }
 
+/// Hears what the redo log tells, asks the store in the midst of it, and panics.
+struct Unruly {
+    store: Store,
+    heard: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Subscriber for Unruly {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let name = event.metadata().name();
+        if ["log_synced", "stopped"].contains(&name) {
+            self.store.stats().log.unwrap();
+            self.heard.lock().unwrap().push(name);
+            panic!("who hears {name} panics");
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Otherwise a store whose log can't be synced would go on, and acknowledge what is in no log.
+#[test]
+fn who_hears_of_it_can_keep_no_commit_from_its_end() {
+    let disk = Disk::default();
+    let options = Options::new().redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let store = options.open_on(disk.storage(TABLE), Some(disk.storage(LOG))).unwrap();
+    let heard = Arc::default();
+    let create = |name: &str| store.write(&request(), |txn| txn.create_key(&NewKey::new(name)?));
+    tracing::subscriber::with_default(Unruly { store: store.clone(), heard: Arc::clone(&heard) }, || {
+        create("first").unwrap();
+        create("second").unwrap();
+        disk.fail(Some(Fails { from: 1, ever_after: true }));
+        let unknown = create("third").unwrap_err();
+        assert!(matches!(unknown, Error::CommitUnknown(_)), "{unknown:?}");
+        disk.fail(None);
+        for _ in 0..2 {
+            let refused = create("fourth").unwrap_err();
+            assert!(matches!(refused, Error::Poisoned), "{refused:?}");
+        }
+    });
+    assert_eq!(*heard.lock().unwrap(), ["log_synced", "log_synced", "stopped"], "and that once");
+}
+
 fn documented_of_cluster() -> Told {
     documented("### On an etcd cluster")
 }
