@@ -494,3 +494,37 @@ fn a_killed_process_loses_nothing_that_it_was_told() {
     }
     assert!(last.unwrap() > 50);
 }
+
+/// Each opens the file, looks into it, and is gone: nobody finds the door closed.
+#[test]
+fn who_only_looks_into_a_file_keeps_nobody_out() {
+    let (_folder, path) = in_folder();
+    step(&Store::open(&path).unwrap(), 0).unwrap();
+    let go = Barrier::new(10);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                go.wait();
+                for _ in 0..25 {
+                    let store = Options::new().open_read_only(&path).unwrap();
+                    assert!(count(&store) > 0);
+                }
+            });
+        }
+        // Writers come and go beside them.
+        for redo_log in [false, true] {
+            let (go, path) = (&go, &path);
+            scope.spawn(move || {
+                go.wait();
+                for _ in 0..10 {
+                    match options().redo_log(redo_log).open(path) {
+                        Ok(store) => drop(step(&store, count(&store)).unwrap()),
+                        // With a log the readers, who come one after the other, may be in its way.
+                        Err(Error::AlreadyOpen) if redo_log => {}
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            });
+        }
+    });
+}

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use tempfile::{NamedTempFile, TempDir};
 
@@ -15,11 +17,17 @@ use crate::engine::redb::{LogState, Pages, RedbEngine, RedbReader, TableFile, ba
 use crate::engine::redo::{LogId, RedoLog};
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
+use crate::time::Stopwatch;
 
 pub(super) use crate::engine::redo::{LOG_BYTES_MAX, LOG_BYTES_MIN};
 
 /// What is added to the name of the store's file.
 const LOG_SUFFIX: &str = ".redo";
+
+/// How long an opening waits for others: who only looks into a file has it for a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks meanwhile.
+const POLL: Duration = Duration::from_millis(10);
 
 /// The table file, and the redo log beside it.
 pub(super) struct Files<'a> {
@@ -35,6 +43,10 @@ pub(super) struct Files<'a> {
 impl Files<'_> {
     /// Opens the store, or makes it, without a redo log.
     pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
+        patiently(|| self.direct(&begin))
+    }
+
+    fn direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
         let open = || RedbEngine::open(self.path, self.pages);
         loop {
             let engine = match open() {
@@ -55,7 +67,7 @@ impl Files<'_> {
 
     /// Opens the store, or makes it, with a redo log.
     pub(super) fn open_with_log(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        Ok(Box::new(self.logged(begin)?))
+        patiently(|| Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>))
     }
 
     fn logged(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<LoggedEngine> {
@@ -91,35 +103,51 @@ impl Files<'_> {
 
     /// Opens the store for reading only.
     pub(super) fn open_read_only(&self) -> Result<Box<dyn Engine>> {
-        let offline = || {
-            let table = TableFile::offline(self.path, self.pages)?;
-            Ok((table.log_state()?, table))
-        };
-        let with_log = |table| {
-            let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
-            Ok(Box::new(LoggedReader::on(table, Some(log))?) as Box<dyn Engine>)
-        };
-        loop {
-            match offline() {
-                Ok((LogState::InUse { .. }, table)) => return with_log(table),
-                // Beside a process that writes it without a log it can be read too, but not checked.
-                Err(Error::AlreadyOpen | Error::RecoveryNeeded) if !self.pages.check_integrity => {}
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(self.no_store());
-                }
-                Ok(_) => {}
-                Err(error) => return Err(error),
+        patiently(|| self.read_only())
+    }
+
+    fn read_only(&self) -> Result<Box<dyn Engine>> {
+        if self.pages.check_integrity {
+            // Nobody can write it while it is checked.
+            match self.offline()? {
+                (LogState::InUse { .. }, table) => return self.read_with_log(table),
+                (_, table) => drop(table),
             }
-            match RedbReader::open(self.path, self.pages) {
-                // It was opened with a log, and nothing was written.
-                Err(Error::RecoveryNeeded) => match offline()? {
-                    (LogState::InUse { .. }, table) => return with_log(table),
-                    (_, table) => return Ok(Box::new(LoggedReader::on(table, None)?)),
-                },
-                // Between the two somebody wrote it with a log: look again.
-                Ok(reader) if matches!(reader.log_state()?, LogState::InUse { .. }) => {}
-                opened => return Ok(Box::new(opened?)),
+        }
+        let pages = Pages::believed(self.pages.cache_bytes);
+        let was_not_closed = match RedbReader::open(self.path, pages) {
+            Ok(reader) if !matches!(reader.log_state()?, LogState::InUse { .. }) => {
+                return Ok(Box::new(reader));
             }
+            // Only its log has the newest commits; or others read it offline.
+            Ok(_) | Err(Error::AlreadyOpen) => false,
+            Err(Error::RecoveryNeeded) => true,
+            Err(error) => return Err(self.or_no_store(error)),
+        };
+        match self.offline()? {
+            (LogState::InUse { .. }, table) => self.read_with_log(table),
+            // It was opened with a log, and nothing was written; or it was checked, and recovered in memory.
+            (_, table) if was_not_closed => Ok(Box::new(LoggedReader::on(table, None)?)),
+            // Others read it offline, or did so until now.
+            _ => Err(Error::AlreadyOpen),
+        }
+    }
+
+    /// The table file as nobody has it open to write, and as nobody can while this is held.
+    fn offline(&self) -> Result<(LogState, TableFile)> {
+        let table = TableFile::offline(self.path, self.pages).map_err(|error| self.or_no_store(error))?;
+        Ok((table.log_state()?, table))
+    }
+
+    fn read_with_log(&self, table: TableFile) -> Result<Box<dyn Engine>> {
+        let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
+        Ok(Box::new(LoggedReader::on(table, Some(log))?))
+    }
+
+    fn or_no_store(&self, error: Error) -> Error {
+        match error {
+            Error::Io(error) if error.kind() == io::ErrorKind::NotFound => self.no_store(),
+            other => other,
         }
     }
 
@@ -229,6 +257,17 @@ impl<'a> NewFile<'a> {
             let _ = std::fs::remove_file(self.path);
         }
         synced.map(|()| bytes)
+    }
+}
+
+/// Opens a file as soon as whoever else has it open is done, if that is soon.
+fn patiently<T>(open: impl Fn() -> Result<T>) -> Result<T> {
+    let since = Stopwatch::start();
+    loop {
+        match open() {
+            Err(Error::AlreadyOpen) if since.elapsed() < PATIENCE => thread::sleep(POLL),
+            opened => return opened,
+        }
     }
 }
 

@@ -243,7 +243,8 @@ impl Options {
     }
 
     /// Opens the store in this file, or makes it if there is no such file. The file is for its owner
-    /// only, and appears under its name when it is complete.
+    /// only, and appears under its name when it is complete. If somebody else has it open, it waits up to a second for
+    /// it.
     ///
     /// # Errors
     ///
