@@ -53,7 +53,7 @@ const AT_A_TIME: Duration = Duration::from_millis(100);
 ///
 /// # When a future is dropped
 ///
-/// What waits for its turn is not done, and frees its place. **What has begun goes on**, on its thread, and a
+/// What waits for its turn, or for a thread, is not done, and frees its place. **What has begun goes on**, on its thread, and a
 /// write among it may commit, though nobody hears of it: so after a timeout around a write it is not known
 /// whether it was made. [`write_once`](Self::write_once) with the same id tells.
 ///
@@ -280,12 +280,10 @@ impl AsyncStore {
         call: impl FnOnce(&Store) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let turn = self.shared.line(queue).turn().await?;
-        let store = self.shared.store.clone();
+        let held = Held { store: self.shared.store.clone(), _turn: turn };
         let mut thread = UnlessBegun(task::spawn_blocking(telemetry::in_this_span(move || {
-            // Given up last, so that whoever has all turns knows that nobody has the store.
-            let _turn = turn;
-            let store = store;
-            call(&store)
+            let held = held;
+            call(&held.store)
         })));
         match (&mut thread.0).await {
             Ok(outcome) => outcome,
@@ -312,7 +310,8 @@ impl AsyncStore {
 
     /// Says that the store is to be closed, as [`Store::close`] does: everyone who [waits](Self::wait) is woken.
     /// It returns when no call is under way any more, also of those whose futures were dropped. Then this handle
-    /// holds nothing, and if it was the last, the store is closed.
+    /// holds nothing, and if it was the last, the store is closed, on a thread of the pool. (Where the last one is only
+    /// dropped, that is done where it is dropped, and may take some writes.)
     ///
     /// Calls on other handles that wait for their turn come first; those that begin later go on as ever.
     pub async fn close(self) {
@@ -322,7 +321,17 @@ impl AsyncStore {
             line.all().await;
         }
         follower.gone().await;
+        let shared = self.shared;
+        // To close a store takes some writes. If the runtime shuts down, it is closed by that.
+        let _ = task::spawn_blocking(move || drop(shared)).await;
     }
+}
+
+/// What a call holds on its thread, also if it is never made. The turn goes last, so that whoever has all turns knows
+/// that nobody has the store.
+struct Held {
+    store: Store,
+    _turn: Turn,
 }
 
 /// A call on a thread, which is not made any more if it has not begun when this is dropped.

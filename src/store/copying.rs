@@ -57,8 +57,8 @@ impl Store {
     /// outcome of a request that may be repeated says what it said. A history that was trimmed is as short in the
     /// target.
     ///
-    /// Nobody else may write to the target meanwhile. Until it is whole it can't be opened, which is
-    /// [`Unfinished`](Error::Unfinished), so a copy that was cut off is never taken for one: empty the target and begin
+    /// Nobody else may write to the target meanwhile; who had it open before can. Until it is whole it can't be opened,
+    /// which is [`Unfinished`](Error::Unfinished), so a copy that was cut off is never taken for one: empty the target and begin
     /// again. It makes each commit of the history anew, one after
     /// the other; memory is taken for each record that changed behind what was trimmed, if anything was. The source
     /// is held at one commit for as long as it takes, for which a cluster must keep old revisions.
@@ -122,9 +122,10 @@ impl Store {
             }
         }
         copying.copy_outcomes(&*source)?;
-        let (rows, entries) = compare(&*source, &*copying.engine().begin_read()?)?;
-        target.verify()?.must_be_clean()?;
-        let commit = copying.end()?;
+        let reached = copying.engine().begin_read()?;
+        let (rows, entries) = compare(&*source, &*reached)?;
+        target.verify_at(&*reached)?.must_be_clean()?;
+        let commit = copying.end(reached.commit())?;
         Ok(Copied { commit: source.commit(), rows, entries, position: target.position_after(commit) })
     }
 
@@ -179,13 +180,24 @@ impl Copying<'_> {
         })
     }
 
-    /// The target is whole.
-    fn end(&self) -> Result<Commit> {
-        self.write(&Batch::from([(Space::of_store().unfinished(), None)]), None)
+    /// The target is whole, as it was compared at this commit.
+    fn end(&self, reached: Commit) -> Result<Commit> {
+        let whole = Batch::from([(Space::of_store().unfinished(), None)]);
+        self.write_if(&whole, None, || {
+            if self.engine().begin_read()?.log(reached, 1)?.is_empty() {
+                return Ok(());
+            }
+            let what = "somebody else has changed the copy after it was compared";
+            Err(Error::Unsound([what.to_owned()].into()))
+        })
     }
 
     /// Writes, again if that is a conflict: on a cluster it is one also if a commit was not made for want of an answer.
     fn write(&self, batch: &Batch, entry: Option<&[u8]>) -> Result<Commit> {
+        self.write_if(batch, entry, || Ok(()))
+    }
+
+    fn write_if(&self, batch: &Batch, entry: Option<&[u8]>, may: impl Fn() -> Result<()>) -> Result<Commit> {
         let mark = Space::of_store().unfinished();
         self.target.again_after_conflicts(|since| {
             let transaction = self.engine().begin_write_since(since)?;
@@ -193,6 +205,7 @@ impl Copying<'_> {
             if transaction.get(&[&mark])?.iter().any(Option::is_none) {
                 return Err(Error::NotEmpty);
             }
+            may()?;
             transaction.commit(batch, Log { append: entry, trim: None })
         })
     }

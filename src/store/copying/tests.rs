@@ -138,6 +138,20 @@ fn where_the_history_begins_is_compared() {
     compared(&source, &target).unwrap();
 }
 
+/// By a handle from before the copy began.
+#[test]
+fn what_somebody_else_writes_after_the_comparison_is_seen() {
+    let (source, target) = (lived_in("bob"), Store::in_memory().unwrap());
+    let copying = Copying { policy: &source.inner.policy, target: &target };
+    copying.begin().unwrap();
+    let reached = target.inner.engine.begin_read().unwrap().commit();
+    let new = NewKey::new("foreign").unwrap();
+    target.write(&request("carol"), |txn| txn.create_key(&new)).unwrap();
+    let refused = copying.end(reached).unwrap_err();
+    assert!(matches!(refused, Error::Unsound(_)), "{refused:?}");
+    copying.end(target.inner.engine.begin_read().unwrap().commit()).unwrap();
+}
+
 /// What a cluster answers while its members elect a leader.
 #[test]
 fn a_conflict_does_not_end_a_copy() {
