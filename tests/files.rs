@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
 use keystead::{
     After, Alias, AliasScope, Error, KeyFilter, KeyId, KeyRecord, Limit, NewKey, Options, Quotas, Request,
-    Result, Scope, Store, Timestamp,
+    Result, Scope, Store, Timestamp, Waited,
 };
 
 fn scope() -> Scope {
@@ -527,4 +528,17 @@ fn who_only_looks_into_a_file_keeps_nobody_out() {
             });
         }
     });
+}
+
+#[test]
+fn who_waits_on_a_closed_reader_is_told_also_without_a_moment_to_wait() {
+    let (_folder, path) = in_folder();
+    step(&Store::open(&path).unwrap(), 0).unwrap();
+    let reader = Options::new().open_read_only(&path).unwrap();
+    let newest = reader.position().unwrap();
+    assert_eq!(reader.wait(&newest, Duration::ZERO).unwrap(), Waited::TimedOut);
+    reader.clone().close();
+    for within in [Duration::ZERO, Duration::from_secs(60)] {
+        assert_eq!(reader.wait(&newest, within).unwrap(), Waited::Closed);
+    }
 }

@@ -407,7 +407,7 @@ impl Engine for RedbReader {
                 return Ok(Waited::Committed);
             }
             if left.is_zero() {
-                return Ok(Waited::TimedOut);
+                return Ok(self.bell.wait(after, left));
             }
             let pause = left.min(POLL);
             left -= pause;
