@@ -134,6 +134,29 @@ fn a_place_is_named_once() {
     assert!(tool.fails(2, "keys").contains("no store is named"));
 }
 
+#[test]
+fn an_empty_variable_says_nothing() {
+    let mut tool = Tool::with_store();
+    let variables =
+        ["ETCD", "ETCD_PREFIX", "ETCD_CA", "ETCD_CERTIFICATE", "ETCD_PRIVATE_KEY", "ETCD_SERVER_NAME"];
+    let more =
+        ["ETCD_USER", "ETCD_PASSWORD", "ETCD_PASSWORD_FILE", "ETCD_DEADLINE", "TO_ETCD", "TO_ETCD_DEADLINE"];
+    let rules = ["KEYS_PER_PROJECT", "ALIASES_PER_KEY", "TAGS_PER_KEY", "COMPATIBILITY", "REDO_LOG", "ACTOR"];
+    for name in variables.into_iter().chain(more).chain(rules) {
+        tool.set(&format!("KEYSTEAD_{name}"), "");
+    }
+    tool.ok("create orders");
+    assert!(tool.ok("history orders").contains("tester"), "an empty actor is none");
+    tool.ok("copy --to new --yes");
+    tool.set("KEYSTEAD_DOMAIN", "");
+    tool.set("KEYSTEAD_PROJECT", "");
+    assert!(tool.fails(2, "keys").contains("--domain"));
+    tool.ok("export --all");
+    tool.set("KEYSTEAD_STORE", "");
+    assert!(tool.fails(2, "stats").contains("no store is named"));
+    tool.ok("stats --store new");
+}
+
 #[cfg(not(feature = "etcd"))]
 #[test]
 fn without_etcd_it_says_how_to_get_it() {

@@ -47,12 +47,9 @@ impl Tool {
         tool
     }
 
-    /// Sets a variable of the environment for all commands from now on; an empty value takes it away.
+    /// Sets a variable of the environment for all commands from now on.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
-        match value {
-            "" => drop(self.environment.remove(name)),
-            value => drop(self.environment.insert(name.to_owned(), value.to_owned())),
-        }
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -82,8 +82,7 @@ macro_rules! options_of_a_cluster {
         impl $name {
             /// The cluster, if one was named.
             pub(crate) fn cluster(&self) -> Option<Cluster<'_>> {
-                // A variable that is empty says nothing.
-                self.endpoints.iter().any(|endpoint| !endpoint.is_empty()).then(|| Cluster {
+                (!self.endpoints.is_empty()).then(|| Cluster {
                     names: (concat!("--", $option), $variable),
                     endpoints: &self.endpoints,
                     prefix: self.prefix.as_deref(),
@@ -192,7 +191,7 @@ impl Cluster<'_> {
                 (text.trim_end_matches(['\r', '\n']).to_owned(), place)
             }
             None => {
-                let found = env::var_os(&variable).ok_or_else(|| {
+                let found = env::var_os(&variable).filter(|found| !found.is_empty()).ok_or_else(|| {
                     let (user, file) = (self.option("user"), self.option("password-file"));
                     Failure::usage(format!("{user} needs a password: by {file}, or in {variable}"))
                 })?;

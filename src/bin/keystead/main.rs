@@ -21,6 +21,8 @@ mod upkeep;
 mod values;
 mod write;
 
+use std::env;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -120,7 +122,7 @@ struct Context {
 }
 
 fn main() -> ExitCode {
-    let matches = Arguments::command().get_matches();
+    let matches = without_empty_variables(Arguments::command()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let Arguments { common: Common { mut store, json }, command } = arguments;
     store.note_typed(&matches);
@@ -133,6 +135,17 @@ fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// A variable of the environment that is set, but empty, says nothing.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env() {
+            Some(name) if is_empty(name) => arg.env(None::<&str>),
+            _ => arg,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 fn run(command: &Command, context: &mut Context) -> Result<(), Failure> {
