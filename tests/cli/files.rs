@@ -49,6 +49,23 @@ fn beside_a_redo_log_nobody_reads_along() {
 }
 
 #[test]
+fn a_variable_switches_the_redo_log_on_and_off() {
+    let mut tool = Tool::with_store();
+    for (number, off) in ["0", "false", "no", "off", ""].into_iter().enumerate() {
+        tool.set("KEYSTEAD_REDO_LOG", off);
+        tool.ok(&format!("create without-{number}"));
+        assert!(!tool.path("kms.redb.redo").exists(), "{off:?}");
+    }
+    for (number, on) in ["1", "true", "yes", "on"].into_iter().enumerate() {
+        tool.set("KEYSTEAD_REDO_LOG", on);
+        tool.ok(&format!("create with-{number}"));
+        assert!(fs::remove_file(tool.path("kms.redb.redo")).is_ok(), "{on:?}");
+    }
+    tool.set("KEYSTEAD_REDO_LOG", "maybe");
+    tool.fails(2, "create orders");
+}
+
+#[test]
 fn after_a_crash_it_is_recovered_once() {
     let tool = Tool::with_store();
     let store = Store::open(tool.store()).unwrap();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 #[cfg(feature = "etcd")]
@@ -68,7 +69,7 @@ pub(crate) struct WriteRules {
     #[arg(long, env = "KEYSTEAD_COMPATIBILITY", default_value = "any", help_heading = "Rules")]
     compatibility: Moves,
     /// Open the store with a redo log beside it, as a service may that uses one.
-    #[arg(long, env = "KEYSTEAD_REDO_LOG", help_heading = "Store")]
+    #[arg(long, env = "KEYSTEAD_REDO_LOG", value_parser = BoolishValueParser::new(), help_heading = "Store")]
     redo_log: bool,
 }
 
