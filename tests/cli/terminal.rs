@@ -3,9 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use keystead::{NewKey, Options, Quotas, Request};
+use keystead::{NewKey, Options, Quotas, Request, Store};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::tool::{Tool, scope};
@@ -14,7 +16,8 @@ use crate::tool::{Tool, scope};
 struct Session {
     child: Child,
     terminal: File,
-    shown: JoinHandle<String>,
+    shown: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 impl Session {
@@ -27,15 +30,16 @@ impl Session {
         let child = tool.command(line).stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
         let terminal = File::from(terminal);
         let mut screen = terminal.try_clone().unwrap();
-        let shown = thread::spawn(move || {
-            let (mut shown, mut part) = (Vec::new(), [0; 4096]);
+        let shown = Arc::<Mutex<Vec<u8>>>::default();
+        let seen = Arc::clone(&shown);
+        let reader = thread::spawn(move || {
+            let mut part = [0; 4096];
             // When nobody has the other side open any more, reading fails.
             while let Ok(read @ 1..) = screen.read(&mut part) {
-                shown.extend(&part[..read]);
+                seen.lock().unwrap().extend(&part[..read]);
             }
-            String::from_utf8_lossy(&shown).into_owned()
         });
-        Self { child, terminal, shown }
+        Self { child, terminal, shown, reader }
     }
 
     fn types(&mut self, text: &str) -> &mut Self {
@@ -43,9 +47,24 @@ impl Session {
         self
     }
 
+    /// What is there by now.
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    fn waits_for_an_answer(&self) {
+        let begun = Instant::now();
+        while !self.shown().contains("Go on? [y/N]") {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{}", self.shown());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn ends(mut self) -> (i32, String) {
         let code = self.child.wait().unwrap().code().unwrap();
-        (code, self.shown.join().unwrap())
+        self.reader.join().unwrap();
+        let shown = self.shown.lock().unwrap();
+        (code, String::from_utf8_lossy(&shown).into_owned())
     }
 }
 
@@ -58,6 +77,21 @@ fn a_question_is_asked_and_the_answer_counts() {
         let (ended, shown) = session.ends();
         assert_eq!(ended, code, "{answer:?}: {shown}");
         assert!(shown.contains("is replaced by a copy") && shown.contains("Go on? [y/N]"), "{shown}");
+    }
+}
+
+#[test]
+fn while_a_question_waits_others_open_the_store() {
+    let tool = Tool::with_store();
+    tool.ok("create orders");
+    for line in ["trim-history 2", "purge --due", "purge orders", "compact"] {
+        let mut session = Session::begin(&tool, line);
+        session.waits_for_an_answer();
+        drop(Store::open(tool.store()).expect(line));
+        session.types("y\n");
+        let (code, shown) = session.ends();
+        // The key is not due, so a rule of the store refuses it then.
+        assert_eq!(code, i32::from(line == "purge orders"), "{line}: {shown}");
     }
 }
 

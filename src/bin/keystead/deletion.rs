@@ -101,12 +101,14 @@ impl Purge {
     }
 
     fn purge_due(&self, context: &mut Context) -> Result<(), Failure> {
-        let (store, request) = (self.options.open(context)?, self.options.request()?);
-        let due = due_keys(&store, &request)?;
+        let request = self.options.request()?;
+        // Closed again before the question: while that waits, others may open the store.
+        let due = due_keys(&self.options.open(context)?, &request)?;
         if self.options.is_dry_run() {
             return tell_due(context, &due);
         }
         self.confirm.ask(&format!("{} keys and their aliases are erased, for ever", due.len()))?;
+        let store = self.options.open(context)?;
         let bar = Bar::new("purging", due.len() as u64, "keys");
         let mut purged = 0;
         for (done, (key_id, _)) in (1..).zip(&due) {
@@ -173,12 +175,14 @@ pub(crate) struct TrimHistory {
 
 impl TrimHistory {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let store = context.store.write(&self.rules)?;
+        // Closed again before the question: while that waits, others may open the store.
+        drop(context.store.write(&self.rules)?);
         let what = format!(
             "the history of the whole store up to commit {} is removed, for ever; what is there now stays",
             self.to
         );
         self.confirm.ask(&what)?;
+        let store = context.store.write(&self.rules)?;
         let floor = watched(|| store.trim_history(self.to))?;
         match context.output.is_json() {
             true => context.output.json(&json!({ "history_floor": floor })),
