@@ -127,6 +127,9 @@ fn damage_is_found_and_what_is_left_is_saved() {
     let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
     assert_eq!((&report["clean"], &report["pages"]), (&json!(false), &json!("damaged")));
     assert!(report["report"]["violations"][0]["invariant"].is_u64());
+    let why = report["pages_damage"].as_str().unwrap();
+    assert!(answer.err.contains("pages of the file are damaged, and "), "{answer:?}");
+    assert!(tool.run("verify").out.contains(&format!("the pages of the file: {why}")), "{why}");
     tool.fails(5, "backup copy");
     tool.fails(5, "compact --yes");
 
@@ -139,6 +142,33 @@ fn damage_is_found_and_what_is_left_is_saved() {
     assert_eq!(tool.json("keys --store saved")["key_alias"], json!("invoices"));
     tool.ok("verify --store saved");
     assert!(tool.fails(1, "repair --into saved --yes").contains("there is a file already"));
+}
+
+/// Some pages hold what no invariant is about.
+#[test]
+fn damage_of_pages_alone_is_no_broken_promise() {
+    const PAGE: usize = 4096;
+    let tool = Tool::with_store();
+    tool.ok("create orders");
+    assert_eq!(tool.json("verify")["pages_damage"], json!(null));
+    let sound = fs::read(tool.store()).unwrap();
+    let places = (PAGE..sound.len()).step_by(PAGE).flat_map(|page| [page + 6, page + 100]);
+    let mut found = 0;
+    for place in places {
+        let mut bytes = sound.clone();
+        bytes[place] ^= 0xff;
+        fs::write(tool.store(), bytes).unwrap();
+        let answer = tool.run("verify --json");
+        let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap_or_default();
+        if report["pages"] == json!("damaged") && report["report"]["violations"] == json!([]) {
+            assert_eq!((answer.code, &report["clean"]), (3, &json!(false)), "{answer:?}");
+            assert!(report["pages_damage"].is_string(), "{answer:?}");
+            let says = answer.err.contains("damaged") && !answer.err.contains("promises");
+            assert!(says, "{answer:?}");
+            found += 1;
+        }
+    }
+    assert!(found > 0);
 }
 
 #[test]

@@ -104,10 +104,11 @@ fn tell_report(report: &Report, pages: Option<&PageCheck>, output: &mut Output) 
         Some(PageCheck::Damaged(why)) => Some(why),
         _ => None,
     };
-    let found = report.violations.len() as u64 + report.violations_not_kept + u64::from(damage.is_some());
+    let violations = report.violations.len() as u64 + report.violations_not_kept;
+    let clean = violations == 0 && damage.is_none();
     if output.is_json() {
         let pages = pages.map(PageCheck::as_str);
-        output.json(&json!({ "clean": found == 0, "pages": pages, "report": report }))?;
+        output.json(&json!({ "clean": clean, "pages": pages, "pages_damage": damage, "report": report }))?;
     } else {
         if let Some(why) = damage {
             output.bad(format!("the pages of the file: {why}"))?;
@@ -116,7 +117,7 @@ fn tell_report(report: &Report, pages: Option<&PageCheck>, output: &mut Output) 
             output.bad(format!("invariant {}: {}", violation.invariant, violation.what))?;
             violation.rows.iter().try_for_each(|row| output.line(format!("  {row}")))?;
         }
-        if found == 0 {
+        if clean {
             output.good("clean")?;
         }
         let pages = match pages {
@@ -133,14 +134,18 @@ fn tell_report(report: &Report, pages: Option<&PageCheck>, output: &mut Output) 
             ("size of the history", show_bytes(report.history_bytes)),
         ])?;
     }
-    match found {
-        0 => Ok(()),
-        found => {
-            output.flush()?;
-            let failure = Failure::findings(format!("{found} promises of the store do not hold"));
-            Err(failure.advice("keep the file; restore a backup, or let `keystead repair` save what is left"))
-        }
+    if clean {
+        return Ok(());
     }
+    output.flush()?;
+    let broken = format!("{violations} promises of the store do not hold");
+    let found = match (violations, damage) {
+        (0, _) => "pages of the file are damaged".to_owned(),
+        (_, None) => broken,
+        (_, Some(_)) => format!("pages of the file are damaged, and {broken}"),
+    };
+    Err(Failure::findings(found)
+        .advice("keep the file; restore a backup, or let `keystead repair` save what is left"))
 }
 
 /// Tell what kind of store it is, and how much is in it.
