@@ -73,7 +73,7 @@ fn a_page_tells_of_keys_and_their_history() {
         assert_eq!(number(&page, figure, name), expected, "{figure}: {name}");
     }
     assert!(page.contains(&format!("As it was after commit {}.", stats["commit"])));
-    assert!(page.contains(stats["position"].as_str().unwrap()) && page.contains("in 8 days"));
+    assert!(page.contains(stats["position"].as_str().unwrap()) && page.contains("in 9 days"));
     assert!(page.contains("for_orders") && page.contains("<bdi>team</bdi> = <bdi>checkout</bdi>"));
 }
 
@@ -85,6 +85,30 @@ fn a_page_says_that_there_is_no_history() {
     let page = page(&tool, "");
     assert!(page.contains("made without history") && !page.contains("id=\"growth\""));
     assert_eq!(number(&page, "states", "enabled"), "1");
+}
+
+/// A day that has begun counts, in the table and in the chart.
+#[test]
+fn days_to_a_deletion_are_rounded_up() {
+    let tool = Tool::with_store();
+    let keys =
+        [(8, "old"), (7, "older"), (6, "oldest")].map(|(before, name)| (before, NewKey::new(name).unwrap()));
+    let store = Store::open(tool.store()).unwrap();
+    for (days_before, new) in &keys {
+        let before = Timestamp::now().as_millis() - days_before * DAY;
+        let request = Request::new(&scope()).at(Timestamp::from_millis(before + 60 * 60 * 1000));
+        store.write(&request, |txn| txn.create_key(new)).unwrap();
+        store.write(&request, |txn| txn.schedule_deletion(new.key_id, PendingDays::new(7).unwrap())).unwrap();
+    }
+    drop(store);
+    tool.ok("create now");
+    tool.ok("schedule-deletion now --days 7");
+    let page = page(&tool, "");
+    for (words, times) in [("due now</span>", 1), (">in 1 day<", 1), (">in 2 days<", 1), (">in 7 days<", 1)] {
+        assert_eq!(page.matches(words).count(), times, "{words}");
+    }
+    assert_eq!(number(&page, "days-left", "due now"), "1");
+    assert_eq!(number(&page, "days-left", "within 7 days"), "3");
 }
 
 #[test]

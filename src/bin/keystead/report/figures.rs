@@ -125,6 +125,11 @@ pub(super) fn days_between(earlier: Timestamp, later: Timestamp) -> u64 {
     later.as_millis().saturating_sub(earlier.as_millis()) / DAY
 }
 
+/// How many days are left, of which one that has begun counts.
+pub(super) fn days_left(now: Timestamp, due: Timestamp) -> u64 {
+    due.as_millis().saturating_sub(now.as_millis()).div_ceil(DAY)
+}
+
 /// Whether it was to be rotated before now.
 pub(super) fn is_overdue(key: &KeyRecord, now: Timestamp) -> bool {
     key.rotation.enabled && material_since(key).plus_days(key.rotation.interval_days.days()) < now
@@ -261,8 +266,7 @@ impl Figures {
             self.most_aliases.see((Reverse(aliases), place.clone()), row.clone());
         }
         if let Some(due) = key.scheduled_deletion_at {
-            // A day that has begun counts.
-            self.days_left.see(due.as_millis().saturating_sub(self.now.as_millis()).div_ceil(DAY));
+            self.days_left.see(days_left(self.now, due));
             self.due.see((due, place.clone()), row.clone());
         }
         if can_rotate(key) {

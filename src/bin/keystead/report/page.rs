@@ -8,7 +8,7 @@ use keystead::{KeyRecord, KeyState, Quotas, Report as Verified};
 use sha2::{Digest, Sha256};
 
 use super::charts::{self, Stretch, Stretches, Words, count, percent};
-use super::figures::{Figures, History, Row, days_between, is_overdue, material_since};
+use super::figures::{Figures, History, Row, days_between, days_left, is_overdue, material_since};
 use super::html::Html;
 use super::tally::{Classes, First, Happened};
 use crate::history::operation;
@@ -251,12 +251,10 @@ impl Page<'_> {
                 "<td role=\"cell\"><time datetime=\"{}\">{}</time>",
                 &[&show_time(due), &show_minute(due)],
             );
-            match due <= now {
-                true => page.put(" <span class=\"mark\">due now</span></td>", &[]),
-                false => {
-                    let days = days_between(now, due);
-                    page.put(" <span class=\"soft\">in {} days</span></td>", &[&count(days)]);
-                }
+            match days_left(now, due) {
+                0 => page.put(" <span class=\"mark\">due now</span></td>", &[]),
+                1 => page.put(" <span class=\"soft\">in 1 day</span></td>", &[]),
+                days => page.put(" <span class=\"soft\">in {} days</span></td>", &[&count(days)]),
             }
             *aliases
         });
