@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use keystead::{KeyId, NewKey, Options, Position, Request, Store, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::tool::{DOMAIN, PROJECT, Tool, scope};
 
@@ -251,7 +251,21 @@ fn history_is_trimmed_when_confirmed() {
     assert_eq!(tool.json("trim-history 2 --yes"), json!({ "history_floor": 2 }));
     assert_eq!(tool.json("stats")["history_floor"], json!(2));
     assert!(tool.ok("stats").contains("behind commit 2"));
-    assert!(tool.fails(1, "changes").contains("was trimmed"));
+    let answer = tool.run("changes");
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let begins =
+        answer.err.strip_prefix("note: the history begins behind commit 2, at the position ").unwrap();
+    assert!(begins.trim_end().ends_with("-2"), "{begins}");
+    let left = answer.out.lines().filter(|line| !line.starts_with(' '));
+    assert!(left.clone().all(|line| !line.split(' ').next().unwrap().ends_with("-2")), "{answer:?}");
+    assert_eq!(tool.ok(&format!("changes --after {begins}")), answer.out);
+    assert!(left.count() > 0);
+    let told = tool.run("changes --json");
+    let note: Value = serde_json::from_str(&told.err).unwrap();
+    assert_eq!((told.code, note["note"]["message"].is_string()), (0, true), "{told:?}");
+    // What was asked for and is gone is no other thing.
+    let gone = begins.trim_end().replace("-2", "-1");
+    assert!(tool.fails(1, &format!("changes --after {gone}")).contains("was trimmed"));
     tool.fails(1, "trim-history 99999 --yes");
 }
 

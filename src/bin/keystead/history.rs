@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use keystead::{
     Alias, Change, ChangeRecord, CommitInfo, CommitRecord, DomainId, Error, HistoryOf, Images, KeyRecord,
-    Limit, Operation, Order, Position, ProjectId, Waited,
+    Limit, Operation, Order, Position, ProjectId, Store, Waited,
 };
 use serde_json::json;
 
@@ -106,7 +106,7 @@ impl Changes {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
         let store = context.store.read()?;
         let output = &mut context.output;
-        let mut position = if self.from_now { Some(store.position()?) } else { self.after };
+        let mut position = self.begin(&store, output)?;
         let mut left = self.limit.unwrap_or(u64::MAX);
         loop {
             let changes =
@@ -127,6 +127,24 @@ impl Changes {
             if at_end && store.wait(&changes.position, WAIT)? == Waited::Closed {
                 return Ok(());
             }
+        }
+    }
+
+    /// Behind what it begins; nothing means with the first commit.
+    fn begin(&self, store: &Store, output: &Output) -> Result<Option<Position>, Failure> {
+        if self.from_now {
+            return Ok(Some(store.position()?));
+        }
+        if self.after.is_some() {
+            return Ok(self.after);
+        }
+        match store.changes(None, Limit::new(1).map_err(Error::from)?) {
+            Err(Error::HistoryTrimmed { floor }) => {
+                let position = store.position_after(floor);
+                output.note(&format!("the history begins behind commit {floor}, at the position {position}"));
+                Ok(Some(position))
+            }
+            begun => Ok(begun.map(|_| None)?),
         }
     }
 

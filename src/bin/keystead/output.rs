@@ -9,6 +9,7 @@ use anstyle::{AnsiColor, Style};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use console::Term;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::failure::Failure;
 
@@ -66,6 +67,14 @@ impl Output {
     pub(crate) fn bad(&mut self, line: impl Display) -> Result<(), Failure> {
         let red = Style::new().fg_color(Some(AnsiColor::Red.into()));
         Ok(writeln!(self.stream, "{red}{}{red:#}", printable(&line.to_string()))?)
+    }
+
+    /// Besides the answer, on the standard error output.
+    pub(crate) fn note(&self, message: &str) {
+        match self.json {
+            true => eprintln!("{}", json!({ "note": { "message": message } })),
+            false => anstream::eprintln!("note: {}", printable(message)),
+        }
     }
 
     /// A table with a head.
