@@ -1,5 +1,6 @@
 //! [`NewFile`]: a file that appears under its name when it is complete.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -26,8 +27,7 @@ impl NewFile {
 
     /// One that may take the place of a file.
     pub(crate) fn beside(path: &Path) -> Result<Self, Failure> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let file = NamedTempFile::with_prefix_in(".keystead-", folder.unwrap_or(Path::new(".")));
+        let file = NamedTempFile::with_prefix_in(".keystead-", folder_of(path));
         let file = file.map_err(|error| failed(path, &error))?;
         Ok(Self { file, path: path.to_path_buf() })
     }
@@ -40,7 +40,7 @@ impl NewFile {
     pub(crate) fn finish(self) -> Result<(), Failure> {
         self.file.as_file().sync_all()?;
         match self.file.persist_noclobber(&self.path) {
-            Ok(_) => Ok(()),
+            Ok(_) => sync_folder_of(&self.path),
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(Error::FileExists(self.path.display().to_string().into()).into())
             }
@@ -51,9 +51,22 @@ impl NewFile {
     /// Puts it in its place, and what was there is gone.
     pub(crate) fn replace(self) -> Result<(), Failure> {
         self.file.as_file().sync_all()?;
-        let placed = self.file.persist(&self.path);
-        placed.map(drop).map_err(|error| failed(&self.path, &error.error))
+        self.file.persist(&self.path).map_err(|error| failed(&self.path, &error.error))?;
+        sync_folder_of(&self.path)
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// So that the name outlives a crash too.
+fn sync_folder_of(path: &Path) -> Result<(), Failure> {
+    if cfg!(unix) {
+        let synced = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| failed(path, &error))?;
+    }
+    Ok(())
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
