@@ -66,6 +66,21 @@ fn a_variable_switches_the_redo_log_on_and_off() {
 }
 
 #[test]
+fn no_store_is_made_beside_the_log_of_another() {
+    let tool = Tool::new();
+    tool.write("kms.redb.redo", "of a store that was moved away");
+    let said = tool.fails(1, "init");
+    assert!(said.contains("kms.redb.redo") && said.contains("move that file away"), "{said}");
+    assert!(!tool.store().exists());
+    tool.ok("init --store other");
+    for line in ["copy --to kms.redb --store other", "repair --into kms.redb --store other", "restore other"]
+    {
+        let said = tool.fails(1, line);
+        assert!(said.contains("kms.redb.redo"), "{line}, before anything is asked: {said}");
+    }
+}
+
+#[test]
 fn after_a_crash_it_is_recovered_once() {
     let tool = Tool::with_store();
     let store = Store::open(tool.store()).unwrap();
@@ -211,6 +226,23 @@ fn backups_are_made_checked_and_restored() {
     assert!(tool.fails(1, "restore whole --yes").contains("there is a file already"));
     let other = "backup third --store new --since-backup second";
     assert!(tool.fails(1, other).contains("of another store"));
+}
+
+#[test]
+fn a_backup_that_is_not_there_is_named() {
+    let tool = Tool::with_store();
+    tool.ok("backup whole");
+    for line in [
+        "verify --backup nope",
+        "backup changes --since-backup nope",
+        "restore nope --store new --yes",
+        "restore whole nope --store new",
+    ] {
+        let said = tool.fails(4, line);
+        assert!(said.contains("there is no file nope") && said.contains("check the path"), "{line}: {said}");
+    }
+    assert!(tool.fails(4, "verify --backup .").contains(". is no file"));
+    assert!(!tool.path("new").exists() && !tool.path("changes").exists());
 }
 
 #[test]

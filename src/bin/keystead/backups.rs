@@ -8,7 +8,7 @@ use keystead::{Commit, Position, RepairReport, Store};
 use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
-use crate::location::must_be_new;
+use crate::location::{must_be_file, store_must_be_new};
 use crate::output::{Output, show_bytes};
 use crate::progress::watched;
 use crate::values::parse_commit;
@@ -31,7 +31,10 @@ impl Backup {
         let store = context.store.read()?;
         let since = match (&self.since, &self.since_backup) {
             (Some(position), _) => Some(*position),
-            (None, Some(path)) => Some(watched(|| Store::verify_backup(path))?.position),
+            (None, Some(path)) => {
+                must_be_file(path)?;
+                Some(watched(|| Store::verify_backup(path))?.position)
+            }
             (None, None) => None,
         };
         let backup = watched(|| match since {
@@ -67,7 +70,9 @@ pub(crate) struct Restore {
 impl Restore {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
         let path = context.store.file("restore into a file by --store, and `keystead copy` that to etcd")?;
-        must_be_new(&path)?;
+        store_must_be_new(&path)?;
+        must_be_file(&self.copy)?;
+        self.changes.iter().try_for_each(|changes| must_be_file(changes))?;
         self.confirm.ask(&format!(
             "a store is made at {}; positions of the former store are refused by it, so who follows it begins anew",
             path.display()
@@ -107,7 +112,7 @@ impl Repair {
             "save what can be read by `keystead export`; restore a backup into a file, and `keystead copy` that to \
              another prefix",
         )?;
-        must_be_new(&self.into)?;
+        store_must_be_new(&self.into)?;
         let (from, into) = (damaged.display(), self.into.display());
         self.confirm.ask(&format!("what is sound in {from} is written to {into}; {from} stays as it is"))?;
         let report = watched(|| keystead::repair(&damaged, &self.into))?;

@@ -10,7 +10,7 @@ use crate::Context;
 use crate::ask::Confirm;
 use crate::cluster::TargetOptions;
 use crate::failure::Failure;
-use crate::location::{Location, must_be_new};
+use crate::location::{Location, store_must_be_new};
 use crate::output::Output;
 use crate::progress::watched;
 use crate::upkeep::count;
@@ -77,7 +77,7 @@ impl Copy {
 #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "a file is always made anew"))]
 fn must_be_free(target: &Location, options: &Options) -> Result<(), Failure> {
     match target {
-        Location::File(path) => must_be_new(path),
+        Location::File(path) => store_must_be_new(path),
         #[cfg(feature = "etcd")]
         Location::Etcd(cluster) => match options.open_etcd_read_only(cluster) {
             Err(Error::NoStore(_)) => Ok(()),

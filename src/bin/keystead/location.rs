@@ -236,7 +236,7 @@ impl Location {
     pub(crate) fn create(&self, options: &Options) -> Result<Store, Failure> {
         match self {
             Self::File(path) => {
-                must_be_new(path)?;
+                store_must_be_new(path)?;
                 Ok(options.open(path)?)
             }
             #[cfg(feature = "etcd")]
@@ -294,12 +294,30 @@ pub(crate) fn must_be_new(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Nor is there the redo log of a store that was there.
+pub(crate) fn store_must_be_new(path: &Path) -> Result<(), Failure> {
+    must_be_new(path)?;
+    let mut log = path.as_os_str().to_owned();
+    log.push(".redo");
+    must_be_new(Path::new(&log))
+}
+
 fn must_exist(path: &Path) -> Result<(), Failure> {
+    match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Error::NoStore(path.display().to_string().into()).into())
+        }
+        _ => must_be_file(path),
+    }
+}
+
+/// That it is there, such as a backup that is asked for.
+pub(crate) fn must_be_file(path: &Path) -> Result<(), Failure> {
     match path.metadata() {
         Ok(metadata) if metadata.is_file() => Ok(()),
         Ok(_) => Err(Failure::not_opened(format!("{} is no file", path.display()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(Error::NoStore(path.display().to_string().into()).into())
+            Err(Failure::not_opened(format!("there is no file {}", path.display())).advice("check the path"))
         }
         Err(error) => Err(Failure::not_opened(format!("{}: {error}", path.display()))),
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
-use crate::location::{PageCheck, WriteRules};
+use crate::location::{PageCheck, WriteRules, must_be_file};
 use crate::output::{Output, show_bytes};
 use crate::progress::watched;
 
@@ -75,6 +75,7 @@ impl Verify {
 }
 
 fn verify_backup(path: &Path, output: &mut Output) -> Result<(), Failure> {
+    must_be_file(path)?;
     let backup = match watched(|| Store::verify_backup(path)) {
         Err(Error::Unsound(found)) => {
             return Err(Failure::findings(format!("the backup is not sound: {found:?}")));
