@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::copies::{history, lived_in};
 use crate::documents;
+use crate::files::damage;
 use crate::raw::Raw;
 use crate::secured::{Authority, argument, with_users};
 use crate::tool::{Tool, scope};
@@ -46,6 +47,7 @@ fn stores_on_a_cluster() {
     what_happens_is_followed(&cluster);
     a_store_moves_to_etcd_and_back(&cluster);
     a_copy_that_was_killed_is_no_store(&cluster);
+    a_copy_that_failed_says_what_is_there(&cluster);
     what_is_written_meanwhile_is_told(&cluster);
 }
 
@@ -302,9 +304,13 @@ fn a_copy_that_was_killed_is_no_store(cluster: &Cluster) {
     for line in [&format!("keys {there}"), &format!("create x {there}"), &format!("init {there}"), &copy] {
         let said = tool.fails(4, line);
         assert!(said.contains("a copy into it did not come to its end"), "{line}: {said}");
-        assert!(said.contains("etcdctl del --prefix"), "{line}: {said}");
+        assert!(said.contains("etcdctl del PREFIX $'PREFIX\\x01'"), "{line}: {said}");
     }
-    raw.delete_all(b"killed");
+    // A store whose prefix begins like that stays.
+    tool.ok(&format!("init --etcd {endpoints} --etcd-prefix killed2"));
+    let beside = raw.all(b"killed2");
+    raw.delete_all(b"killed\0");
+    assert_eq!(raw.all(b"killed"), beside);
     assert_eq!(tool.json(&copy)["entries"], json!(401));
     tool.ok(&format!("verify {there}"));
 
@@ -318,6 +324,28 @@ fn a_copy_that_was_killed_is_no_store(cluster: &Cluster) {
     child.wait().unwrap();
     assert!(!tool.path("new").exists());
     tool.ok("copy --to new --yes");
+}
+
+/// What is damaged is found before anything is written, or in between.
+fn a_copy_that_failed_says_what_is_there(cluster: &Cluster) {
+    let endpoints = cluster.endpoints().join(",");
+    let copy_to = |prefix: &str| format!("copy --to-etcd {endpoints} --to-etcd-prefix {prefix} --yes");
+    let tool = tool_at(cluster, "damaged");
+    tool.ok("init");
+    lived_in(&tool);
+    // Up to which commit its log was trimmed.
+    Raw::new(&cluster.endpoints()).put(b"damaged\0\x05", b"damaged");
+    let said = tool.fails(5, &copy_to("nothing"));
+    assert!(!said.contains("etcdctl del") && !said.contains("can't be opened"), "{said}");
+    tool.ok("keys --etcd-prefix nothing");
+
+    let tool = Tool::with_store();
+    tool.ok("create orders --description this-will-be-damaged");
+    damage(&tool, "this-will-be-damaged");
+    let said = tool.fails(5, &copy_to("part"));
+    assert!(said.contains("did not come to its end, and the prefix part of "), "{said}");
+    assert!(said.contains("etcdctl del PREFIX $'PREFIX\\x01'") && said.contains("kms/prod2"), "{said}");
+    tool.fails(4, &format!("keys --etcd {endpoints} --etcd-prefix part"));
 }
 
 fn what_is_written_meanwhile_is_told(cluster: &Cluster) {

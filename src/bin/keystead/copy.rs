@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+#[cfg(feature = "etcd")]
+use keystead::Etcd;
 use keystead::{Copied, Error, Limit, Options, Store};
 use serde_json::json;
 
@@ -114,18 +116,32 @@ fn fill(target: &Location, source: &Store, options: &Options) -> Result<Copied, 
         #[cfg(feature = "etcd")]
         Location::Etcd(cluster) => {
             let store = options.open_etcd(cluster)?;
-            watched(|| source.copy_to(&store)).map_err(|error| match error {
-                Error::NotEmpty => error.into(),
-                error => Failure::from(error)
-                    .behind(&format!("the copy did not come to its end, and {cluster} can't be opened: "))
-                    .advice(
-                        "see to the cause, delete all keys of that prefix (`etcdctl del --prefix PREFIX`), and copy \
-                         again",
-                    ),
-            })
+            watched(|| source.copy_to(&store)).map_err(|error| cut_off(cluster, error))
         }
     }
 }
+
+/// Why a copy failed, and what is there of it now.
+#[cfg(feature = "etcd")]
+fn cut_off(cluster: &Etcd, error: Error) -> Failure {
+    if matches!(error, Error::NotEmpty) {
+        return error.into();
+    }
+    let failure = Failure::from(error);
+    match Options::new().open_etcd_read_only(cluster) {
+        Err(Error::Unfinished) => failure
+            .behind(&format!("the copy did not come to its end, and {cluster} can't be opened: "))
+            .advice(DELETE_EXACTLY),
+        // Nothing of it is there.
+        Ok(_) | Err(Error::NoStore(_)) => failure,
+        Err(_) => failure.behind(&format!("whether a part of the copy is at {cluster} is not known: ")),
+    }
+}
+
+/// The keys of a store begin with its prefix and a zero byte.
+#[cfg(feature = "etcd")]
+const DELETE_EXACTLY: &str = "see to the cause, delete the keys of that prefix by `etcdctl del PREFIX $'PREFIX\\x01'`, and copy again; `etcdctl \
+     del --prefix PREFIX` would also delete other stores whose prefix begins so, as kms/prod2 does with kms/prod";
 
 /// The copy is made beside, with a redo log, and gets its name when it is whole.
 fn fill_file(path: &Path, source: &Store, options: &Options) -> Result<Copied, Failure> {

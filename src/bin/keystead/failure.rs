@@ -203,8 +203,9 @@ fn advice_for(error: &Error) -> Option<&'static str> {
         }
         Error::NotAStore(_) => "check the path, or the prefix; if this was a store, restore a backup",
         Error::Unfinished => {
-            "delete that file, or all keys of the prefix (`etcdctl del --prefix PREFIX`), and copy again; or take \
-             another place"
+            "delete that file, or the keys of the prefix, and copy again; or take another place. `etcdctl del PREFIX \
+             $'PREFIX\\x01'` deletes those of that store only; with --prefix it would delete all that begin so, other \
+             stores too"
         }
         Error::NotEmpty => "copy to another place; nothing is overwritten, and nothing was written",
         Error::Unavailable(_) => {
