@@ -138,11 +138,41 @@ fn tell_repair(report: &RepairReport, output: &mut Output) -> Result<(), Failure
             ("size", show_bytes(report.bytes)),
         ])?;
     }
-    match report.lost.len() {
-        0 => Ok(()),
-        lost => {
+    match losses(report.lost.len(), report.not_kept) {
+        None => Ok(()),
+        Some(losses) => {
             output.flush()?;
-            Err(Failure::findings(format!("{lost} things are lost")))
+            Err(Failure::findings(losses))
+        }
+    }
+}
+
+/// What is said of things that are lost, if any are. Of those besides, which may be lost only if the list of them is
+/// full, the number is known, and not how many were repaired.
+fn losses(lost: usize, besides: u64) -> Option<String> {
+    match (lost, besides) {
+        (0, _) => None,
+        (RepairReport::FINDINGS_MAX.., 1..) => {
+            Some(format!("{lost} things are lost, and up to {besides} more"))
+        }
+        _ => Some(format!("{lost} things are lost")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_in_the_list_of_losses_is_told() {
+        let most = RepairReport::FINDINGS_MAX;
+        for (lost, besides, words) in [
+            (0, 7, None),
+            (3, 7, Some("3 things are lost")),
+            (most, 0, Some("10000 things are lost")),
+            (most, 7, Some("10000 things are lost, and up to 7 more")),
+        ] {
+            assert_eq!(losses(lost, besides).as_deref(), words);
         }
     }
 }
