@@ -51,8 +51,9 @@
 //! | `cli` | the operator's tool `keystead`; nothing in the library |
 //!
 //! **The documents:** [semantics], the contract, with the source of each rule; [cookbook], whole recipes;
-//! [history], [backup], [durability], [distributed] and [operations]; [architecture]; [comparison] with other ways to
-//! do it; [questions].
+//! [history], [backup], [durability], [distributed] and [operations]; [cli], the operator's tool, [backend], an HTTP
+//! server on top, and [observability]; [architecture]; [performance]; [comparison] with other ways to do it;
+//! [questions].
 //!
 //! # Where to begin
 //!
@@ -71,13 +72,17 @@
 //! that comes again as it did the first time, and does nothing.
 //!
 //! [architecture]: https://docs.rs/crate/keystead/latest/source/docs/architecture.md
+//! [backend]: https://docs.rs/crate/keystead/latest/source/docs/backend.md
 //! [backup]: https://docs.rs/crate/keystead/latest/source/docs/backup.md
+//! [cli]: https://docs.rs/crate/keystead/latest/source/docs/cli.md
 //! [comparison]: https://docs.rs/crate/keystead/latest/source/docs/comparison.md
 //! [cookbook]: https://docs.rs/crate/keystead/latest/source/docs/cookbook.md
 //! [distributed]: https://docs.rs/crate/keystead/latest/source/docs/distributed.md
 //! [durability]: https://docs.rs/crate/keystead/latest/source/docs/durability.md
 //! [history]: https://docs.rs/crate/keystead/latest/source/docs/history.md
+//! [observability]: https://docs.rs/crate/keystead/latest/source/docs/observability.md
 //! [operations]: https://docs.rs/crate/keystead/latest/source/docs/operations.md
+//! [performance]: https://docs.rs/crate/keystead/latest/source/docs/performance.md
 //! [questions]: https://docs.rs/crate/keystead/latest/source/docs/questions.md
 //! [semantics]: https://docs.rs/crate/keystead/latest/source/docs/semantics.md
 
