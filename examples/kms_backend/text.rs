@@ -40,7 +40,7 @@ pub(crate) fn millis(time: Option<Timestamp>) -> String {
 pub(crate) fn basic_time(text: &str) -> Option<i64> {
     let time = DateTime::strptime("%Y%m%dT%H%M%SZ", text).ok()?;
     let exact = text.len() == "20260101T120000Z".len();
-    let zoned = time.to_zoned(TimeZone::UTC).ok()?;
+    let zoned = time.to_zoned_datetime(TimeZone::UTC).ok()?;
     exact.then_some(zoned.timestamp().as_second())
 }
 
