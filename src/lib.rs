@@ -156,8 +156,8 @@ pub use policy::{AliasScope, Compatibility, Quotas, Retention};
 pub use progress::{Progress, Step};
 pub use request::Request;
 pub use store::{
-    Backup, Committed, Compacted, Copied, DryRun, Import, Imported, Options, Removed, Restore, Restored,
-    Stats, Store, Swept, compact,
+    BackgroundCheck, Backup, Committed, Compacted, Copied, DryRun, Import, Imported, Options, Removed,
+    Restore, Restored, Stats, Store, Swept, compact,
 };
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
@@ -190,5 +190,5 @@ pub use txn::{At, HistoryOf, Order};
 
 // What may go wrong, and what is wrong.
 pub use error::{Actual, ApiCode, Error, Quota, Result};
-pub use store::{Finding, RepairReport, repair};
+pub use store::{DamagedPage, Finding, PageCheck, RepairReport, check_pages, repair};
 pub use verify::{Report, Violation};

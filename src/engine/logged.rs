@@ -25,8 +25,8 @@ use super::memtable::Memtable;
 use super::redb::{LogState, RedbRead, TableFile, log_row};
 use super::redo::{self, RedoLog};
 use super::{
-    Batch, Engine, Load, Log, LogStats, Newest, Range, ReadTransaction, Reading, RowHash, Stripes, Waited,
-    WriteTransaction,
+    Batch, Engine, Load, Log, LogStats, Newest, PageRound, PageState, Range, ReadTransaction, Reading,
+    RowHash, Stripes, Waited, WriteTransaction,
 };
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, Value};
@@ -85,7 +85,7 @@ pub(crate) struct LoggedEngine {
 /// A store that was not closed cleanly, read with what its redo log holds.
 pub(crate) struct LoggedReader {
     /// What is read lives as long as this.
-    _table: TableFile,
+    table: TableFile,
     newest: Newest,
     bell: Bell,
 }
@@ -311,6 +311,7 @@ impl Engine for LoggedEngine {
         if state.failed.is_some() {
             return Err(Error::Poisoned);
         }
+        shared.table.must_be_sound()?;
         let view = state.view.clone();
         let snapshot = Snapshot { view, commit: writer.newest, stripes: shared.stripes.clone() };
         drop(state);
@@ -323,6 +324,14 @@ impl Engine for LoggedEngine {
 
     fn stop_waiting(&self) {
         self.shared.bell.end();
+    }
+
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        self.shared.table.check_pages(after, bytes).map(Some)
+    }
+
+    fn page_state(&self) -> Option<PageState> {
+        Some(self.shared.table.page_state())
     }
 
     fn log_stats(&self) -> Option<LogStats> {
@@ -782,7 +791,7 @@ impl LoggedReader {
         let bell = Bell::default();
         bell.ring(commit);
         let newest = Newest::new(Snapshot { view: Arc::new(view), commit, stripes });
-        Ok(Self { _table: table, newest, bell })
+        Ok(Self { table, newest, bell })
     }
 }
 
@@ -801,6 +810,14 @@ impl Engine for LoggedReader {
 
     fn stop_waiting(&self) {
         self.bell.end();
+    }
+
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        self.table.check_pages(after, bytes).map(Some)
+    }
+
+    fn page_state(&self) -> Option<PageState> {
+        Some(self.table.page_state())
     }
 }
 

@@ -104,11 +104,42 @@ pub(crate) trait Engine: Send + Sync {
         None
     }
 
+    /// Compares pages of the newest commit with the checksums by which they are named, about as many bytes as are asked
+    /// for, from where the last round ended; `None` on an engine whose pages are not in files of the store.
+    fn check_pages(&self, _after: Option<Vec<u8>>, _bytes: u64) -> Result<Option<PageRound>> {
+        Ok(None)
+    }
+
+    /// What is known of such pages.
+    fn page_state(&self) -> Option<PageState> {
+        None
+    }
+
     /// How transactions did on a cluster; `None` on an engine that is none.
     #[cfg(feature = "etcd")]
     fn cluster_stats(&self) -> Option<ClusterStats> {
         None
     }
+}
+
+/// Pages that were read one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct PageRound {
+    /// To go on from; `None` at the end.
+    pub(crate) next: Option<Vec<u8>>,
+    pub(crate) pages: u64,
+    pub(crate) bytes: u64,
+    /// Where in the file pages lie that are not what they should be, and what is wrong.
+    pub(crate) damaged: Vec<(u64, &'static str)>,
+}
+
+/// What an engine knows of its pages.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PageState {
+    /// How many were found damaged since the store was opened.
+    pub(crate) damaged: u64,
+    /// Whether the file was not closed by who wrote it last.
+    pub(crate) unclean: bool,
 }
 
 /// How [`Store::wait`](crate::Store::wait) ended.

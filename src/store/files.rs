@@ -107,15 +107,7 @@ impl Files<'_> {
     }
 
     fn read_only(&self) -> Result<Box<dyn Engine>> {
-        if self.pages.check_integrity {
-            // Nobody can write it while it is checked.
-            match self.offline()? {
-                (LogState::InUse { .. }, table) => return self.read_with_log(table),
-                (_, table) => drop(table),
-            }
-        }
-        let pages = Pages::believed(self.pages.cache_bytes);
-        let was_not_closed = match RedbReader::open(self.path, pages) {
+        let was_not_closed = match RedbReader::open(self.path, self.pages) {
             Ok(reader) if !matches!(reader.log_state()?, LogState::InUse { .. }) => {
                 return Ok(Box::new(reader));
             }

@@ -9,6 +9,7 @@ mod files;
 mod import;
 mod incarnation;
 mod options;
+mod page_check;
 mod repair;
 mod restore;
 #[cfg(feature = "metrics")]
@@ -22,6 +23,7 @@ pub use copying::Copied;
 pub use feed::Changes;
 pub use import::{Import, Imported};
 pub use options::Options;
+pub use page_check::{BackgroundCheck, DamagedPage, PageCheck, check_pages};
 #[cfg(test)]
 pub(crate) use repair::repair_store;
 pub use repair::{Finding, RepairReport, repair};
@@ -65,7 +67,9 @@ pub struct Store {
 }
 
 struct Inner {
-    engine: Box<dyn Engine>,
+    // The first, so that it has ended when the engine is closed.
+    _checker: Option<page_check::Checker>,
+    engine: Arc<dyn Engine>,
     cache: Option<Cache>,
     policy: Policy,
     retention: Retention,
@@ -117,6 +121,9 @@ pub struct Stats {
     pub cache: CacheStats,
     /// The redo log; `None` in a store without one.
     pub log: Option<LogStats>,
+    /// How many pages of the table were found damaged since the store was opened, by a read or by a
+    /// [check](Store::check_pages): from the first on, writes are refused. `None` in a store in memory or on etcd.
+    pub damaged_pages: Option<u64>,
     /// The transactions on a cluster, by the feature `etcd`; `None` in a store that is on none.
     #[cfg(feature = "etcd")]
     pub cluster: Option<ClusterStats>,
@@ -352,6 +359,7 @@ impl Store {
         Stats {
             cache,
             log: self.inner.engine.log_stats(),
+            damaged_pages: self.inner.engine.page_state().map(|state| state.damaged),
             #[cfg(feature = "etcd")]
             cluster: self.inner.engine.cluster_stats(),
         }

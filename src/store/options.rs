@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::files::{Files, LOG_BYTES_MAX, LOG_BYTES_MIN};
 use super::incarnation::begin_anew_in_place;
+use super::page_check::{BackgroundCheck, Checker};
 use super::storages::Storages;
 use super::{Inner, Store};
 #[cfg(feature = "etcd")]
@@ -53,6 +54,8 @@ pub struct Options {
     checkpoint_bytes: usize,
     record_cache_bytes: usize,
     check_integrity: bool,
+    page_check: BackgroundCheck,
+    page_check_rate: u64,
     restored: bool,
     transaction_time: Duration,
     run_closures_twice: bool,
@@ -79,6 +82,10 @@ impl Options {
     /// The memory for decoded records if nothing else is said: 64 MiB.
     pub const RECORD_CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 
+    /// How many bytes a second the check of pages in the background reads, if
+    /// [`page_check_rate`](Self::page_check_rate) says nothing else: 32 MiB, so that 4 GiB take two minutes.
+    pub const PAGE_CHECK_RATE_DEFAULT: u64 = 32 * 1024 * 1024;
+
     /// Everything as it is by default.
     pub fn new() -> Self {
         Self {
@@ -95,6 +102,8 @@ impl Options {
             checkpoint_bytes: Self::CHECKPOINT_BYTES_DEFAULT,
             record_cache_bytes: Self::RECORD_CACHE_BYTES_DEFAULT,
             check_integrity: false,
+            page_check: BackgroundCheck::default(),
+            page_check_rate: Self::PAGE_CHECK_RATE_DEFAULT,
             restored: false,
             transaction_time: TransactionLimits::TIME_DEFAULT,
             run_closures_twice: false,
@@ -199,17 +208,33 @@ impl Options {
         self
     }
 
-    /// Whether opening reads the whole file, compares each of its pages with its checksum, and makes the lists of
-    /// free pages anew; false if nothing is said. What does not fit is [`Error::Corrupted`].
+    /// Whether opening reads the whole file and compares every page with its checksum; off by default. A damaged page is
+    /// [`Error::Corrupted`], and the store is not opened.
     ///
-    /// Without it, what has a value is still never served damaged, because each row has a checksum of its own. But the
-    /// lists of free pages and the order of the rows are believed: damage in the one can end the process at a commit, or
-    /// let a commit overwrite what is needed; damage in the other can hide rows. So say it for a file that comes from
-    /// elsewhere or from a disk that is not trusted. It takes as long as reading the file. A store that another process
-    /// writes can't be checked: then opening it to read fails with [`AlreadyOpen`](Error::AlreadyOpen) too. Where there is
-    /// no file, on etcd and in memory, it says nothing.
+    /// Without it each page is compared when it is read first, so a damaged page is never served; this finds out before
+    /// anything is built on the store. Opening to write also rebuilds the lists of free pages: use it for a file that
+    /// comes from elsewhere, because somebody can have made lists whose checksums fit and that overwrite what is needed.
+    /// It takes as long as reading the file; [`page_check`](Self::page_check) does the same in the background.
+    /// It has no effect on etcd and in memory.
     pub fn check_integrity(mut self, check_integrity: bool) -> Self {
         self.check_integrity = check_integrity;
+        self
+    }
+
+    /// When the pages of the table are compared with their checksums in the background, after the store was opened to
+    /// write; [after an unclean end](BackgroundCheck::AfterUncleanEnd) by default. What it finds is reported as
+    /// [`Store::check_pages`] says.
+    #[must_use]
+    pub fn page_check(mut self, when: BackgroundCheck) -> Self {
+        self.page_check = when;
+        self
+    }
+
+    /// How many bytes a second the check in the background reads at most;
+    /// [`PAGE_CHECK_RATE_DEFAULT`](Self::PAGE_CHECK_RATE_DEFAULT) by default, at least 1 MiB.
+    #[must_use]
+    pub fn page_check_rate(mut self, bytes_per_second: u64) -> Self {
+        self.page_check_rate = bytes_per_second;
         self
     }
 
@@ -268,7 +293,7 @@ impl Options {
             true => files.open_with_log(begin)?,
             false => files.open_direct(begin)?,
         };
-        self.on(engine)
+        self.on_to_write(engine)
     }
 
     /// Opens the store in this file for reading only, also while another process writes it without a redo
@@ -363,7 +388,7 @@ impl Options {
         self.check()?;
         let Self { create, redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
         let storages = Storages { table, log, create, pages: self.pages(), log_bytes, checkpoint_bytes };
-        self.on(storages.open(|engine: &dyn Engine| self.begin(engine))?)
+        self.on_to_write(storages.open(|engine: &dyn Engine| self.begin(engine))?)
     }
 
     /// Opens the store on an etcd cluster, or begins it if nothing is there; by the feature `etcd`. Any number of
@@ -447,6 +472,7 @@ impl Options {
         let milliseconds = u64::try_from(self.transaction_time.as_millis()).unwrap_or(u64::MAX);
         let ranges = [
             ("transaction_time", Some(milliseconds), 1, 60_000),
+            ("page_check_rate", Some(self.page_check_rate), 1 << 20, u64::MAX),
             ("redo_log_bytes", Some(self.redo_log_bytes), LOG_BYTES_MIN, LOG_BYTES_MAX),
             ("retention.history_days", days, 1, Retention::HISTORY_DAYS_MAX.into()),
             ("retention.history_commits", retention.history_commits, 1, Retention::HISTORY_COMMITS_MAX),
@@ -490,8 +516,26 @@ impl Options {
         Ok(())
     }
 
+    /// The store on an engine that writes files, whose pages are to be checked.
+    fn on_to_write(&self, engine: Box<dyn Engine>) -> Result<Store> {
+        let engine: Arc<dyn Engine> = engine.into();
+        let state = engine.page_state().unwrap_or_default();
+        let check = match self.page_check {
+            BackgroundCheck::Never => false,
+            BackgroundCheck::AfterUncleanEnd => state.unclean,
+            BackgroundCheck::AfterOpening => true,
+        };
+        let checked = || Checker::begin(Arc::clone(&engine), self.page_check_rate);
+        let checker = check.then(checked).transpose()?;
+        self.on_engine(engine, checker)
+    }
+
     /// The store on an engine on which one was begun.
     pub(crate) fn on(&self, engine: Box<dyn Engine>) -> Result<Store> {
+        self.on_engine(engine.into(), None)
+    }
+
+    fn on_engine(&self, engine: Arc<dyn Engine>, checker: Option<Checker>) -> Result<Store> {
         let (row, unfinished) = (Space::of_store().fixed(), Space::of_store().unfinished());
         let rows = engine.begin_read()?;
         let (commit, mut stored) = (rows.commit(), rows.get(&[&row, &unfinished])?);
@@ -515,6 +559,7 @@ impl Options {
             history: fixed.history,
         };
         let inner = Inner {
+            _checker: checker,
             _open: telemetry::Open::new(commit, fixed.history, engine.log_stats().is_some()),
             engine,
             cache: Cache::new(self.record_cache_bytes),

@@ -18,6 +18,9 @@ impl Store {
             gauge(numbers::LOG_MEMORY, log.memory_bytes as f64);
             total(numbers::LOG_FULL, log.waits_for_checkpoint);
         }
+        if let Some(damaged) = stats.damaged_pages {
+            gauge(numbers::DAMAGED_PAGES, damaged as f64);
+        }
         #[cfg(feature = "etcd")]
         if let Some(age) = stats.cluster.and_then(|cluster| cluster.age) {
             gauge(numbers::SEEN_AGE, age.as_secs_f64());

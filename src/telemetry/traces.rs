@@ -38,6 +38,7 @@ pub(super) fn span(call: Call, place: Place<'_>) -> Span {
         Call::Sweep => span!(INFO, "sweep"),
         Call::TrimHistory => span!(INFO, "trim_history"),
         Call::Verify => span!(INFO, "verify"),
+        Call::CheckPages => span!(INFO, "check_pages"),
         Call::Backup => span!(INFO, "backup"),
         Call::BackupChanges => span!(INFO, "backup_changes"),
         Call::VerifyBackup => span!(INFO, "verify_backup"),

@@ -7,6 +7,9 @@ use redb::{CommitError, DatabaseError, StorageError, TableError, TransactionErro
 
 use crate::error::{Error, Result};
 
+/// What is said of a page that does not fit the checksum by which it is named.
+pub(super) const DAMAGED_PAGE: &str = "a page of the table does not fit its checksum: it is damaged, or an older one; \
+     `keystead verify` tells which, a backup or `keystead repair` helps";
 pub(super) const UNREADABLE_PAGE: &str = "redb met a page that it can't read";
 
 /// Runs what calls redb; a panic in there means that a page is not what it should be.
@@ -59,6 +62,10 @@ fn of_redb(error: redb::Error) -> Error {
             Error::NotAStore(format!("it is a redb file of the old format {version}").into())
         }
         redb::Error::RepairAborted => Error::RecoveryNeeded,
+        // What it is given in the place of a damaged page leads to such a number.
+        redb::Error::Corrupted(what) if what.contains("order greater than the maximum") => {
+            Error::Corrupted(DAMAGED_PAGE.into())
+        }
         other => Error::Corrupted(other.to_string().into()),
     }
 }

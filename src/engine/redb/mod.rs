@@ -7,6 +7,7 @@
 mod draft;
 mod errors;
 mod log_state;
+mod pages;
 mod read;
 mod spaces;
 mod write;
@@ -21,13 +22,14 @@ use std::thread;
 use std::time::Duration;
 
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, RepairSession};
+use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase, RepairSession};
 
 use super::bell::Bell;
 use super::disk::StorageBackend;
 use super::scratch::Scratch;
 use super::{
-    Batch, Engine, Load, Log, Newest, ReadTransaction, Reading, RowHash, Stripes, Waited, WriteTransaction,
+    Batch, Engine, Load, Log, Newest, PageRound, PageState, ReadTransaction, Reading, RowHash, Stripes,
+    Waited, WriteTransaction,
 };
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, Value};
@@ -40,7 +42,8 @@ pub(crate) use log_state::LogState;
 pub(crate) use read::RedbRead;
 pub(crate) use spaces::log_row;
 
-use errors::{guarded, of_database};
+use errors::{guarded, of_database, of_transaction};
+use pages::{Checked, PageFile};
 use spaces::KnownNumbers;
 use write::{Writing, write, write_first};
 
@@ -51,13 +54,16 @@ const POLL: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pages {
     pub(crate) cache_bytes: usize,
-    /// Whether all are compared with their checksums, and the lists of free ones made anew, before anything is read.
+    /// Whether all are compared with their checksums before anything is read; and, to write, redb's lists of free ones
+    /// rebuilt.
     pub(crate) check_integrity: bool,
 }
 
 /// A store that this process may write.
 pub(crate) struct RedbEngine {
     database: Closing<Database>,
+    /// `None` in memory, where nothing is damaged.
+    pages: Option<Arc<PageFile>>,
     numbers: Arc<KnownNumbers>,
     newest: Newest,
     log_state: LogState,
@@ -70,6 +76,7 @@ pub(crate) struct RedbEngine {
 /// A store that this process only reads, maybe beside another that writes it.
 pub(crate) struct RedbReader {
     database: Closing<ReadOnlyDatabase>,
+    pages: Arc<PageFile>,
     numbers: Arc<KnownNumbers>,
     bell: Bell,
 }
@@ -85,6 +92,7 @@ struct Closing<D> {
 /// A table file that a redo log is written in front of.
 pub(crate) struct TableFile {
     database: Closing<Database>,
+    pages: Arc<PageFile>,
     numbers: Arc<KnownNumbers>,
 }
 
@@ -102,7 +110,10 @@ impl RedbEngine {
 
     /// Makes a store in memory.
     pub(crate) fn in_memory(cache_bytes: usize) -> Result<Self> {
-        Self::initialize(InMemoryBackend::new(), &builder(cache_bytes))
+        let database =
+            builder(cache_bytes).create_with_backend(InMemoryBackend::new()).map_err(of_database)?;
+        write_first(&database)?;
+        Self::of(database, None)
     }
 
     /// Opens a store that exists.
@@ -117,17 +128,21 @@ impl RedbEngine {
 
     /// Makes a store on an empty backend.
     pub(crate) fn initialize(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
-        let database = builder.create_with_backend(backend).map_err(of_database)?;
+        let pages = PageFile::new(backend)?;
+        let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
         write_first(&database)?;
-        Self::of(database)
+        Self::of(database, Some(pages))
     }
 
     /// Opens the store on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
-        guarded(|| Self::of(builder.create_with_backend(backend).map_err(of_database)?))
+        guarded(|| {
+            let (database, pages) = open_database(backend, builder)?;
+            Self::of(database, Some(pages))
+        })
     }
 
-    fn of(database: Database) -> Result<Self> {
+    fn of(database: Database, pages: Option<Arc<PageFile>>) -> Result<Self> {
         let database = Closing::new(database);
         let (stripes, numbers) = (Stripes::new(Stripes::COUNT_DEFAULT), KnownNumbers::new());
         let (stripes, numbers) = (Arc::new(stripes), Arc::new(numbers));
@@ -136,7 +151,7 @@ impl RedbEngine {
         bell.ring(newest.commit());
         let (log_state, newest, writer) = (newest.log_state(), Newest::new(newest), Mutex::new(()));
         let poisoned = AtomicBool::new(false);
-        Ok(Self { database, numbers, newest, log_state, stripes, writer, poisoned, bell })
+        Ok(Self { database, pages, numbers, newest, log_state, stripes, writer, poisoned, bell })
     }
 
     fn apply(&self, batch: &Batch, log: Log<'_>, commit: Commit) -> Result<()> {
@@ -228,6 +243,7 @@ impl Engine for RedbEngine {
         if self.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
+        self.pages.as_ref().map_or(Ok(()), |pages| pages.must_be_sound())?;
         Ok(Box::new(RedbWrite { engine: self, read: self.newest.read(), _writer: writer }))
     }
 
@@ -237,6 +253,14 @@ impl Engine for RedbEngine {
 
     fn stop_waiting(&self) {
         self.bell.end();
+    }
+
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        self.pages.as_ref().map(|pages| check(&*self.database, pages, after, bytes)).transpose()
+    }
+
+    fn page_state(&self) -> Option<PageState> {
+        self.pages.as_ref().map(|pages| pages.state())
     }
 }
 
@@ -295,8 +319,8 @@ impl TableFile {
     /// Opens the table file on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
         guarded(|| {
-            let database = builder.create_with_backend(backend).map_err(of_database)?;
-            Ok(Self { database: Closing::new(database), numbers: Arc::new(KnownNumbers::new()) })
+            let (database, pages) = open_database(backend, builder)?;
+            Ok(Self { database: Closing::new(database), pages, numbers: Arc::new(KnownNumbers::new()) })
         })
     }
 
@@ -308,13 +332,17 @@ impl TableFile {
 
     /// The same, on a backend that has one.
     pub(crate) fn read_only(file: impl StorageBackend, pages: Pages) -> Result<Self> {
-        let mut builder = pages.builder();
+        let mut builder = builder(pages.cache_bytes);
         if !pages.check_integrity {
             // A file with a redo log needs none; of any other it would be long.
             builder.set_repair_callback(RepairSession::abort);
         }
         let mut table = Self::on(Scratch::new(file)?, &builder)?;
         table.database.for_reading = true;
+        if pages.check_integrity {
+            table.check_pages(None, u64::MAX)?;
+            table.must_be_sound()?;
+        }
         Ok(table)
     }
 
@@ -325,6 +353,22 @@ impl TableFile {
     /// What the file says of its log.
     pub(crate) fn log_state(&self) -> Result<LogState> {
         Ok(self.newest()?.log_state())
+    }
+
+    /// As [`Engine::check_pages`].
+    pub(super) fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<PageRound> {
+        check(&*self.database, &self.pages, after, bytes)
+    }
+
+    pub(super) fn page_state(&self) -> PageState {
+        self.pages.state()
+    }
+
+    /// # Errors
+    ///
+    /// `Corrupted` if a page was found damaged.
+    pub(super) fn must_be_sound(&self) -> Result<()> {
+        self.pages.must_be_sound()
     }
 
     /// Changes what the file says of its log, and nothing else.
@@ -371,10 +415,17 @@ impl RedbReader {
     /// Opens a store for reading, also while another process writes it.
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
         guarded(|| {
-            let database = pages.shared_builder().open_read_only(path).map_err(of_database)?;
+            let (builder, check_integrity) = (pages.shared_builder(), pages.check_integrity);
+            let pages = PageFile::new(backend(OpenOptions::new().read(true).open(path)?)?)?;
+            let database =
+                builder.open_read_only_with_backend(Checked(pages.clone())).map_err(of_database)?;
             let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
-            let reader = Self { database, numbers, bell: Bell::default() };
+            let reader = Self { database, pages, numbers, bell: Bell::default() };
             reader.newest()?;
+            if check_integrity {
+                check(&*reader.database, &reader.pages, None, u64::MAX)?;
+                reader.pages.must_be_sound()?;
+            }
             Ok(reader)
         })
     }
@@ -420,6 +471,14 @@ impl Engine for RedbReader {
     fn stop_waiting(&self) {
         self.bell.end();
     }
+
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        check(&*self.database, &self.pages, after, bytes).map(Some)
+    }
+
+    fn page_state(&self) -> Option<PageState> {
+        Some(self.pages.state())
+    }
 }
 
 impl<D> Closing<D> {
@@ -450,6 +509,35 @@ impl<D> Drop for Closing<D> {
             Ok(())
         });
     }
+}
+
+/// Opens the database on a backend that has one.
+///
+/// With [`Pages::check_integrity`] redb has compared all pages itself by then.
+fn open_database(backend: impl StorageBackend, builder: &Builder) -> Result<(Database, Arc<PageFile>)> {
+    let pages = PageFile::new(backend)?;
+    let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
+    pages.opened();
+    Ok((database, pages))
+}
+
+/// Compares pages, while the commit that they are of is held.
+fn check(
+    database: &impl ReadableDatabase,
+    pages: &PageFile,
+    after: Option<Vec<u8>>,
+    bytes: u64,
+) -> Result<PageRound> {
+    guarded(|| {
+        let _held = database.begin_read().map_err(of_transaction)?;
+        pages.check(after, bytes)
+    })
+}
+
+/// Compares all pages of a file with their checksums, without redb: also of one that it can't open. Nobody may have
+/// it open to write.
+pub(crate) fn check_closed_file(path: &Path) -> Result<PageRound> {
+    PageFile::new(backend(OpenOptions::new().read(true).open(path)?)?)?.check_closed()
 }
 
 /// A file that exists, and is not empty.

@@ -1,0 +1,148 @@
+//! The first page of redb's file: the geometry, and the two commit slots that name the roots of all trees.
+
+use twox_hash::XxHash3_128;
+
+use super::{PAGE, Reference, Tree};
+
+/// How much of the first page redb uses.
+pub(super) const HEADER_BYTES: usize = 320;
+
+const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+const FLAGS: usize = 9;
+const PRIMARY: u8 = 1;
+const UNCLEAN: u8 = 2;
+const TWO_PHASES: u8 = 4;
+const PAGE_SIZE: usize = 12;
+const REGION_HEADER_PAGES: usize = 16;
+const REGION_PAGES: usize = 20;
+const SLOTS: [usize; 2] = [64, 192];
+const SLOT_CHECKSUM: usize = 112;
+const SLOT_TRANSACTION: usize = 104;
+/// Where a slot says whether it has a root, and where that is named: of the store's tables, and of redb's own.
+const SLOT_ROOTS: [(usize, usize); 2] = [(1, 8), (2, 40)];
+
+/// No region has more pages than this: a page's index has 20 bits.
+const REGION_PAGES_MAX: u64 = 1 << 20;
+/// The largest page is 2 to this times the smallest.
+const ORDER_MAX: u8 = 20;
+
+/// How the pages lie in the file, which is fixed when it is created; and its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) region_header_pages: u64,
+    pub(super) region_pages: u64,
+    pub(super) length: u64,
+}
+
+/// A page number as redb stores it: 20 bits of index, 20 of region, and the order in the highest five.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PageNumber(pub(super) u64);
+
+/// One of the two commits that the first page names.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    pub(super) transaction: u64,
+    /// The roots of the trees that name the store's tables, and redb's own.
+    pub(super) roots: [Option<Reference>; 2],
+}
+
+/// What the first page says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    pub(super) layout: Layout,
+    /// Whether the last writer did not close the file, or is still there.
+    pub(super) unclean: bool,
+    /// Whether the newest commit was synced before it was named the newest.
+    pub(super) two_phases: bool,
+    primary: usize,
+    /// Each slot, if its checksum fits and the roots it names lie in the file.
+    pub(super) slots: [Option<Slot>; 2],
+}
+
+impl Header {
+    /// Reads the first page of a file of this length; `None` if it is no such page.
+    pub(super) fn read(bytes: &[u8], length: u64) -> Option<Self> {
+        if bytes.len() < HEADER_BYTES
+            || !bytes.starts_with(MAGIC)
+            || u64::from(u32_at(bytes, PAGE_SIZE)?) != PAGE
+        {
+            return None;
+        }
+        let region_header_pages = u64::from(u32_at(bytes, REGION_HEADER_PAGES)?);
+        let region_pages = u64::from(u32_at(bytes, REGION_PAGES)?);
+        if region_pages == 0 || region_pages > REGION_PAGES_MAX || region_header_pages > REGION_PAGES_MAX {
+            return None;
+        }
+        let layout = Layout { region_header_pages, region_pages, length };
+        let slot = |start: usize| Slot::read(bytes.get(start..start + 128)?, layout);
+        let flag = |flag: u8| bytes[FLAGS] & flag != 0;
+        let (unclean, two_phases, primary) = (flag(UNCLEAN), flag(TWO_PHASES), usize::from(flag(PRIMARY)));
+        Some(Self { layout, unclean, two_phases, primary, slots: SLOTS.map(slot) })
+    }
+
+    /// The newest commit that is in the file as a whole, and the one before it.
+    pub(super) fn newest_first(&self) -> [Option<Slot>; 2] {
+        [self.slots[self.primary], self.slots[1 - self.primary]]
+    }
+
+    /// Makes redb refuse the slots that name a page which can't be: it would ask for the memory first.
+    pub(super) fn hide_impossible(&self, bytes: &mut [u8]) {
+        for (start, slot) in SLOTS.into_iter().zip(self.slots) {
+            if slot.is_none() && Slot::checksum_fits(&bytes[start..start + 128]) {
+                bytes[start + SLOT_CHECKSUM] ^= 0xFF;
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn checksum_fits(bytes: &[u8]) -> bool {
+        XxHash3_128::oneshot(&bytes[..SLOT_CHECKSUM]).to_le_bytes() == bytes[SLOT_CHECKSUM..]
+    }
+
+    fn read(bytes: &[u8], layout: Layout) -> Option<Self> {
+        if !Self::checksum_fits(bytes) {
+            return None;
+        }
+        let mut roots = [None; 2];
+        for ((flag, start), root) in SLOT_ROOTS.into_iter().zip(&mut roots) {
+            if bytes[flag] != 0 {
+                let named = bytes.get(start..start + Reference::BYTES)?;
+                *root = Some(Reference::read_root(named, Tree::Definitions, layout)?);
+            }
+        }
+        Some(Self { transaction: u64_at(bytes, SLOT_TRANSACTION)?, roots })
+    }
+}
+
+impl Layout {
+    /// Where a page lies, and its order; `None` if no page of this file has such a number.
+    pub(super) fn place(self, number: PageNumber) -> Option<(u64, u8)> {
+        let order = u8::try_from(number.0 >> 59).ok()?;
+        if order > ORDER_MAX {
+            return None;
+        }
+        let (index, region) = (number.0 & (0xF_FFFF >> order), (number.0 >> 20) & 0xF_FFFF);
+        let last = (index + 1) << order;
+        if last > self.region_pages {
+            return None;
+        }
+        let region_bytes = (self.region_header_pages + self.region_pages) * PAGE;
+        let in_region = (self.region_header_pages + (index << order)) * PAGE;
+        let offset = PAGE + region * region_bytes + in_region;
+        (offset + (PAGE << order) <= self.length).then_some((offset, order))
+    }
+}
+
+impl PageNumber {
+    /// A number that no page has, so that redb refuses to follow it.
+    pub(super) const IMPOSSIBLE: Self = Self(31 << 59);
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+}

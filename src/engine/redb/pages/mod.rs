@@ -1,0 +1,367 @@
+//! [`PageFile`]: redb's file, with each page compared with its checksum when it is read.
+//!
+//! redb keeps trees of pages. Each page that names another holds its checksum, up to the two commit slots in the
+//! first page, so a page is what it should be if and only if it fits what the page above says of it: a flipped
+//! byte, a page of an earlier moment (a write that was lost) and a page in the wrong place do not. redb itself
+//! compares checksums only when it recovers a file or is asked to check the whole of it, which it refuses while
+//! anybody reads. What it believes otherwise may be a former state, end in a panic, or in one within a panic,
+//! which ends the process. So this lies between redb and the file:
+//!
+//! - Each page that is read says which checksums those beneath it have; each that is written by this process
+//!   is known by a hash. A page that does not fit is noted, and redb gets one in its place that it refuses with
+//!   an error (`write_impossible`).
+//! - No number of a page reaches redb that lies outside of the file: redb asks for the memory of a page before it
+//!   reads it, up to 4 GiB.
+//!
+//! `walk` reads all pages that one commit names, past redb and its cache.
+
+mod header;
+mod node;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+use foldhash::fast::RandomState;
+use twox_hash::XxHash3_64;
+
+use crate::engine::disk::{BackendError, StorageBackend};
+use crate::engine::{PageRound, PageState};
+use crate::error::{Error, Result};
+
+use header::{Header, Layout, PageNumber, u64_at};
+use node::{Node, write_impossible};
+
+const PAGE: u64 = 4096;
+
+/// How many locks what is known of pages is spread over.
+const SHARDS: usize = 16;
+/// How many damaged pages are kept; the rest is counted.
+const DAMAGED_MAX: usize = 1000;
+
+/// What kind of tree a page belongs to: how its entries lie in it follows from that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    /// Names of tables, and their roots.
+    Definitions,
+    /// The rows of a table, whose keys and values may have a fixed width.
+    Table { key: Option<u32>, value: Option<u32>, freed: bool },
+}
+
+/// What a page says of one beneath it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reference {
+    offset: u64,
+    order: u8,
+    checksum: u128,
+    tree: Tree,
+    /// How many entries its tree has, if it is the root of a table.
+    rows: Option<u64>,
+}
+
+/// What is known of a page before it is read: 64 bits of its checksum, or a hash of what was written.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    checksum: [u32; 2],
+    order: u8,
+    /// Which of the trees that were met, or that this process wrote it.
+    tree: u8,
+}
+
+/// In the place of a tree.
+const WRITTEN: u8 = u8::MAX;
+
+/// redb's file, through which redb reads and writes.
+pub(super) struct PageFile {
+    file: Box<dyn StorageBackend>,
+    length: AtomicU64,
+    /// What the first page said when it was read first: whether the file was not closed, and whether a crash may
+    /// have cut its newest commit off.
+    found: OnceLock<(bool, bool)>,
+    layout: OnceLock<Layout>,
+    trees: RwLock<Vec<Tree>>,
+    expected: [RwLock<HashMap<u32, Expected, RandomState>>; SHARDS],
+    damage: Damage,
+}
+
+/// The pages that were found not to be what they should be.
+#[derive(Default)]
+struct Damage {
+    pages: Mutex<BTreeMap<u64, &'static str>>,
+    count: AtomicU64,
+}
+
+/// The file as redb takes it.
+#[derive(Debug, Clone)]
+pub(super) struct Checked(pub(super) Arc<PageFile>);
+
+impl Tree {
+    /// The table of the store: keys and values of any length.
+    const ROWS: Self = Self::Table { key: None, value: None, freed: false };
+}
+
+impl Reference {
+    /// In a commit slot or a definition: a number, a checksum, and how many entries the tree has.
+    const BYTES: usize = 32;
+
+    fn to(number: PageNumber, checksum: u128, tree: Tree, layout: Layout) -> Option<Self> {
+        let (offset, order) = layout.place(number)?;
+        Some(Self { offset, order, checksum, tree, rows: None })
+    }
+
+    fn read_root(bytes: &[u8], tree: Tree, layout: Layout) -> Option<Self> {
+        let checksum = u128::from_le_bytes(bytes.get(8..24)?.try_into().ok()?);
+        Self::to(PageNumber(u64_at(bytes, 0)?), checksum, tree, layout)
+    }
+
+    fn bytes(&self) -> u64 {
+        PAGE << self.order
+    }
+}
+
+impl PageFile {
+    pub(super) fn new(file: impl StorageBackend) -> io::Result<Arc<Self>> {
+        let length = AtomicU64::new(file.len()?);
+        Ok(Arc::new(Self {
+            file: Box::new(file),
+            length,
+            found: OnceLock::new(),
+            layout: OnceLock::new(),
+            trees: RwLock::default(),
+            expected: Default::default(),
+            damage: Damage::default(),
+        }))
+    }
+
+    pub(super) fn state(&self) -> PageState {
+        let unclean = self.found.get().is_some_and(|(unclean, _)| *unclean);
+        PageState { damaged: self.damage.count.load(Ordering::Acquire), unclean }
+    }
+
+    /// When redb has opened the file: if it went back from a commit that a crash cut off, that is no damage. Of
+    /// what it opened it has compared everything then.
+    pub(super) fn opened(&self) {
+        if self.found.get().is_some_and(|(_, cut_off)| *cut_off) {
+            self.damage.pages().clear();
+            self.damage.count.store(0, Ordering::Release);
+        }
+    }
+
+    /// # Errors
+    ///
+    /// `Corrupted` if a page was found damaged.
+    pub(super) fn must_be_sound(&self) -> Result<()> {
+        let count = self.state().damaged;
+        let pages = self.damage.pages();
+        match pages.first_key_value() {
+            Some((offset, what)) if count > 0 => Err(Error::Corrupted(
+                format!(
+                    "{count} pages of the table are damaged; the one at byte {offset} of the file: {what}"
+                )
+                .into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares pages of the newest commit with their checksums, past redb and its cache; see [`walk::walk`].
+    pub(super) fn check(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<PageRound> {
+        Ok(walk::walk(self, after, bytes)?)
+    }
+
+    /// Compares all pages of a file that nobody has open to write.
+    pub(super) fn check_closed(&self) -> Result<PageRound> {
+        Ok(walk::walk_closed(self)?)
+    }
+
+    /// Notes that a page is damaged.
+    fn note_damage(&self, offset: u64, what: &'static str) {
+        let mut pages = self.damage.pages();
+        if !pages.contains_key(&offset) {
+            self.damage.count.fetch_add(1, Ordering::AcqRel);
+            if pages.len() < DAMAGED_MAX {
+                pages.insert(offset, what);
+            }
+        }
+    }
+
+    /// How the pages lie in the file, which another process may have made longer.
+    fn layout_now(&self, layout: Layout) -> Layout {
+        // If its length can't be told, its pages can't be read either.
+        let length = self.file.len().unwrap_or(layout.length);
+        self.length.store(length, Ordering::Release);
+        Layout { length, ..layout }
+    }
+
+    /// What the first page says; redb reads it, and asks for the pages that it names.
+    fn see_header(&self, bytes: &mut [u8]) {
+        let length = self.file.len().unwrap_or_default();
+        let Some(header) = Header::read(bytes, length) else { return };
+        self.length.store(length, Ordering::Release);
+        self.found.get_or_init(|| (header.unclean, header.unclean && !header.two_phases));
+        self.layout.get_or_init(|| header.layout);
+        header.hide_impossible(bytes);
+        // The newer last, in case that both name a page.
+        for slot in header.newest_first().into_iter().rev().flatten() {
+            slot.roots.into_iter().flatten().for_each(|root| self.expect(root));
+        }
+    }
+
+    fn shard(&self, offset: u64) -> (&RwLock<HashMap<u32, Expected, RandomState>>, u32) {
+        // 20 bits of region and 20 of index come to no more than 16 TiB, which no store has.
+        let number = u32::try_from(offset / PAGE).unwrap_or(u32::MAX);
+        (&self.expected[number as usize % SHARDS], number)
+    }
+
+    fn expect(&self, page: Reference) {
+        let Some(tree) = self.tree_number(page.tree) else { return };
+        let (shard, number) = self.shard(page.offset);
+        let expected = Expected { checksum: half(page.checksum), order: page.order, tree };
+        shard.write().unwrap_or_else(PoisonError::into_inner).insert(number, expected);
+    }
+
+    /// A store has a handful of trees: of more, which only a hostile file has, no page is believed.
+    fn tree_number(&self, tree: Tree) -> Option<u8> {
+        let find = |trees: &[Tree]| trees.iter().position(|known| *known == tree);
+        let known = find(&self.trees.read().unwrap_or_else(PoisonError::into_inner));
+        let number = known.or_else(|| {
+            let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+            find(&trees).or_else(|| {
+                let next = trees.len();
+                (next < usize::from(WRITTEN)).then(|| {
+                    trees.push(tree);
+                    next
+                })
+            })
+        });
+        number.and_then(|number| u8::try_from(number).ok())
+    }
+
+    /// Compares a page that was read with what is known of it.
+    fn compare(&self, offset: u64, page: &[u8]) -> Result<(), (&'static str, Tree)> {
+        let (shard, number) = self.shard(offset);
+        let expected = shard.read().unwrap_or_else(PoisonError::into_inner).get(&number).copied();
+        let unknown = Tree::Definitions;
+        let expected = expected.ok_or(("no page names it", unknown))?;
+        if expected.tree == WRITTEN {
+            let fits = (page.len() as u64 == PAGE << expected.order) && expected.checksum == hash(page);
+            return if fits { Ok(()) } else { Err(("it is not what was written", unknown)) };
+        }
+        let tree = self.trees.read().unwrap_or_else(PoisonError::into_inner)[usize::from(expected.tree)];
+        let (Some(layout), true) = (self.layout.get(), page.len() as u64 == PAGE << expected.order) else {
+            return Err(("it is named with another length", tree));
+        };
+        let node = Node::read(page, tree).map_err(|what| (what, tree))?;
+        if half(node.checksum()) != expected.checksum {
+            return Err(("it does not fit its checksum", tree));
+        }
+        let mut layout = Layout { length: self.length.load(Ordering::Acquire), ..*layout };
+        if !node.names_only_pages(layout) {
+            layout = self.layout_now(layout);
+            if !node.names_only_pages(layout) {
+                return Err(("it names a page or a table that can't be", tree));
+            }
+        }
+        node.children(layout).for_each(|child| self.expect(child));
+        Ok(())
+    }
+}
+
+/// The half of a checksum that is kept.
+#[expect(clippy::cast_possible_truncation, reason = "64 bits are enough for what was not made to collide")]
+fn half(checksum: u128) -> [u32; 2] {
+    [checksum as u32, (checksum >> 32) as u32]
+}
+
+fn hash(page: &[u8]) -> [u32; 2] {
+    half(XxHash3_64::oneshot(page).into())
+}
+
+impl StorageBackend for Checked {
+    fn len(&self) -> io::Result<u64> {
+        self.0.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let Self(pages) = self;
+        pages.file.read(offset, out)?;
+        if offset < PAGE {
+            pages.see_header(out);
+        } else if let Err((what, tree)) = pages.compare(offset, out) {
+            pages.note_damage(offset, what);
+            write_impossible(out, tree);
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let Self(pages) = self;
+        pages.file.write(offset, data)?;
+        if offset >= PAGE {
+            let (shard, number) = pages.shard(offset);
+            let order = (data.len() as u64 / PAGE).checked_ilog2().and_then(|order| u8::try_from(order).ok());
+            let expected = Expected { checksum: hash(data), order: order.unwrap_or(u8::MAX), tree: WRITTEN };
+            shard.write().unwrap_or_else(PoisonError::into_inner).insert(number, expected);
+        } else if let Some(header) = Header::read(data, pages.length.load(Ordering::Acquire)) {
+            // That of a file which is made.
+            pages.layout.get_or_init(|| header.layout);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.file.set_len(length)?;
+        self.0.length.store(length, Ordering::Release);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.file.sync_data()
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.file.query_lock_range(start, end)
+    }
+}
+
+impl Damage {
+    fn pages(&self) -> MutexGuard<'_, BTreeMap<u64, &'static str>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for PageFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageFile").field("file", &self.file).finish_non_exhaustive()
+    }
+}

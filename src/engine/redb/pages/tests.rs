@@ -1,0 +1,229 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use tempfile::TempDir;
+
+use super::header::{HEADER_BYTES, Header};
+use super::*;
+use crate::engine::redb::{Pages, RedbEngine, RedbReader, check_closed_file};
+use crate::engine::{Batch, Engine, Log};
+use crate::id::Commit;
+
+const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
+const ROWS: u32 = 3000;
+
+fn row(n: u32) -> Vec<u8> {
+    // Rows of no space: any bytes that begin with this.
+    [&[0x01][..], &n.to_be_bytes()].concat()
+}
+
+/// A closed store whose rows fill two levels of branches, and that has free pages.
+fn store() -> (TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+    let engine = RedbEngine::create(file, PAGES).unwrap();
+    for part in 0..3 {
+        let rows = (0..ROWS).filter(|n| n % 3 == part).map(|n| (row(n), Some(vec![7; 90])));
+        engine.begin_write().unwrap().commit(&rows.collect::<Batch>(), Log::default()).unwrap();
+    }
+    drop(engine);
+    (folder, path)
+}
+
+/// All rows, as far as they can be read.
+fn read(path: &Path) -> Result<usize> {
+    let reader = RedbReader::open(path, PAGES)?;
+    let rows = reader.begin_read()?.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX)?;
+    rows.into_iter().map(|(_, stored)| stored.map(drop)).collect::<Result<Vec<_>>>().map(|rows| rows.len())
+}
+
+fn pages_of(path: &Path) -> Arc<PageFile> {
+    PageFile::new(FileBackend::new(fs::File::open(path).unwrap()).unwrap()).unwrap()
+}
+
+/// Where the pages lie that the newest commit names.
+fn named(path: &Path) -> Vec<u64> {
+    let file = pages_of(path);
+    let mut bytes = [0; HEADER_BYTES];
+    file.file.read(0, &mut bytes).unwrap();
+    let header = Header::read(&bytes, file.file.len().unwrap()).unwrap();
+    let mut named = Vec::new();
+    let mut ahead: Vec<_> = header.newest_first()[0].unwrap().roots.into_iter().flatten().collect();
+    while let Some(next) = ahead.pop() {
+        let mut page = vec![0; usize::try_from(next.bytes()).unwrap()];
+        file.file.read(next.offset, &mut page).unwrap();
+        let node = Node::read(&page, next.tree).unwrap();
+        assert_eq!(node.checksum(), next.checksum);
+        ahead.extend(node.children(header.layout));
+        named.push(next.offset);
+    }
+    named
+}
+
+#[test]
+fn a_sound_file_is_found_sound_at_once_and_in_rounds() {
+    let (_folder, path) = store();
+    let all = check_closed_file(&path).unwrap();
+    assert!(all.damaged.is_empty() && all.next.is_none(), "{all:?}");
+    assert_eq!(all.pages, named(&path).len() as u64);
+    let reader = RedbReader::open(&path, PAGES).unwrap();
+    let (mut after, mut rounds, mut bytes) = (None, 0, 0);
+    loop {
+        let round = reader.check_pages(after, 8 * PAGE).unwrap().unwrap();
+        assert!(round.damaged.is_empty(), "{round:?}");
+        (rounds, bytes) = (rounds + 1, bytes + round.bytes);
+        after = round.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert!(rounds > 10, "{rounds} rounds");
+    assert!(bytes >= all.bytes, "each page is read");
+    assert_eq!(reader.page_state().unwrap().damaged, 0);
+}
+
+#[test]
+fn every_page_that_changed_by_a_bit_is_found_and_never_served() {
+    let (_folder, path) = store();
+    let sound = fs::read(&path).unwrap();
+    let expected = read(&path).unwrap();
+    let named = named(&path);
+    assert!(named.len() > 100, "{} pages", named.len());
+    for (n, &offset) in named.iter().enumerate() {
+        let mut damaged = sound.clone();
+        // Somewhere in the page: the first bytes, the ends of keys, the content.
+        let at = usize::try_from(offset).unwrap() + [0, 3, 9, 40, 70][n % 5];
+        damaged[at] ^= 1 << (n % 8);
+        fs::write(&path, &damaged).unwrap();
+        let found = check_closed_file(&path).unwrap();
+        assert_eq!(found.damaged.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [offset]);
+        match read(&path) {
+            // redb's own tables are not read to read rows.
+            Ok(rows) => assert_eq!(rows, expected, "the page at {offset}"),
+            Err(error) => assert!(matches!(error, Error::Corrupted(_)), "the page at {offset}: {error:?}"),
+        }
+        write_a_row(&path);
+    }
+}
+
+/// To write ends with an error or in a store that is sound but for the damage; never in a panic of redb within one.
+fn write_a_row(path: &Path) {
+    let Ok(engine) = RedbEngine::open(path, PAGES) else { return };
+    for n in [0, ROWS / 2, ROWS] {
+        let Ok(transaction) = engine.begin_write() else { return };
+        let batch = Batch::from([(row(n), Some(vec![8; 90]))]);
+        if transaction.commit(&batch, Log::default()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn pages_that_were_exchanged_are_found() {
+    let (_folder, path) = store();
+    let sound = fs::read(&path).unwrap();
+    let named = named(&path);
+    let page = |offset: u64| usize::try_from(offset).unwrap()..usize::try_from(offset + PAGE).unwrap();
+    for pair in named.windows(2).step_by(7) {
+        let mut damaged = sound.clone();
+        damaged[page(pair[0])].copy_from_slice(&sound[page(pair[1])]);
+        damaged[page(pair[1])].copy_from_slice(&sound[page(pair[0])]);
+        fs::write(&path, &damaged).unwrap();
+        let found: BTreeSet<_> =
+            check_closed_file(&path).unwrap().damaged.into_iter().map(|(at, _)| at).collect();
+        assert!(found.contains(&pair[0]) || found.contains(&pair[1]), "{pair:?}: {found:?}");
+        assert!(read(&path).is_err() || read(&path).is_ok_and(|rows| rows > 0));
+    }
+}
+
+#[test]
+fn a_page_of_before_is_found() {
+    let (_folder, path) = store();
+    let before = fs::read(&path).unwrap();
+    let engine = RedbEngine::open(&path, PAGES).unwrap();
+    // The pages of the first commit are used again by the third.
+    for n in 0..3 {
+        let batch = Batch::from([(row(n), Some(vec![9; 90]))]);
+        engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
+    }
+    drop(engine);
+    let after = fs::read(&path).unwrap();
+    let mut stale = 0;
+    for offset in named(&path) {
+        let page = usize::try_from(offset).unwrap()..usize::try_from(offset + PAGE).unwrap();
+        let Some(old) = before.get(page.clone()).filter(|old| **old != after[page.clone()]) else { continue };
+        let mut damaged = after.clone();
+        damaged[page].copy_from_slice(old);
+        fs::write(&path, &damaged).unwrap();
+        assert_eq!(check_closed_file(&path).unwrap().damaged.len(), 1, "the page at {offset}");
+        stale += 1;
+    }
+    assert!(stale > 0, "no page was written over");
+}
+
+#[test]
+fn what_was_damaged_refuses_writes_from_then_on() {
+    let (_folder, path) = store();
+    let engine = RedbEngine::open(&path, PAGES).unwrap();
+    let before = read(&path).unwrap();
+    // Of a row, so that the engine has not read it yet.
+    let leaf = *named(&path).iter().max().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[usize::try_from(leaf).unwrap() + 5] ^= 4;
+    // In place, so that it is the same file.
+    fs::write(&path, &bytes).unwrap();
+    engine.begin_write().unwrap().end().unwrap();
+    let found = engine.check_pages(None, u64::MAX).unwrap().unwrap();
+    assert_eq!(found.damaged.len(), 1, "{found:?}");
+    assert_eq!(engine.page_state().unwrap().damaged, 1);
+    assert!(matches!(engine.begin_write(), Err(Error::Corrupted(_))));
+    assert!(before > 0 && engine.begin_read().unwrap().commit() > Commit::default());
+}
+
+/// What redb would ask for the memory of: a page that is larger than the file, with checksums that fit.
+#[test]
+fn a_page_that_can_not_be_is_refused_before_it_is_asked_for() {
+    let (_folder, path) = store();
+    let mut bytes = fs::read(&path).unwrap();
+    let length = bytes.len() as u64;
+    let layout = Header::read(&bytes[..HEADER_BYTES], length).unwrap().layout;
+    for order in 0..32_u64 {
+        let place = layout.place(PageNumber(order << 59));
+        assert_eq!(place.is_some(), order <= 20 && PAGE + (PAGE << order) <= length, "order {order}");
+    }
+    assert!(layout.place(PageNumber(1 << 20)).is_none(), "a region that is not there");
+    assert!(layout.place(PageNumber(0xF_FFFF)).is_none(), "a page behind the end");
+    // In the slots of the first page, each with its checksum.
+    for start in [64, 192] {
+        bytes[start + 8 + 7] |= 20 << 3;
+        let checksum = twox_hash::XxHash3_128::oneshot(&bytes[start..start + 112]).to_le_bytes();
+        bytes[start + 112..start + 128].copy_from_slice(&checksum);
+    }
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(read(&path), Err(Error::Corrupted(_))));
+    assert!(matches!(
+        RedbEngine::open(&path, PAGES).map(drop),
+        Err(Error::Corrupted(_) | Error::NotAStore(_))
+    ));
+    assert!(!check_closed_file(&path).unwrap().damaged.is_empty());
+}
+
+#[test]
+fn what_stands_for_a_damaged_page_is_refused_by_every_kind_of_tree() {
+    for tree in [Tree::Definitions, Tree::ROWS, Tree::Table { key: Some(16), value: None, freed: true }] {
+        let mut page = vec![0xAB; 4096];
+        write_impossible(&mut page, tree);
+        let node = Node::read(&page, tree).unwrap();
+        assert!(!node.is_leaf());
+        let layout = Layout { length: u64::MAX / 2, ..Header::read(&first_page(), 1 << 40).unwrap().layout };
+        assert!(!node.names_only_pages(layout), "no file has its children");
+    }
+}
+
+fn first_page() -> Vec<u8> {
+    let (_folder, path) = store();
+    fs::read(path).unwrap()[..HEADER_BYTES].to_vec()
+}

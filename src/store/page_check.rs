@@ -1,0 +1,224 @@
+//! [`Store::check_pages`], and the same in the background: each page of the table against its checksum.
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use crate::engine::redb::check_closed_file;
+use crate::engine::{Engine, PageRound};
+use crate::error::{Error, Result};
+use crate::progress;
+use crate::telemetry::{self, Call, Place, Summary};
+use crate::time::Stopwatch;
+
+/// How many bytes are read before the snapshot is let go, so that the file does not grow for it.
+const BYTES_AT_ONCE: u64 = 1 << 20;
+
+/// What a check of the pages of a store's table found; see [`Store::check_pages`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PageCheck {
+    /// How many pages were read.
+    pub pages: u64,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// The pages that are damaged, at most [`DAMAGED_MAX`](Self::DAMAGED_MAX).
+    pub damaged: Vec<DamagedPage>,
+    /// How many more are damaged than those kept.
+    pub damaged_not_kept: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A page that is not what the page above it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DamagedPage {
+    /// Where it begins in the table's file, in bytes.
+    pub offset: u64,
+    /// What is wrong with it, in words.
+    pub what: String,
+}
+
+/// When the pages of a store are checked in the background; see
+/// [`Options::page_check`](super::Options::page_check).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum BackgroundCheck {
+    /// Never: each page is compared only when it is read, or by [`Store::check_pages`].
+    Never,
+    /// Once, after the store was opened, if the process that wrote it last did not close it.
+    #[default]
+    AfterUncleanEnd,
+    /// Once, each time that the store was opened.
+    AfterOpening,
+}
+
+impl PageCheck {
+    /// How many damaged pages are kept; the rest is counted.
+    pub const DAMAGED_MAX: usize = 1000;
+
+    /// Whether every page is what it should be.
+    pub fn is_clean(&self) -> bool {
+        self.damaged.is_empty()
+    }
+
+    fn add(&mut self, round: &PageRound) {
+        self.pages += round.pages;
+        self.bytes += round.bytes;
+        for &(offset, what) in &round.damaged {
+            if self.damaged.iter().any(|known| known.offset == offset) {
+                continue;
+            }
+            if self.damaged.len() < Self::DAMAGED_MAX {
+                self.damaged.push(DamagedPage { offset, what: what.to_owned() });
+            } else {
+                self.damaged_not_kept += 1;
+            }
+        }
+    }
+
+    /// # Errors
+    ///
+    /// `Corrupted` if a page is damaged.
+    pub(crate) fn must_be_clean(&self) -> Result<()> {
+        let Some(first) = self.damaged.first() else { return Ok(()) };
+        let count = self.damaged.len() as u64 + self.damaged_not_kept;
+        let DamagedPage { offset, what } = first;
+        let text =
+            format!("{count} pages of the table are damaged; the one at byte {offset} of the file: {what}");
+        Err(Error::Corrupted(text.into()))
+    }
+}
+
+impl Store {
+    /// Reads every page of the table from the file, past all caches, and compares it with the checksum by which it is
+    /// named: so it finds bytes that changed on the disk, and writes that the disk lost or put elsewhere, before they
+    /// are read. At most `bytes_per_second` are read, so others are hardly held up; `u64::MAX` is as fast as the disk.
+    /// Others read and write meanwhile. It is for a timer: once a week, say.
+    ///
+    /// A damaged page is never served, also without this: every page is compared when it is read first. Once one was
+    /// found, here or by a read, every write is refused as [`Corrupted`](Error::Corrupted), so that nothing is built
+    /// upon it; what can be read is served. [`stats`](Self::stats) and telemetry report it.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](Error::Io). Damage is in what is returned, not an error. A store in memory or on etcd has no pages: it
+    /// returns a check of none.
+    pub fn check_pages(&self, bytes_per_second: u64) -> Result<PageCheck> {
+        check(&*self.inner.engine, bytes_per_second, &|pause| {
+            thread::sleep(pause);
+            false
+        })
+    }
+}
+
+/// Compares every page of the table of a closed store with its checksum, also if the store can't be opened. Nothing is
+/// written, and the write-ahead log beside it is not looked at.
+///
+/// # Errors
+///
+/// [`Io`](Error::Io). Damage is in what is returned. While another process writes the store, use
+/// [`Store::check_pages`]: pages that change meanwhile would look damaged here.
+pub fn check_pages(path: impl AsRef<Path>) -> Result<PageCheck> {
+    let path = path.as_ref();
+    let run = || {
+        let started = Stopwatch::start();
+        let mut found = PageCheck::default();
+        found.add(&check_closed_file(path)?);
+        found.took = started.elapsed();
+        Ok(found)
+    };
+    telemetry::told(Call::CheckPages, Place::default(), run, summary)
+}
+
+fn summary(found: &PageCheck) -> Summary {
+    Summary {
+        bytes: Some(found.bytes),
+        troubles: Some(found.damaged.len() as u64 + found.damaged_not_kept),
+        ..Summary::default()
+    }
+}
+
+/// Checks all pages, at most so many bytes a second, until `stopped`, which waits as long as it is told,
+/// says so.
+pub(super) fn check(
+    engine: &dyn Engine,
+    bytes_per_second: u64,
+    stopped: &dyn Fn(Duration) -> bool,
+) -> Result<PageCheck> {
+    let run = || {
+        let started = Stopwatch::start();
+        let mut found = PageCheck::default();
+        let mut after = None;
+        progress::begin("checking pages", None);
+        while let Some(round) = engine.check_pages(after, BYTES_AT_ONCE)? {
+            found.add(&round);
+            progress::add(round.pages);
+            after = round.next;
+            if after.is_none() {
+                break;
+            }
+            let due = Duration::from_secs_f64(found.bytes as f64 / bytes_per_second.max(1) as f64);
+            let pause = due.saturating_sub(started.elapsed());
+            if stopped(pause) {
+                break;
+            }
+        }
+        found.took = started.elapsed();
+        Ok(found)
+    };
+    let found = telemetry::told(Call::CheckPages, Place::default(), run, summary)?;
+    if let Err(damaged) = found.must_be_clean() {
+        telemetry::stopped(&damaged);
+    }
+    Ok(found)
+}
+
+/// A check in the background, which ends when this is dropped.
+pub(super) struct Checker {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Stop {
+    stopped: Mutex<bool>,
+    woken: Condvar,
+}
+
+impl Stop {
+    /// Waits as long, or until it is to stop; returns whether it is.
+    fn wait(&self, pause: Duration) -> bool {
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.woken.wait_timeout_while(stopped, pause, |stopped| !*stopped);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Checker {
+    pub(super) fn begin(engine: Arc<dyn Engine>, bytes_per_second: u64) -> Result<Self> {
+        let stop = Arc::new(Stop::default());
+        let of_thread = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("keystead page check".to_owned()).spawn(move || {
+            // What it finds the engine knows from then on; if the disk fails, whoever reads sees it too.
+            let _ = check(&*engine, bytes_per_second, &|pause| of_thread.wait(pause));
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Checker {
+    fn drop(&mut self) {
+        *self.stop.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.woken.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, its message went to standard error; the engine is as it was.
+            let _ = thread.join();
+        }
+    }
+}
