@@ -184,7 +184,7 @@ pub use page::{After, Cursor, InvalidCursor, InvalidLimit, KeyFilter, Limit, Pag
 pub use change::{
     Change, ChangeRecord, CommitInfo, CommitRecord, Images, InvalidPosition, Operation, Position, Previous,
 };
-pub use engine::{LogStats, Waited};
+pub use engine::{LogStats, PageStats, Waited};
 pub use store::Changes;
 pub use txn::{At, HistoryOf, Order};
 

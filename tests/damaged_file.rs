@@ -1,5 +1,5 @@
-//! Files that were damaged after they were closed: what `Options::check_integrity` sees, and that reading never ends
-//! the process.
+//! Files that were damaged after they were closed: what `Options::check_integrity` sees, and that neither reading nor
+//! writing ends the process.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -11,7 +11,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keystead::{
-    After, Error, KeyFilter, KeyId, Limit, NewKey, Options, Request, Scope, Store, Timestamp, compact, repair,
+    After, BackgroundCheck, Error, KeyFilter, KeyId, Limit, NewKey, Options, Request, Scope, Store,
+    Timestamp, compact, repair,
 };
 
 const KEYS: u8 = 60;
@@ -79,19 +80,23 @@ fn with_damaged_lists(bytes: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn in_a_process_of_its_own() {
     let Ok(path) = env::var(PATH) else { return };
-    let store = Options::new().open(path).unwrap();
-    store.write(&request(), |txn| txn.create_key(&new_key())).unwrap();
+    let written = Options::new().open(path).and_then(|store| {
+        store.write(&request(), |txn| txn.create_key(&new_key())).map(drop)?;
+        // Closing commits, too.
+        Ok(())
+    });
+    assert!(matches!(written, Ok(()) | Err(Error::Corrupted(_) | Error::CommitUnknown(_))), "{written:?}");
 }
 
-/// Whether it can be written. If not, the process is aborted; or only panics, where redb has its debug assertions.
-fn can_be_written(path: &Path) -> bool {
+/// Whether a process that writes it comes to its end, with success or an error of damage.
+fn ends_well(path: &Path) -> bool {
     let mut child = Command::new(env::current_exe().unwrap());
     child.args(["in_a_process_of_its_own", "--exact"]).env(PATH, path).env("RUST_BACKTRACE", "0");
     child.output().unwrap().status.success()
 }
 
 #[test]
-fn a_damaged_list_of_pages_is_seen_by_a_check_and_never_ends_a_reader() {
+fn a_damaged_list_of_pages_is_seen_by_a_check_and_never_ends_a_process() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     make(&path);
@@ -101,7 +106,7 @@ fn a_damaged_list_of_pages_is_seen_by_a_check_and_never_ends_a_reader() {
         eprintln!("{panic}");
         PANICS.fetch_add(1, Ordering::Relaxed);
     }));
-    let (mut ended, mut refused) = (0, 0);
+    let mut refused = 0;
     for (number, damaged) in with_damaged_lists(&whole).into_iter().enumerate() {
         fs::write(&path, &damaged).unwrap();
         let panics = PANICS.load(Ordering::Relaxed);
@@ -127,10 +132,10 @@ fn a_damaged_list_of_pages_is_seen_by_a_check_and_never_ends_a_reader() {
         let repaired = folder.path().join(format!("repaired-{number}"));
         let lost = repair(&path, &repaired).map(|report| report.lost.len());
         assert!(lost.is_err() || keys(&Store::open(&repaired).unwrap()).unwrap() == expected, "{lost:?}");
-        ended += usize::from(!can_be_written(&path));
+        assert!(ends_well(&path), "writing the list number {number} ended the process");
     }
     // Otherwise nothing was damaged that matters, and this test shows nothing.
-    assert!(ended > 0 && refused > 0, "{ended} ended the process, {refused} were refused");
+    assert!(refused > 0);
 }
 
 #[test]
@@ -180,17 +185,71 @@ fn a_file_in_an_older_format_of_redb_is_no_store() {
 }
 
 #[test]
-fn what_is_open_elsewhere_can_be_read_but_not_checked() {
+fn pages_are_checked_beside_readers_and_the_writer() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     make(&path);
     let writing = Options::new().open(&path).unwrap();
-    let read = Options::new().open_read_only(&path).unwrap();
+    let read = Options::new().check_integrity(true).open_read_only(&path).unwrap();
     assert_eq!(keys(&read).unwrap(), keys(&writing).unwrap());
-    let checked = Options::new().check_integrity(true).open_read_only(&path);
-    assert!(matches!(checked, Err(Error::AlreadyOpen)), "{:?}", checked.err());
-    drop((writing, read));
-    assert!(Options::new().check_integrity(true).open_read_only(&path).is_ok());
+    for store in [&writing, &read] {
+        let check = store.check_pages(u64::MAX).unwrap();
+        assert!(check.is_clean() && check.pages > 10, "{check:?}");
+        assert_eq!(store.stats().pages.unwrap().damaged, 0);
+    }
+    // Damaged beneath them, in every page that holds something.
+    let mut bytes = fs::read(&path).unwrap();
+    for page in bytes.chunks_mut(PAGE).skip(1).filter(|page| page[0] == 1) {
+        page[2] ^= 0x40;
+    }
+    fs::write(&path, &bytes).unwrap();
+    for store in [&writing, &read] {
+        let check = store.check_pages(u64::MAX).unwrap();
+        assert!(!check.is_clean(), "{check:?}");
+        assert!(store.stats().pages.unwrap().damaged > 0);
+    }
+    let refused = writing.write(&request(), |txn| txn.create_key(&new_key())).map(drop);
+    assert!(matches!(refused, Err(Error::Corrupted(_))), "{refused:?}");
+}
+
+/// How many checks came to their end in the background, after a while if there is to be one.
+fn checks_in_the_background(options: &Options, path: &Path, expected: u64) -> u64 {
+    let store = options.open(path).unwrap();
+    let rounds = if expected > 0 { 3000 } else { 30 };
+    for _ in 0..rounds {
+        if store.stats().pages.unwrap().checks == expected && expected > 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let stats = store.stats().pages.unwrap();
+    assert_eq!((stats.damaged, stats.checked_bytes > 0), (0, expected > 0));
+    stats.checks
+}
+
+#[test]
+fn after_an_unclean_end_all_pages_are_checked_in_the_background() {
+    for redo_log in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
+        make(&path);
+        let options = Options::new().redo_log(redo_log);
+        let store = options.open(&path).unwrap();
+        store.write(&request(), |txn| txn.create_key(&new_key())).unwrap();
+        // As a crash leaves it.
+        fs::copy(&path, &copy).unwrap();
+        if redo_log {
+            fs::copy(folder.path().join("store.redo"), folder.path().join("copy.redo")).unwrap();
+        }
+        drop(store);
+        let never = options.clone().page_check(BackgroundCheck::Never);
+        assert_eq!(checks_in_the_background(&options, &copy, 1), 1);
+        assert_eq!(checks_in_the_background(&options, &copy, 0), 0, "it was closed");
+        assert_eq!(checks_in_the_background(&options, &path, 0), 0, "it was closed");
+        assert_eq!(checks_in_the_background(&never, &path, 0), 0);
+        let always = options.page_check(BackgroundCheck::AfterOpening);
+        assert_eq!(checks_in_the_background(&always, &path, 1), 1);
+    }
 }
 
 #[test]

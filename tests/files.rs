@@ -426,16 +426,15 @@ fn a_truncated_store_is_refused() {
     }
 }
 
-/// Flips one byte at a time. No panic comes out; whatever is answered is refused as damage, or right,
-/// or [`Store::verify`] sees what is wrong.
+/// Flips one byte at a time. No panic comes out; whatever is answered is right, or refused as damage.
 #[test]
-fn a_damaged_store_is_refused_or_right_or_found_out() {
+fn a_damaged_store_is_refused_or_right() {
     let (bytes, content_before) = sample();
     let (_folder, path) = in_folder();
     let used: Vec<_> = (0..bytes.len()).filter(|place| bytes[*place] != 0).collect();
     assert!(used.len() > 1000);
     let places = (0..320).step_by(5).chain(used.iter().copied().skip(40).step_by(used.len() / 250));
-    let mut outcomes = [0; 3];
+    let mut outcomes = [0; 2];
     for (turn, place) in places.enumerate() {
         let mut damaged = bytes.clone();
         damaged[place] ^= [0xff, 0x01, 0x80, 0x10][turn % 4];
@@ -448,18 +447,20 @@ fn a_damaged_store_is_refused_or_right_or_found_out() {
                     return 0;
                 }
             };
-            let report = store.verify().unwrap_or_else(|error| panic!("byte {place}: {error:?}"));
             match content(&store) {
-                Err(error) => assert!(is_of_damage(&error), "byte {place}: {error:?}"),
-                Ok(found) if found == content_before => return 1,
-                Ok(_) => {}
+                Err(error) => {
+                    assert!(is_of_damage(&error), "byte {place}: {error:?}");
+                    0
+                }
+                Ok(found) => {
+                    assert!(found == content_before, "byte {place}: something else is served");
+                    1
+                }
             }
-            assert!(!report.is_clean(), "byte {place}: something is wrong that verify does not see");
-            2
         }));
         outcomes[outcome.unwrap_or_else(|_| panic!("byte {place}"))] += 1;
     }
-    assert!(outcomes.iter().all(|count| *count > 0), "refused, right, found out: {outcomes:?}");
+    assert!(outcomes.iter().all(|count| *count > 0), "refused, right: {outcomes:?}");
 }
 
 /// Kills a process in the middle of its writes, again and again, and opens what it left.

@@ -136,10 +136,22 @@ pub(crate) struct PageRound {
 /// What an engine knows of its pages.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PageState {
-    /// How many were found damaged since the store was opened.
-    pub(crate) damaged: u64,
+    pub(crate) stats: PageStats,
     /// Whether the file was not closed by who wrote it last.
     pub(crate) unclean: bool,
+}
+
+/// How the pages of a store's table are; see [`Stats`](crate::Stats).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct PageStats {
+    /// How many pages were found damaged since the store was opened, by a read or by a
+    /// [check](crate::Store::check_pages): from the first on, writes are refused.
+    pub damaged: u64,
+    /// How many checks of all pages came to their end since the store was opened.
+    pub checks: u64,
+    /// How many bytes were read by checks, also by one that runs.
+    pub checked_bytes: u64,
 }
 
 /// How [`Store::wait`](crate::Store::wait) ended.

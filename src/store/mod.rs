@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::change::Change;
-use crate::engine::{Batch, Engine, Log, LogStats, ReadTransaction, WriteTransaction};
+use crate::engine::{Batch, Engine, Log, LogStats, PageStats, ReadTransaction, WriteTransaction};
 #[cfg(feature = "etcd")]
 use crate::engine::{ClusterStats, Etcd};
 use crate::error::{Error, Result};
@@ -121,9 +121,8 @@ pub struct Stats {
     pub cache: CacheStats,
     /// The redo log; `None` in a store without one.
     pub log: Option<LogStats>,
-    /// How many pages of the table were found damaged since the store was opened, by a read or by a
-    /// [check](Store::check_pages): from the first on, writes are refused. `None` in a store in memory or on etcd.
-    pub damaged_pages: Option<u64>,
+    /// The pages of the table, and checks of them; `None` in a store in memory or on etcd.
+    pub pages: Option<PageStats>,
     /// The transactions on a cluster, by the feature `etcd`; `None` in a store that is on none.
     #[cfg(feature = "etcd")]
     pub cluster: Option<ClusterStats>,
@@ -359,7 +358,7 @@ impl Store {
         Stats {
             cache,
             log: self.inner.engine.log_stats(),
-            damaged_pages: self.inner.engine.page_state().map(|state| state.damaged),
+            pages: self.inner.engine.page_state().map(|state| state.stats),
             #[cfg(feature = "etcd")]
             cluster: self.inner.engine.cluster_stats(),
         }

@@ -18,8 +18,9 @@ impl Store {
             gauge(numbers::LOG_MEMORY, log.memory_bytes as f64);
             total(numbers::LOG_FULL, log.waits_for_checkpoint);
         }
-        if let Some(damaged) = stats.damaged_pages {
-            gauge(numbers::DAMAGED_PAGES, damaged as f64);
+        if let Some(pages) = stats.pages {
+            gauge(numbers::DAMAGED_PAGES, pages.damaged as f64);
+            total(numbers::PAGE_CHECKS, pages.checks);
         }
         #[cfg(feature = "etcd")]
         if let Some(age) = stats.cluster.and_then(|cluster| cluster.age) {

@@ -47,6 +47,7 @@ numbers! {
     LOG_BEHIND: Gauge "keystead_log_behind_commits" Count "Commits in the redo log that the file has not yet",
     LOG_MEMORY: Gauge "keystead_log_memory_bytes" Bytes "The memory of their rows",
     LOG_FULL: Counter "keystead_log_full_waits_total" Count "Writes that waited for a checkpoint",
+    PAGE_CHECKS: Counter "keystead_page_checks_total" Count "Checks of all pages of the table that came to their end",
     DAMAGED_PAGES: Gauge "keystead_damaged_pages" Count "Pages of the table that do not fit their checksums: more than 0 calls for an operator",
     SEEN_AGE: Gauge "keystead_etcd_seen_age_seconds" Seconds "How old what was seen of the cluster may be",
 }

@@ -240,6 +240,9 @@ impl Subject<'_> {
         if !report.is_clean() {
             return Ok(Said { outcome: "detected: violations".to_owned(), faults: Vec::new() });
         }
+        if !store.check_pages(u64::MAX)?.is_clean() {
+            return Ok(Said { outcome: "detected: damaged pages".to_owned(), faults: Vec::new() });
+        }
         let judged = self.judge(&store);
         drop(store);
         let mut said = self.said(&judged);

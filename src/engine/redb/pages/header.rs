@@ -15,6 +15,8 @@ const TWO_PHASES: u8 = 4;
 const PAGE_SIZE: usize = 12;
 const REGION_HEADER_PAGES: usize = 16;
 const REGION_PAGES: usize = 20;
+const FULL_REGIONS: usize = 24;
+const LAST_REGION_PAGES: usize = 28;
 const SLOTS: [usize; 2] = [64, 192];
 const SLOT_CHECKSUM: usize = 112;
 const SLOT_TRANSACTION: usize = 104;
@@ -54,6 +56,8 @@ pub(super) struct Header {
     pub(super) unclean: bool,
     /// Whether the newest commit was synced before it was named the newest.
     pub(super) two_phases: bool,
+    /// How long the file was when it was closed; says nothing of one that was not.
+    pub(super) length_closed: u64,
     primary: usize,
     /// Each slot, if its checksum fits and the roots it names lie in the file.
     pub(super) slots: [Option<Slot>; 2],
@@ -75,9 +79,13 @@ impl Header {
         }
         let layout = Layout { region_header_pages, region_pages, length };
         let slot = |start: usize| Slot::read(bytes.get(start..start + 128)?, layout);
+        let last_region = u64::from(u32_at(bytes, LAST_REGION_PAGES)?);
+        let last_region = if last_region == 0 { 0 } else { region_header_pages + last_region };
+        let full_regions = u64::from(u32_at(bytes, FULL_REGIONS)?) * (region_header_pages + region_pages);
+        let length_closed = (1 + full_regions + last_region) * PAGE;
         let flag = |flag: u8| bytes[FLAGS] & flag != 0;
         let (unclean, two_phases, primary) = (flag(UNCLEAN), flag(TWO_PHASES), usize::from(flag(PRIMARY)));
-        Some(Self { layout, unclean, two_phases, primary, slots: SLOTS.map(slot) })
+        Some(Self { layout, unclean, two_phases, length_closed, primary, slots: SLOTS.map(slot) })
     }
 
     /// The newest commit that is in the file as a whole, and the one before it.

@@ -32,7 +32,7 @@ use foldhash::fast::RandomState;
 use twox_hash::XxHash3_64;
 
 use crate::engine::disk::{BackendError, StorageBackend};
-use crate::engine::{PageRound, PageState};
+use crate::engine::{PageRound, PageState, PageStats};
 use crate::error::{Error, Result};
 
 use header::{Header, Layout, PageNumber, u64_at};
@@ -88,6 +88,9 @@ pub(super) struct PageFile {
     trees: RwLock<Vec<Tree>>,
     expected: [RwLock<HashMap<u32, Expected, RandomState>>; SHARDS],
     damage: Damage,
+    /// Checks of all pages that came to their end, and the bytes of all that were made.
+    checks: AtomicU64,
+    checked_bytes: AtomicU64,
 }
 
 /// The pages that were found not to be what they should be.
@@ -136,12 +139,20 @@ impl PageFile {
             trees: RwLock::default(),
             expected: Default::default(),
             damage: Damage::default(),
+            checks: AtomicU64::new(0),
+            checked_bytes: AtomicU64::new(0),
         }))
     }
 
     pub(super) fn state(&self) -> PageState {
         let unclean = self.found.get().is_some_and(|(unclean, _)| *unclean);
-        PageState { damaged: self.damage.count.load(Ordering::Acquire), unclean }
+        let count = |count: &AtomicU64| count.load(Ordering::Acquire);
+        let stats = PageStats {
+            damaged: count(&self.damage.count),
+            checks: count(&self.checks),
+            checked_bytes: count(&self.checked_bytes),
+        };
+        PageState { stats, unclean }
     }
 
     /// When redb has opened the file: if it went back from a commit that a crash cut off, that is no damage. Of
@@ -157,7 +168,7 @@ impl PageFile {
     ///
     /// `Corrupted` if a page was found damaged.
     pub(super) fn must_be_sound(&self) -> Result<()> {
-        let count = self.state().damaged;
+        let count = self.state().stats.damaged;
         let pages = self.damage.pages();
         match pages.first_key_value() {
             Some((offset, what)) if count > 0 => Err(Error::Corrupted(
@@ -172,7 +183,10 @@ impl PageFile {
 
     /// Compares pages of the newest commit with their checksums, past redb and its cache; see [`walk::walk`].
     pub(super) fn check(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<PageRound> {
-        Ok(walk::walk(self, after, bytes)?)
+        let round = walk::walk(self, after, bytes)?;
+        self.checked_bytes.fetch_add(round.bytes, Ordering::AcqRel);
+        self.checks.fetch_add(u64::from(round.next.is_none()), Ordering::AcqRel);
+        Ok(round)
     }
 
     /// Compares all pages of a file that nobody has open to write.

@@ -1,3 +1,5 @@
+//! Pages that were damaged, exchanged, or put back: each is found, and none is served.
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -82,7 +84,8 @@ fn a_sound_file_is_found_sound_at_once_and_in_rounds() {
     }
     assert!(rounds > 10, "{rounds} rounds");
     assert!(bytes >= all.bytes, "each page is read");
-    assert_eq!(reader.page_state().unwrap().damaged, 0);
+    let stats = reader.page_state().unwrap().stats;
+    assert_eq!((stats.damaged, stats.checks, stats.checked_bytes), (0, 1, bytes));
 }
 
 #[test]
@@ -178,7 +181,7 @@ fn what_was_damaged_refuses_writes_from_then_on() {
     engine.begin_write().unwrap().end().unwrap();
     let found = engine.check_pages(None, u64::MAX).unwrap().unwrap();
     assert_eq!(found.damaged.len(), 1, "{found:?}");
-    assert_eq!(engine.page_state().unwrap().damaged, 1);
+    assert_eq!(engine.page_state().unwrap().stats.damaged, 1);
     assert!(matches!(engine.begin_write(), Err(Error::Corrupted(_))));
     assert!(before > 0 && engine.begin_read().unwrap().commit() > Commit::default());
 }

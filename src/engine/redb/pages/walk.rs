@@ -10,6 +10,8 @@ use crate::engine::disk::StorageBackend;
 
 const NO_COMMIT: &str = "no commit slot of the first page fits its checksum";
 
+const OTHER_LENGTH: &str = "the file ends here, which is not where it ended when it was closed";
+
 /// Deeper than any tree that redb makes.
 const DEPTH_MAX: usize = 128;
 /// How often the first page is read again, if somebody is writing it.
@@ -32,6 +34,11 @@ pub(super) fn walk(file: &PageFile, after: Option<Vec<u8>>, bytes: u64) -> io::R
     }
     if first {
         own_tables(file, &mut walk)?;
+        if let Some(header) = first_page(file)?
+            && has_other_length(&header)
+        {
+            walk.round.damaged.push((header.layout.length, OTHER_LENGTH));
+        }
     }
     let round = walk.round;
     round.damaged.iter().for_each(|(offset, what)| file.note_damage(*offset, what));
@@ -48,6 +55,9 @@ pub(super) fn walk_closed(file: &PageFile) -> io::Result<PageRound> {
     let whole = |slot: Slot| {
         let mut walk = Walk::new(&*file.file, layout, None, u64::MAX);
         slot.roots.into_iter().flatten().try_for_each(|root| walk.tree(root))?;
+        if has_other_length(&header) {
+            walk.round.damaged.push((layout.length, OTHER_LENGTH));
+        }
         io::Result::Ok(walk.round)
     };
     let [newest, before] = header.newest_first();
@@ -61,6 +71,12 @@ pub(super) fn walk_closed(file: &PageFile) -> io::Result<PageRound> {
         }
     }
     Ok(found.unwrap_or_else(|| PageRound { damaged: vec![(0, NO_COMMIT)], ..PageRound::default() }))
+}
+
+/// A closed file has the length that its first page says, and every file ends with a page.
+fn has_other_length(header: &Header) -> bool {
+    let length = header.layout.length;
+    !length.is_multiple_of(PAGE) || !header.unclean && length != header.length_closed
 }
 
 fn first_page(file: &PageFile) -> io::Result<Option<Header>> {
