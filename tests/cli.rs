@@ -19,6 +19,9 @@ mod etcd;
 mod exchange;
 #[path = "cli/files.rs"]
 mod files;
+#[cfg(unix)]
+#[path = "cli/nightly.rs"]
+mod nightly;
 #[cfg(feature = "etcd")]
 #[path = "etcd/raw.rs"]
 mod raw;
