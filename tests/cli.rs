@@ -19,6 +19,8 @@ mod etcd;
 mod exchange;
 #[path = "cli/files.rs"]
 mod files;
+#[path = "cli/names.rs"]
+mod names;
 #[cfg(unix)]
 #[path = "cli/nightly.rs"]
 mod nightly;

@@ -23,7 +23,7 @@ pub(crate) struct History {
     #[arg(group = "of")]
     key: Option<KeyName>,
     /// Of this alias instead.
-    #[arg(long, group = "of")]
+    #[arg(long, group = "of", allow_hyphen_values = true)]
     alias: Option<Alias>,
     #[command(flatten)]
     scope: ScopeOptions,

@@ -57,7 +57,7 @@ pub(crate) struct Aliases {
     #[command(flatten)]
     scope: ScopeOptions,
     /// Only those of this key.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     key: Option<KeyName>,
     /// At most so many.
     #[arg(long, value_name = "NUMBER")]

@@ -35,7 +35,9 @@ use crate::output::Output;
 
 /// What stands below the list of commands; docs/cli.md says more.
 const AFTER_HELP: &str = "\
-A KEY is named by its id or by its key alias, an ALIAS by its name.
+A KEY is named by its id or by its key alias, an ALIAS by its name. What looks
+like an id is one. Names may begin with `-`: put `--` before the names, and
+all options before that.
 
 Exit codes:
   0  done

@@ -130,7 +130,7 @@ pub(crate) struct Create {
     #[arg(long = "tag", value_parser = parse_tag)]
     tags: Vec<(TagKey, TagValue)>,
     /// An alias; may be said again.
-    #[arg(long = "alias")]
+    #[arg(long = "alias", allow_hyphen_values = true)]
     aliases: Vec<Alias>,
     /// The enterprise project.
     #[arg(long, default_value = "0")]
@@ -279,7 +279,7 @@ pub(crate) struct Associate {
     /// The key that it is to name.
     key: KeyName,
     /// Only if it names this key now.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     from: Option<KeyName>,
     #[command(flatten)]
     options: WriteOptions,
@@ -332,7 +332,7 @@ impl Swap {
 
     fn swap_key_aliases(&self, context: &mut Context) -> Result<(), Failure> {
         let body = json!(["swap --key-aliases", self.one, self.other]);
-        let key = |text: &str| text.parse::<KeyName>().map_err(|error| Failure::usage(error.to_string()));
+        let key = |text: &str| text.parse::<KeyName>().map_err(Failure::usage);
         let (one, other) = (key(&self.one)?, key(&self.other)?);
         let in_words = |renamed: &[Renamed; 2]| {
             let [one, other] =
@@ -353,7 +353,7 @@ pub(crate) struct DeleteAlias {
     #[arg(required = true)]
     aliases: Vec<Alias>,
     /// The key that has them; the one that the first is on if nothing is said.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     key: Option<KeyName>,
     #[command(flatten)]
     options: WriteOptions,
