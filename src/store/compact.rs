@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::Options;
 use super::backup::now;
 use super::building::Building;
-use super::files::{beside, log_path, sync_folder_of};
+use super::files::{log_path, sync_folder_of};
+use super::temporary::Temporary;
 use crate::engine::Draft;
 use crate::error::Result;
 use crate::telemetry::{self, Call, Place, Summary};
@@ -79,7 +80,7 @@ fn compact_file(path: &Path) -> Result<Compacted> {
     // From here on nobody else can open it, until the new one has its place.
     let old = Draft::open(path)?;
     let before = path.metadata()?;
-    let folder = beside(path)?;
+    let folder = Temporary::beside(path)?;
     let new = folder.path().join("compacted");
     let mut building = Building::create(&new)?;
     building.copy(&*old.read()?)?;

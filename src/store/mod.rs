@@ -15,6 +15,7 @@ mod restore;
 mod stats;
 mod storages;
 mod sweep;
+mod temporary;
 
 pub use backup::Backup;
 pub use compact::{Compacted, compact};

@@ -10,7 +10,7 @@ use super::errors::{guarded, of_database};
 use super::log_state::LogState;
 use super::read::RedbRead;
 use super::spaces::{KnownNumbers, log_row};
-use super::write::{Writing, write, write_first};
+use super::write::{Writing, write_draft, write_first};
 use super::{Closing, builder, existing};
 use crate::engine::{LoadedRow, Reading};
 use crate::error::{Error, Result};
@@ -77,7 +77,7 @@ impl Draft {
     }
 
     fn change(&self, newest: Commit, change: impl FnOnce(&mut Writing<'_>) -> Result<()>) -> Result<()> {
-        guarded(|| write(&self.database, &self.numbers, false, (newest, self.log_state), change))
+        guarded(|| write_draft(&self.database, &self.numbers, (newest, self.log_state), change))
     }
 }
 

@@ -43,6 +43,11 @@ pub(super) fn of_commit(error: CommitError) -> Error {
     }
 }
 
+/// A commit into a file that nobody else has, and that goes away when this fails: nothing of it is unknown.
+pub(super) fn of_draft_commit(error: CommitError) -> Error {
+    of_redb(error.into())
+}
+
 fn of_redb(error: redb::Error) -> Error {
     match error {
         redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
