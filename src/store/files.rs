@@ -310,6 +310,18 @@ fn share_as(file: &File, other: &Metadata) -> Result<()> {
     Ok(())
 }
 
+/// How much room a file takes on the disk: less than its length, if there are holes in it.
+pub(super) fn disk_bytes(file: &Metadata) -> u64 {
+    #[cfg(unix)]
+    {
+        // The unit of this number, whatever the blocks of the file system are.
+        const BLOCK: u64 = 512;
+        std::os::unix::fs::MetadataExt::blocks(file) * BLOCK
+    }
+    #[cfg(not(unix))]
+    file.len()
+}
+
 /// A name is durable only with its folder; there is nothing to sync where that can't be done.
 pub(super) fn sync_folder_of(path: &Path) -> Result<()> {
     if cfg!(unix) {

@@ -99,6 +99,7 @@ impl TemporaryFile {
     }
 
     /// Where it is until it gets its name.
+    #[allow(dead_code, reason = "the tool does without")]
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }

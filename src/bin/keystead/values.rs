@@ -7,8 +7,8 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::Timestamp as Instant;
 use keystead::{
-    Alias, At, Commit, DomainId, Error, KeyAlias, KeyId, KeyRecord, ProjectId, Scope, Snapshot, TagKey,
-    TagValue, Timestamp, Transaction,
+    Alias, At, Commit, DomainId, Error, InvalidAlias, KeyAlias, KeyId, KeyRecord, ProjectId, Scope, Snapshot,
+    TagKey, TagValue, Timestamp, Transaction,
 };
 use uuid::Uuid;
 
@@ -48,7 +48,7 @@ impl FromStr for KeyName {
         if looks_like_id(text) {
             return Err(format!("{text} looks like a key id and is none; give the id of the key"));
         }
-        KeyAlias::new(text).map(Self::KeyAlias).map_err(|error| error.to_string())
+        parse_name(text).map(Self::KeyAlias)
     }
 }
 
@@ -85,6 +85,17 @@ impl KeyName {
             Self::KeyAlias(key_alias) => key_alias.to_string(),
         }
     }
+}
+
+/// A name of a key or an alias; one that is too long is told as such.
+pub(crate) fn parse_name<T: FromStr<Err = InvalidAlias>>(text: &str) -> Result<T, String> {
+    const CHARACTERS_MAX: usize = 255;
+    text.parse().map_err(|error: InvalidAlias| match text.chars().count() {
+        length if length > CHARACTERS_MAX => {
+            format!("the name is too long, it has {length} characters: {error}")
+        }
+        _ => error.to_string(),
+    })
 }
 
 /// A moment as it is typed in: the number of a commit, or a time with its zone.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use redb::backends::FileBackend;
 
-use super::errors::{guarded, of_database};
+use super::errors::{guarded, of_compaction, of_database};
 use super::log_state::LogState;
 use super::read::RedbRead;
 use super::spaces::{KnownNumbers, log_row};
@@ -74,6 +74,15 @@ impl Draft {
     /// Removes the entries of the log up to and with a commit.
     pub(crate) fn trim(&self, newest: Commit, to: Commit) -> Result<()> {
         self.change(newest, |writing| writing.trim_log(to))
+    }
+
+    /// Moves pages from the end of the file to where others are free, so that closing makes it shorter. Nobody may
+    /// read it meanwhile.
+    pub(crate) fn shrink(&mut self) -> Result<()> {
+        guarded(|| match &mut self.database.database {
+            Some(database) => database.compact().map(drop).map_err(of_compaction),
+            None => Ok(()),
+        })
     }
 
     fn change(&self, newest: Commit, change: impl FnOnce(&mut Writing<'_>) -> Result<()>) -> Result<()> {
