@@ -55,8 +55,8 @@ impl Store {
     /// [opened for reading](Options::open_read_only) where it is. Rows are read and written in their order,
     /// in pieces, so memory is bounded; the commit that is copied is held until the last row was read. Then
     /// the file is synced and verified, and only then gets its name. It is for its owner only. If anything
-    /// fails, there is no file of that name; a process that is killed may leave one whose name begins with
-    /// `.keystead-`.
+    /// fails, there is no file of that name. A process that is killed leaves a folder `.keystead-*.tmp`, which the next
+    /// one that makes anything there removes.
     ///
     /// Don't open a backup for writing: [restore](crate::Restore) it.
     ///
