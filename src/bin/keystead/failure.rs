@@ -116,7 +116,7 @@ impl Failure {
     }
 
     /// Of a file that can't be looked at, so that nothing was tried.
-    pub(crate) fn as_not_opened(self) -> Self {
+    pub(crate) fn not_opened_either(self) -> Self {
         Self { kind: Kind::NotOpened, ..self }
     }
 

@@ -339,6 +339,6 @@ pub(crate) fn must_be_file(path: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::not_opened(format!("there is no file {}", path.display())).advice("check the path"))
         }
-        Err(error) => Err(Failure::of_file(path)(error.into()).as_not_opened()),
+        Err(error) => Err(Failure::of_file(path)(error.into()).not_opened_either()),
     }
 }
