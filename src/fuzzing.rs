@@ -369,8 +369,9 @@ pub fn replay(data: &[u8]) {
     let _ = rows.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX);
 }
 
-/// A copy of a store, and the bodies of what it changed after that, in a folder of their own.
-static BACKUP: LazyLock<(tempfile::TempDir, Vec<Vec<u8>>)> = LazyLock::new(|| {
+/// The bytes of a copy of a store, and the bodies of what it changed after that. No folder: nobody would delete it,
+/// because a static is never dropped.
+static BACKUP: LazyLock<(Vec<u8>, Vec<Vec<u8>>)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let (base, changes) = (folder.path().join("base"), folder.path().join("changes"));
     let table = Bytes::default();
@@ -397,7 +398,7 @@ static BACKUP: LazyLock<(tempfile::TempDir, Vec<Vec<u8>>)> = LazyLock::new(|| {
     store.write(&at(3), |txn| txn.delete_aliases(second, std::slice::from_ref(&alias))).unwrap();
     store.backup_changes(&since, &changes).unwrap();
     let bodies = ChangesWriter::bodies(&fs::read(&changes).unwrap());
-    (folder, bodies)
+    (fs::read(&base).unwrap(), bodies)
 });
 
 /// A file of changes: arbitrary bytes; or whole frames that hold arbitrary bytes; or one of a store whose
@@ -408,7 +409,7 @@ pub fn changes(data: &[u8]) {
         0 => read_changes(data),
         1 => read_changes(&ChangesWriter::framed(pieces(data))),
         _ => {
-            let (folder, sound) = &*BACKUP;
+            let (base, sound) = &*BACKUP;
             let (mut bodies, mut data) = (sound.clone(), data);
             while let [which, rest @ ..] = data {
                 let which = usize::from(*which) % bodies.len();
@@ -418,11 +419,12 @@ pub fn changes(data: &[u8]) {
             let file = ChangesWriter::framed(bodies.iter().map(Vec::as_slice));
             read_changes(&file);
             // Its own: tests run at the same time.
-            let own = tempfile::tempdir_in(folder).unwrap();
-            let path = own.path().join("damaged");
-            fs::write(&path, file).unwrap();
-            let restore = Restore::of(folder.path().join("base")).changes(path);
-            let outcome = restore.into_file(own.path().join("restored"));
+            let folder = tempfile::tempdir().unwrap();
+            let place = |name| folder.path().join(name);
+            fs::write(place("base"), base).unwrap();
+            fs::write(place("damaged"), file).unwrap();
+            let restore = Restore::of(place("base")).changes(place("damaged"));
+            let outcome = restore.into_file(place("restored"));
             assert!(outcome.is_ok() || bodies != *sound, "what was not damaged: {:?}", outcome.err());
         }
     }

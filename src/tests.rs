@@ -26,6 +26,7 @@ mod repair;
 mod seal;
 #[cfg(shuttle)]
 mod shuttle;
+mod sources;
 mod spaces;
 mod stand_ins;
 #[cfg(all(feature = "tracing", feature = "metrics"))]

@@ -19,6 +19,15 @@ mod etcd;
 mod exchange;
 #[path = "cli/files.rs"]
 mod files;
+#[path = "cli/leftovers.rs"]
+mod leftovers;
+#[path = "cli/messages.rs"]
+mod messages;
+#[path = "cli/names.rs"]
+mod names;
+#[cfg(unix)]
+#[path = "cli/nightly.rs"]
+mod nightly;
 #[cfg(feature = "etcd")]
 #[path = "etcd/raw.rs"]
 mod raw;
@@ -27,6 +36,8 @@ mod report;
 #[cfg(feature = "etcd")]
 #[path = "etcd/secured.rs"]
 mod secured;
+#[path = "cli/sizes.rs"]
+mod sizes;
 #[cfg(target_os = "linux")]
 #[path = "cli/terminal.rs"]
 mod terminal;

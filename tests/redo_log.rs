@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keystead::{
     Alias, Error, KeyFilter, KeyId, NewKey, Options, Quotas, Request, Result, Scope, Store, Timestamp,
@@ -318,4 +318,77 @@ fn a_damaged_log_is_refused() {
         }
     }
     assert!(outcomes.iter().all(|count| *count > 0), "refused, unused, torn: {outcomes:?}");
+}
+
+/// A log that an administrator's command makes can be opened by the service whose store it is.
+#[cfg(unix)]
+#[test]
+fn a_log_has_the_owner_and_the_permissions_of_its_store() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kms");
+    drop(Store::open(&path).unwrap());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    // Only an administrator may give a file away; anybody else has it already.
+    if path.metadata().unwrap().uid() == 0 {
+        chown(&path, Some(12_345), Some(23_456)).unwrap();
+    }
+    let of = |path: &Path| {
+        let file = path.metadata().unwrap();
+        (file.uid(), file.gid(), file.mode() & 0o7777)
+    };
+    let log = folder.path().join("kms.redo");
+    for _ in 0..2 {
+        drop(Options::new().redo_log(true).open(&path).unwrap());
+        assert_eq!(of(&log), of(&path));
+        assert_eq!(of(&path).2, 0o640);
+        // Another length: the log is made anew.
+        let longer = Options::new().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+        drop(longer.open(&path).unwrap());
+        assert_eq!(of(&log), of(&path));
+        fs::remove_file(&log).unwrap();
+    }
+}
+
+/// By whatever path a store is opened, there is one log, beside its file.
+#[cfg(unix)]
+#[test]
+fn the_log_of_a_store_behind_a_link_is_beside_its_file() {
+    use std::os::unix::fs::symlink;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (data, links) = (folder.path().join("data"), folder.path().join("links"));
+    fs::create_dir(&data).unwrap();
+    fs::create_dir(&links).unwrap();
+    let (path, link) = (data.join("kms"), links.join("store"));
+    drop(Store::open(&path).unwrap());
+    symlink("../data/kms", &link).unwrap();
+    symlink("store", links.join("again")).unwrap();
+    let names = |folder: &Path| {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let options = logged();
+    let crashed = folder.path().join("crashed");
+    fs::create_dir(&crashed).unwrap();
+    for (number, opened) in (0..).zip([&link, &links.join("again"), &path]) {
+        let store = options.open(opened).unwrap();
+        step(&store, number);
+        assert_eq!(names(&data), ["kms", "kms.redo"], "{}", opened.display());
+        assert_eq!(names(&links), ["again", "store"], "{}", opened.display());
+        // As after a crash: what was committed is in the log only.
+        for name in ["kms", "kms.redo"] {
+            fs::copy(data.join(name), crashed.join(name)).unwrap();
+        }
+        drop(store);
+    }
+    let _ = fs::remove_file(&link);
+    symlink("../crashed/kms", &link).unwrap();
+    assert_eq!(steps_in(&direct().open_read_only(&link).unwrap()), 3);
+    assert_eq!(steps_in(&direct().open(&link).unwrap()), 3);
 }

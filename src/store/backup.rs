@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::building::{Building, ENTRIES_AT_ONCE, Walk};
-use super::files::NewFile;
+use super::files::{NewFile, disk_bytes};
 use super::{Options, Store};
 use crate::change::Position;
 use crate::engine::ReadTransaction;
@@ -39,6 +39,9 @@ pub struct Backup {
     pub entries: u64,
     /// The length of the file.
     pub bytes: u64,
+    /// How much of the disk it takes: less than its length, if there are holes in it.
+    #[serde(default)]
+    pub disk_bytes: u64,
     /// How long it took.
     pub took: Duration,
 }
@@ -52,8 +55,8 @@ impl Store {
     /// [opened for reading](Options::open_read_only) where it is. Rows are read and written in their order,
     /// in pieces, so memory is bounded; the commit that is copied is held until the last row was read. Then
     /// the file is synced and verified, and only then gets its name. It is for its owner only. If anything
-    /// fails, there is no file of that name; a process that is killed may leave one whose name begins with
-    /// `.keystead-`.
+    /// fails, there is no file of that name. A process that is killed leaves a folder `.keystead-*.tmp`, which the next
+    /// one that makes anything there removes.
     ///
     /// Don't open a backup for writing: [restore](crate::Restore) it.
     ///
@@ -88,8 +91,8 @@ impl Store {
         let entries = building.copy(&*rows)?;
         drop(rows);
         let built = building.finish()?;
-        let (rows, bytes) = (built.report.rows, built.bytes);
-        Ok(Backup { position, since: None, rows, entries, bytes, took: started.elapsed() })
+        let (rows, bytes, disk_bytes) = (built.report.rows, built.bytes, built.disk_bytes);
+        Ok(Backup { position, since: None, rows, entries, bytes, disk_bytes, took: started.elapsed() })
     }
 
     /// Writes into a new file what the store did behind a position, up to now: that of a
@@ -153,8 +156,10 @@ impl Store {
         drop(buffer.into_inner().map_err(|error| Error::from(error.into_error()))?);
         file.sync()?;
         check_changes(file.temporary())?;
-        let (position, bytes) = (self.position_after(begin.to), file.name()?);
-        Ok(Backup { position, since: Some(since), rows: outcomes, entries, bytes, took: started.elapsed() })
+        let (position, rows) = (self.position_after(begin.to), outcomes);
+        let disk_bytes = disk_bytes(&file.temporary().metadata()?);
+        let (bytes, took) = (file.name()?, started.elapsed());
+        Ok(Backup { position, since: Some(since), rows, entries, bytes, disk_bytes, took })
     }
 
     /// Checks a backup of either kind where it is: a copy is verified, of changes each is read. Tells what it
@@ -171,7 +176,8 @@ impl Store {
 
     fn verify_file(path: &Path) -> Result<Backup> {
         let started = now();
-        let bytes = path.metadata()?.len();
+        let file = path.metadata()?;
+        let (bytes, disk_bytes) = (file.len(), disk_bytes(&file));
         let (position, since, rows, entries) = match check_changes(path) {
             Ok((begin, outcomes, entries)) => {
                 let position = Position { incarnation: begin.incarnation, commit: begin.to };
@@ -186,7 +192,7 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        Ok(Backup { position, since, rows, entries, bytes, took: started.elapsed() })
+        Ok(Backup { position, since, rows, entries, bytes, disk_bytes, took: started.elapsed() })
     }
 }
 

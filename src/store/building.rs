@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use super::Options;
-use super::files::NewFile;
+use super::files::{NewFile, disk_bytes};
 use super::incarnation::another_incarnation;
 use crate::engine::{Batch, Draft, Load, LoadedRow, Log, ReadTransaction, Reading, WriteTransaction};
 use crate::error::{Error, Result};
@@ -38,6 +38,7 @@ pub(super) struct Building<'a> {
 pub(super) struct Built {
     pub(super) report: Report,
     pub(super) bytes: u64,
+    pub(super) disk_bytes: u64,
 }
 
 /// What a commit that is carried over reads: all that was written before it.
@@ -177,14 +178,17 @@ impl<'a> Building<'a> {
     /// `Unsound` if it does not verify.
     pub(super) fn finish(mut self) -> Result<Built> {
         self.flush()?;
-        let Self { written, draft, file, .. } = self;
-        drop((written, draft));
+        let Self { written, mut draft, file, .. } = self;
+        drop(written);
+        draft.shrink()?;
+        drop(draft);
         file.sync()?;
         let written = Options::new().check_integrity(true).open_read_only(file.temporary())?;
         let report = written.verify()?;
         report.must_be_clean()?;
+        let disk_bytes = disk_bytes(&file.temporary().metadata()?);
         let bytes = file.name()?;
-        Ok(Built { report, bytes })
+        Ok(Built { report, bytes, disk_bytes })
     }
 }
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::Options;
 use super::backup::now;
 use super::building::Building;
-use super::files::{beside, log_path, sync_folder_of};
+use super::files::{disk_bytes, log_path, sync_folder_of};
+use super::temporary::Temporary;
 use crate::engine::Draft;
 use crate::error::Result;
 use crate::telemetry::{self, Call, Place, Summary};
@@ -25,12 +26,17 @@ pub struct Compacted {
     pub bytes_before: u64,
     /// Its length now.
     pub bytes: u64,
+    /// How much of the disk the file took before: less than its length, if there were holes in it.
+    pub disk_bytes_before: u64,
+    /// How much of the disk it takes now; never more than before.
+    pub disk_bytes: u64,
     /// How long it took.
     pub took: Duration,
 }
 
-/// Writes a store anew, into full pages, and puts the new file in the place of the old one. It is the same
-/// store: its incarnation, commits, versions and positions stay what they were.
+/// Writes a store anew, into full pages, and puts the new file in the place of the old one, unless that takes no
+/// more of the disk: then the old one stays. It is the same store: its incarnation, commits, versions and positions
+/// stay what they were.
 ///
 /// Nobody else may have the store open meanwhile, not even to read. The new file is made as a
 /// [`backup`](crate::Store::backup) is, beside the old one, so there must be room for both; it is verified
@@ -47,7 +53,7 @@ pub struct Compacted {
 /// let position = store.position()?;
 /// drop(store);
 /// let compacted = compact(&path)?;
-/// assert!(compacted.bytes <= compacted.bytes_before);
+/// assert!(compacted.disk_bytes <= compacted.disk_bytes_before);
 /// assert_eq!(Store::open(&path)?.position()?, position);
 /// # Ok::<(), keystead::Error>(())
 /// ```
@@ -74,28 +80,39 @@ fn compact_file(path: &Path) -> Result<Compacted> {
     let started = now();
     // The file itself, not a link to it.
     let path = &path.canonicalize()?;
-    // Closed after this, it has all that was in a redo log.
+    let before = path.metadata()?;
+    // Closed after this, it has all that was in a redo log. It may be longer than before: redb ends a database with
+    // a commit, which needs pages.
     drop(Options::new().check_integrity(true).open(path)?);
     // From here on nobody else can open it, until the new one has its place.
     let old = Draft::open(path)?;
-    let before = path.metadata()?;
-    let folder = beside(path)?;
+    let folder = Temporary::beside(path)?;
     let new = folder.path().join("compacted");
     let mut building = Building::create(&new)?;
     building.copy(&*old.read()?)?;
     let built = building.finish()?;
-    keep_owner(&new, &before)?;
     // Without its log the old one can be opened; beside a log that it does not know the new one could not.
     match fs::remove_file(log_path(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         removed => removed?,
     }
     sync_folder_of(path)?;
-    fs::rename(&new, path)?;
-    sync_folder_of(path)?;
+    let there = path.metadata()?;
+    if (built.disk_bytes, built.bytes) < (disk_bytes(&there), there.len()) {
+        keep_owner(&new, &before)?;
+        fs::rename(&new, path)?;
+        sync_folder_of(path)?;
+    }
     drop(old);
-    let (rows, bytes) = (built.report.rows, built.bytes);
-    Ok(Compacted { rows, bytes_before: before.len(), bytes, took: started.elapsed() })
+    let now = path.metadata()?;
+    Ok(Compacted {
+        rows: built.report.rows,
+        bytes_before: before.len(),
+        bytes: now.len(),
+        disk_bytes_before: disk_bytes(&before),
+        disk_bytes: disk_bytes(&now),
+        took: started.elapsed(),
+    })
 }
 
 fn keep_owner(new: &Path, before: &Metadata) -> Result<()> {

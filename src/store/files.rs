@@ -1,13 +1,11 @@
 //! The files of a store: how they come into being and are opened.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
-
-use tempfile::{NamedTempFile, TempDir};
 
 use crate::engine::Engine;
 use crate::engine::direct::DirectFile;
@@ -18,6 +16,8 @@ use crate::engine::redo::{LogId, RedoLog};
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
 use crate::time::Stopwatch;
+
+use super::temporary::{TemporaryFile, folder_of, remove_unused};
 
 pub(super) use crate::engine::redo::{LOG_BYTES_MAX, LOG_BYTES_MIN};
 
@@ -43,6 +43,7 @@ pub(super) struct Files<'a> {
 impl Files<'_> {
     /// Opens the store, or makes it, without a redo log.
     pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
+        self.clear();
         patiently(|| self.direct(&begin))
     }
 
@@ -67,7 +68,13 @@ impl Files<'_> {
 
     /// Opens the store, or makes it, with a redo log.
     pub(super) fn open_with_log(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
+        self.clear();
         patiently(|| Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>))
+    }
+
+    /// Removes what killed processes left beside the store.
+    fn clear(&self) {
+        remove_unused(folder_of(&self.log_path()));
     }
 
     fn logged(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<LoggedEngine> {
@@ -169,35 +176,38 @@ impl Files<'_> {
         if !self.create {
             return Err(self.no_store());
         }
-        let file = unnamed(self.path)?;
+        let file = TemporaryFile::beside(self.path)?;
         let engine = RedbEngine::create(file.reopen()?, self.pages)?;
         begin(&engine)?;
         drop(engine);
-        file.as_file().sync_all()?;
-        match file.persist_noclobber(self.path) {
+        file.file().sync_all()?;
+        match file.name(self.path) {
             // Somebody else was faster: theirs is as good.
-            Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            persisted => persisted.map_err(|refused| refused.error)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            named => named?,
         };
         sync_folder_of(self.path)
     }
 
     /// Makes an empty log in the place of what is left of an older one.
     fn create_log(&self, id: LogId) -> Result<Box<dyn StorageBackend>> {
-        let file = unnamed(self.path)?;
+        let path = self.log_path();
+        let file = TemporaryFile::beside(&path)?;
         let disk = Box::new(backend(file.reopen()?)?);
         RedoLog::create(&*disk, id, self.log_bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(self.log_path()).map_err(|refused| refused.error)?;
-        sync_folder_of(self.path)?;
-        Ok(Box::new(DirectFile::new(disk, &self.log_path())))
+        // Whoever opens the store must be able to open its log, also when it is an administrator who makes the log.
+        share_as(file.file(), &self.path.metadata()?)?;
+        file.file().sync_all()?;
+        file.replace(&path)?;
+        sync_folder_of(&path)?;
+        Ok(Box::new(DirectFile::new(disk, &path)))
     }
 }
 
 /// A file that is written under no name of its own, and gets its name when it is whole.
 pub(super) struct NewFile<'a> {
     path: &'a Path,
-    file: NamedTempFile,
+    file: TemporaryFile,
 }
 
 impl<'a> NewFile<'a> {
@@ -213,7 +223,7 @@ impl<'a> NewFile<'a> {
                 found => return found.map_err(Error::from).and(Err(exists(&taken))),
             }
         }
-        Ok(Self { path, file: unnamed(path)? })
+        Ok(Self { path, file: TemporaryFile::beside(path)? })
     }
 
     /// To be written through.
@@ -227,7 +237,7 @@ impl<'a> NewFile<'a> {
     }
 
     pub(super) fn sync(&self) -> Result<()> {
-        Ok(self.file.as_file().sync_all()?)
+        Ok(self.file.file().sync_all()?)
     }
 
     /// Gives it its name, durably, and returns its length. If that fails, there is no file of this name.
@@ -236,12 +246,10 @@ impl<'a> NewFile<'a> {
     ///
     /// `FileExists` if somebody else made a file there meanwhile.
     pub(super) fn name(self) -> Result<u64> {
-        let bytes = self.file.as_file().metadata()?.len();
-        match self.file.persist_noclobber(self.path) {
-            Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(exists(self.path));
-            }
-            persisted => drop(persisted.map_err(|refused| refused.error)?),
+        let bytes = self.file.file().metadata()?.len();
+        match self.file.name(self.path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(exists(self.path)),
+            named => named?,
         }
         let synced = sync_folder_of(self.path);
         if synced.is_err() {
@@ -267,26 +275,43 @@ fn exists(path: &Path) -> Error {
     Error::FileExists(path.display().to_string().into())
 }
 
-/// Where the redo log of a store is.
+/// Where the redo log of a store is: beside its file, also if the path is a symbolic link to that.
 pub(super) fn log_path(path: &Path) -> PathBuf {
-    let mut name = OsString::from(path);
+    let file = if path.is_symlink() { path.canonicalize().ok() } else { None };
+    let mut name = OsString::from(file.as_deref().unwrap_or(path));
     name.push(LOG_SUFFIX);
     name.into()
 }
 
-fn folder_of(path: &Path) -> PathBuf {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+/// Gives a file that was made here the owner and the permissions of another one, as far as this process may. By its
+/// handle: what its path leads to is up to whoever owns the folder.
+fn share_as(file: &File, other: &Metadata) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, fchown};
+        let own = file.metadata()?;
+        if (own.uid(), own.gid()) != (other.uid(), other.gid()) {
+            match fchown(file, Some(other.uid()), Some(other.gid())) {
+                // Then it is no administrator, but one of several users who share a store.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                changed => changed?,
+            }
+        }
+        file.set_permissions(other.permissions())?;
+    }
+    Ok(())
 }
 
-/// A folder beside a path, for its owner only, that goes with all that is in it.
-pub(super) fn beside(path: &Path) -> Result<TempDir> {
-    Ok(tempfile::Builder::new().prefix(".keystead-").tempdir_in(folder_of(path))?)
-}
-
-/// A file beside a path, for its owner only, that goes unless it gets a name.
-fn unnamed(path: &Path) -> Result<NamedTempFile> {
-    Ok(tempfile::Builder::new().prefix(".keystead-").tempfile_in(folder_of(path))?)
+/// How much room a file takes on the disk: less than its length, if there are holes in it.
+pub(super) fn disk_bytes(file: &Metadata) -> u64 {
+    #[cfg(unix)]
+    {
+        // The unit of this number, whatever the blocks of the file system are.
+        const BLOCK: u64 = 512;
+        std::os::unix::fs::MetadataExt::blocks(file) * BLOCK
+    }
+    #[cfg(not(unix))]
+    file.len()
 }
 
 /// A name is durable only with its folder; there is nothing to sync where that can't be done.

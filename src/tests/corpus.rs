@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crate::fuzzing;
 
@@ -45,4 +46,17 @@ fn what_is_not_damaged_opens() {
         fuzzing::open(&[how]);
     }
     fuzzing::changes(&[2]);
+}
+
+/// Another process, whose temporary folder is one that is looked into when it has ended.
+#[test]
+fn nothing_is_left_among_temporary_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut other = Command::new(std::env::current_exe().unwrap());
+    other.args(["tests::corpus::changes", "--exact"]).env("TMPDIR", folder.path());
+    let output = other.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
+use super::sources::source_files;
+
 /// Each module imports only from those before it. Those of one line stand together.
 const ORDER: [&[&str]; 19] = [
     &["sync"],
@@ -32,17 +34,11 @@ const ORDER: [&[&str]; 19] = [
 /// The sources without comments and without what is compiled for tests only, by their place in `src`.
 fn sources() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders = vec![root.clone()];
     let mut sources = BTreeMap::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let place = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
-                sources.insert(place, fs::read_to_string(path).unwrap());
-            }
+    for path in source_files() {
+        if let Ok(place) = path.strip_prefix(&root) {
+            let place = place.to_str().unwrap().replace('\\', "/");
+            sources.insert(place, fs::read_to_string(path).unwrap());
         }
     }
     let tests = tests_in(&sources);
@@ -213,18 +209,9 @@ fn rules_see_no_bytes_and_engines_no_records() {
 
 #[test]
 fn every_file_says_what_it_is_for() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders: Vec<_> = ["src", "tests", "benches", "examples"].map(|name| root.join(name)).into();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let source = fs::read_to_string(&path).unwrap();
-                assert!(source.starts_with("//! "), "{}", path.display());
-                assert!(source.is_ascii(), "{}", path.display());
-            }
-        }
+    for path in source_files() {
+        let source = fs::read_to_string(&path).unwrap();
+        assert!(source.starts_with("//! "), "{}", path.display());
+        assert!(source.is_ascii(), "{}", path.display());
     }
 }

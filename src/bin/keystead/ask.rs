@@ -5,11 +5,12 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap::Args;
 
 use crate::failure::Failure;
+use crate::output::is_json;
 
 /// Whether to ask.
 #[derive(Args)]
 pub(crate) struct Confirm {
-    /// Don't ask. Needed where there is no terminal.
+    /// Don't ask. Needed where there is no terminal, and with --json.
     #[arg(long, short)]
     yes: bool,
 }
@@ -20,7 +21,8 @@ impl Confirm {
         if self.yes {
             return Ok(());
         }
-        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        // A question is no JSON.
+        if is_json() || !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
             let message = format!("not confirmed, nothing was done: {what}");
             return Err(Failure::not_confirmed(message).advice("give --yes"));
         }

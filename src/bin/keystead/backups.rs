@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keystead::{Commit, Position, RepairReport, Store};
+use keystead::{Commit, Error, Position, RepairReport, Store};
 
 use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
 use crate::location::{must_be_file, store_must_be_new};
-use crate::output::{Output, show_bytes};
+use crate::output::{Output, show_bytes, show_size};
 use crate::progress::watched;
 use crate::values::parse_commit;
 
@@ -33,14 +33,15 @@ impl Backup {
             (Some(position), _) => Some(*position),
             (None, Some(path)) => {
                 must_be_file(path)?;
-                Some(watched(|| Store::verify_backup(path))?.position)
+                Some(watched(|| Store::verify_backup(path)).map_err(Failure::of_file(path))?.position)
             }
             (None, None) => None,
         };
         let backup = watched(|| match since {
             Some(since) => store.backup_changes(&since, &self.file),
             None => store.backup(&self.file),
-        })?;
+        })
+        .map_err(Failure::of_file(&self.file))?;
         if context.output.is_json() {
             return context.output.json(&backup);
         }
@@ -48,7 +49,7 @@ impl Backup {
             ("position", backup.position.to_string()),
             ("rows", backup.rows.to_string()),
             ("commits in the history", backup.entries.to_string()),
-            ("size", show_bytes(backup.bytes)),
+            ("size", show_size(backup.bytes, backup.disk_bytes)),
         ])
     }
 }
@@ -83,7 +84,10 @@ impl Restore {
             Some(commit) => restore.up_to(commit),
             None => restore,
         };
-        let restored = watched(|| restore.into_file(&path))?;
+        let restored = watched(|| restore.into_file(&path)).map_err(|error| match error {
+            Error::AlreadyOpen => Failure::of_file(&self.copy)(error),
+            error => Failure::of_file(&path)(error),
+        })?;
         if context.output.is_json() {
             return context.output.json(&restored);
         }

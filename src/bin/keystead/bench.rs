@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::Failure;
 use crate::progress::{Bar, now};
+use crate::temporary::Temporary;
 
 /// Measure this disk: how long a sync takes, how many commits a second a store makes.
 #[derive(Args)]
@@ -40,9 +41,7 @@ impl Bench {
         context
             .store
             .must_be_no_cluster("it measures a disk; a cluster is measured by `cargo bench --bench etcd`")?;
-        let folder = tempfile::Builder::new().prefix(".keystead-bench-").tempdir_in(&self.folder);
-        let folder =
-            folder.map_err(|error| Failure::failed(format!("{}: {error}", self.folder.display())))?;
+        let folder = Temporary::create_in(&self.folder)?;
         let time = Duration::from_secs(self.seconds);
         let bar = Bar::new("measuring", 4, "measurements");
         let syncs = measure_syncs(&folder.path().join("syncs"), time)?;

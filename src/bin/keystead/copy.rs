@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::location::{Location, store_must_be_new};
 use crate::output::Output;
 use crate::progress::watched;
+use crate::temporary::Temporary;
 use crate::upkeep::count;
 
 /// Copy the whole store with its history to a new place, and compare: from a file to etcd, back, or to its like.
@@ -145,9 +146,7 @@ const DELETE_EXACTLY: &str = "see to the cause, delete the keys of that prefix b
 
 /// The copy is made beside, with a redo log, and gets its name when it is whole.
 fn fill_file(path: &Path, source: &Store, options: &Options) -> Result<Copied, Failure> {
-    let beside = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new().prefix(".keystead-copy-").tempdir_in(beside);
-    let folder = folder.map_err(|error| Failure::failed(format!("{}: {error}", beside.display())))?;
+    let folder = Temporary::beside(path)?;
     let store = options.clone().redo_log(true).open(folder.path().join("copy"))?;
     let copied = watched(|| source.copy_to(&store))?;
     watched(|| store.backup(path))?;

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::io;
+use std::panic;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use keystead::{ApiCode, Error};
 use serde_json::json;
 
-use crate::output::printable;
+use crate::output::{is_json, printable, tell_json};
 
 /// Why a command ended otherwise than well.
 #[derive(Debug)]
@@ -83,8 +85,39 @@ impl Failure {
         Self::new(Kind::NotConfirmed, message)
     }
 
+    /// After a panic, which was told when it happened.
+    pub(crate) fn panicked() -> Self {
+        Self::failed("keystead ended where it should not").advice(
+            "keep a copy of the store's files, run `keystead verify`, and report what was said before this",
+        )
+    }
+
+    /// What the library says of a file, with the name of the file.
+    pub(crate) fn of_file(path: &Path) -> impl Fn(Error) -> Self {
+        move |error| {
+            let path = path.display();
+            let message = match &error {
+                Error::AlreadyOpen => format!("locked by another process: {path}"),
+                Error::RecoveryNeeded => {
+                    format!("not closed cleanly: {path}; opening it for writing once recovers it")
+                }
+                Error::Io(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+                    format!("the path is too long, or a name in it: {path}")
+                }
+                Error::Io(error) => format!("{path}: {error}"),
+                _ => return error.into(),
+            };
+            Self { message, ..error.into() }
+        }
+    }
+
     fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), advice: None, api: None }
+    }
+
+    /// Of a file that can't be looked at, so that nothing was tried.
+    pub(crate) fn not_opened_either(self) -> Self {
+        Self { kind: Kind::NotOpened, ..self }
     }
 
     /// With what to do about it.
@@ -119,7 +152,7 @@ impl Failure {
             return;
         }
         if json {
-            eprintln!("{}", json!({ "error": self.to_json() }));
+            tell_json(&json!({ "error": self.to_json() }));
             return;
         }
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
@@ -149,12 +182,21 @@ impl From<Error> for Failure {
     }
 }
 
+/// Has panics told as all else is: what it catches of them the library returns as errors besides.
+pub(crate) fn tell_panics() {
+    let in_words = panic::take_hook();
+    panic::set_hook(Box::new(move |info| match is_json() {
+        true => tell_json(&json!({ "note": { "message": info.to_string() } })),
+        false => in_words(info),
+    }));
+}
+
 /// From writing the output; errors of the store's own files come as [`Error::Io`].
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(Kind::NobodyReads, "nobody reads the output"),
-            _ => Self::failed(format!("input or output failed: {error}")),
+            _ => Error::from(error).into(),
         }
     }
 }
@@ -230,13 +272,24 @@ fn advice_for(error: &Error) -> Option<&'static str> {
         }
         Error::Unsound(_) => "nothing was kept; run `keystead verify` on what it was made of",
         Error::CommitUnknown(_) => {
-            "look with `keystead history` whether it was done; with the same --request-id the same command can just \
-             be given again"
+            "make room if the disk is full; then look with `keystead history` whether it was done; with the same \
+             --request-id the same command can just be given again"
         }
-        Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
-            "make room: on a disk; or in etcd: compact, defragment, raise its quota, `etcdctl alarm disarm`"
-        }
-        Error::Io(_) => "check the disk's free space, its health, and permissions; then try again",
+        Error::Io(error) => match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "make room: on a disk; or in etcd: compact, defragment, raise its quota, `etcdctl alarm disarm`"
+            }
+            io::ErrorKind::FileTooLarge => {
+                "raise the limit of the size of files (`ulimit -f`), and try again"
+            }
+            io::ErrorKind::InvalidFilename => {
+                "choose a shorter name; beside a store there is a log, whose name has .redo added"
+            }
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                "check the path; make the folder if it is missing"
+            }
+            _ => "check the disk's free space, its health, and permissions; then try again",
+        },
         Error::FileExists(_) => "choose another name, or move that file away; nothing is overwritten",
         Error::QuotaExceeded { .. } | Error::TooManyTags { .. } => {
             "give the quotas of your service: --keys-per-project, --aliases-per-key, --tags-per-key"
@@ -249,4 +302,55 @@ fn advice_for(error: &Error) -> Option<&'static str> {
         Error::RequestIdReused(_) => "take a new id for a new request",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::output::say_in_json;
+
+    const ROLE: &str = "KEYSTEAD_TEST_PANICS";
+
+    /// In the other process: a panic that is caught, on a thread that has no output of its own.
+    #[test]
+    fn panics_in_another_process() {
+        if std::env::var_os(ROLE).is_some() {
+            say_in_json(true);
+            tell_panics();
+            assert!(std::thread::spawn(|| panic!("a \"page\"\nis damaged")).join().is_err());
+        }
+    }
+
+    #[test]
+    fn a_panic_is_told_in_json() {
+        let mut other = Command::new(std::env::current_exe().unwrap());
+        other.args(["failure::tests::panics_in_another_process", "--exact", "--nocapture"]).env(ROLE, "1");
+        let output = other.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let told: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        let message = told["note"]["message"].as_str().unwrap();
+        assert!(message.contains("a \"page\"\nis damaged") && message.contains("failure.rs"), "{message}");
+    }
+
+    #[test]
+    fn what_to_do_fits_what_happened() {
+        let advice = |kind: io::ErrorKind| {
+            let failure = Failure::of_file(Path::new("/data/kms.redb"))(io::Error::from(kind).into());
+            assert!(failure.message.contains("/data/kms.redb"), "{failure:?}");
+            failure.advice.unwrap()
+        };
+        assert!(advice(io::ErrorKind::StorageFull).starts_with("make room"));
+        assert!(advice(io::ErrorKind::QuotaExceeded).starts_with("make room"));
+        assert!(advice(io::ErrorKind::FileTooLarge).contains("ulimit -f"));
+        assert!(advice(io::ErrorKind::InvalidFilename).contains("shorter name"));
+        assert!(advice(io::ErrorKind::NotFound).contains("check the path"));
+        let locked = Failure::of_file(Path::new("/data/kms.redb"))(Error::AlreadyOpen);
+        assert_eq!(locked.message, "locked by another process: /data/kms.redb");
+        assert_eq!(locked.kind, Kind::NotOpened);
+        let unknown = Failure::from(Error::CommitUnknown("No space left on device".into()));
+        assert!(unknown.advice.unwrap().contains("make room"));
+    }
 }

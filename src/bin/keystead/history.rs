@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use keystead::{
     Alias, Change, ChangeRecord, CommitInfo, CommitRecord, DomainId, Error, HistoryOf, Images, KeyRecord,
     Limit, Operation, Order, Position, ProjectId, Store, Waited,
@@ -13,7 +14,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::look::{list, write_page};
 use crate::output::{Column, Output};
-use crate::values::{KeyName, ScopeOptions, show_time};
+use crate::values::{KeyName, ScopeOptions, parse_name, show_time};
 
 /// Tell what was done to a key or an alias, also if it is gone.
 #[derive(Args)]
@@ -23,7 +24,7 @@ pub(crate) struct History {
     #[arg(group = "of")]
     key: Option<KeyName>,
     /// Of this alias instead.
-    #[arg(long, group = "of")]
+    #[arg(long, group = "of", allow_hyphen_values = true, value_parser = parse_name::<Alias>)]
     alias: Option<Alias>,
     #[command(flatten)]
     scope: ScopeOptions,
@@ -31,7 +32,7 @@ pub(crate) struct History {
     #[arg(long)]
     oldest_first: bool,
     /// At most so many changes.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
 }
 
@@ -54,7 +55,7 @@ pub(crate) struct Changes {
     #[arg(long)]
     project: Option<ProjectId>,
     /// End after so many commits.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     limit: Option<u64>,
 }
 

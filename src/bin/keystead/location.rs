@@ -10,9 +10,12 @@ use clap::{ArgMatches, Args, ValueEnum};
 #[cfg(feature = "etcd")]
 use keystead::Etcd;
 use keystead::{Compatibility, Error, Options, Quotas, Store};
+use tempfile::TempPath;
 
 use crate::cluster::{Cluster, SETTINGS, SourceOptions};
 use crate::failure::Failure;
+use crate::new_file::sync_folder_of;
+use crate::temporary::Temporary;
 
 /// Where the store is.
 #[derive(Args)]
@@ -212,7 +215,7 @@ impl Location {
         match self {
             Self::File(path) => {
                 must_exist(path)?;
-                Ok(Options::new().open_read_only(path)?)
+                Options::new().open_read_only(path).map_err(Failure::of_file(path))
             }
             #[cfg(feature = "etcd")]
             Self::Etcd(cluster) => Ok(Options::new().open_etcd_read_only(cluster)?),
@@ -225,7 +228,7 @@ impl Location {
         match self {
             Self::File(path) => {
                 must_exist(path)?;
-                Ok(options.open(path)?)
+                options.open(path).map_err(Failure::of_file(path))
             }
             #[cfg(feature = "etcd")]
             Self::Etcd(cluster) => Ok(options.open_etcd(cluster)?),
@@ -235,10 +238,7 @@ impl Location {
     /// Makes a store where there is none.
     pub(crate) fn create(&self, options: &Options) -> Result<Store, Failure> {
         match self {
-            Self::File(path) => {
-                store_must_be_new(path)?;
-                Ok(options.open(path)?)
-            }
+            Self::File(path) => create_file(path, options),
             #[cfg(feature = "etcd")]
             Self::Etcd(cluster) => match Options::new().open_etcd_read_only(cluster) {
                 Err(Error::NoStore(_)) => Ok(options.open_etcd(cluster)?),
@@ -258,7 +258,7 @@ impl Location {
                     Ok(_) => Ok(Some(PageCheck::Sound)),
                     Err(Error::Corrupted(why)) => Ok(Some(PageCheck::Damaged(why.to_string()))),
                     Err(Error::AlreadyOpen) => Ok(Some(PageCheck::InUse)),
-                    Err(error) => Err(error.into()),
+                    Err(error) => Err(Failure::of_file(path)(error)),
                 }
             }
             #[cfg(feature = "etcd")]
@@ -285,11 +285,31 @@ impl Location {
     }
 }
 
+/// Makes a store under a name that nothing has, not even a moment later: of several who make it at the same time one
+/// does, and the others hear that it is there.
+fn create_file(path: &Path, options: &Options) -> Result<Store, Failure> {
+    let failed = Failure::of_file(path);
+    store_must_be_new(path)?;
+    let folder = Temporary::beside(path).map_err(|error| failed(error.into()))?;
+    let made = folder.path().join("store");
+    // Closed, it is one file.
+    drop(options.open(&made).map_err(&failed)?);
+    let made = TempPath::try_from_path(made).map_err(|error| failed(error.into()))?;
+    match made.persist_noclobber(path) {
+        Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(Error::FileExists(path.display().to_string().into()).into());
+        }
+        named => named.map_err(|refused| failed(refused.error.into()))?,
+    }
+    sync_folder_of(path)?;
+    Options::new().open_read_only(path).map_err(&failed)
+}
+
 /// Nothing is overwritten. Asked before anything is confirmed; the library asks again.
 pub(crate) fn must_be_new(path: &Path) -> Result<(), Failure> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::from(error).into()),
+        Err(error) => Err(Failure::of_file(path)(error.into())),
         Ok(_) => Err(Error::FileExists(path.display().to_string().into()).into()),
     }
 }
@@ -319,6 +339,6 @@ pub(crate) fn must_be_file(path: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::not_opened(format!("there is no file {}", path.display())).advice("check the path"))
         }
-        Err(error) => Err(Failure::not_opened(format!("{}: {error}", path.display()))),
+        Err(error) => Err(Failure::of_file(path)(error.into()).not_opened_either()),
     }
 }

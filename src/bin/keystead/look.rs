@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use keystead::{
     After, Alias, AliasRecord, AliasUrn, At, Cursor, Error, KeyFilter, KeyRecord, KeySpec, KeyState, Limit,
@@ -14,7 +15,8 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::output::{Column, Output};
 use crate::values::{
-    KeyName, ScopeOptions, one_of, parse_at, parse_tag_filter, show_aliases, show_optional_time, show_time,
+    KeyName, ScopeOptions, one_of, parse_at, parse_name, parse_tag_filter, show_aliases, show_optional_time,
+    show_time,
 };
 
 /// List the scopes that hold anything.
@@ -39,7 +41,7 @@ pub(crate) struct Keys {
     #[arg(long, value_enum, default_value_t = KeyOrder::Name)]
     order: KeyOrder,
     /// At most so many.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
 }
 
@@ -57,10 +59,10 @@ pub(crate) struct Aliases {
     #[command(flatten)]
     scope: ScopeOptions,
     /// Only those of this key.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     key: Option<KeyName>,
     /// At most so many.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
 }
 
@@ -199,7 +201,7 @@ impl Resolve {
     /// The names that the alias may have: a URN leaves one prefix out.
     fn names(&self, store: &Store, scope: &Scope) -> Result<Vec<Alias>, Failure> {
         let Ok(urn) = self.alias.parse::<AliasUrn>() else {
-            return Ok(vec![self.alias.parse().map_err(|error| Failure::usage(format!("{error}")))?]);
+            return Ok(vec![parse_name(&self.alias).map_err(Failure::usage)?]);
         };
         if urn.region() != store.region() || urn.domain_id() != scope.domain() {
             return Ok(Vec::new());

@@ -17,6 +17,10 @@ mod new_file;
 mod output;
 mod progress;
 mod report;
+mod signals;
+// The tool makes files as the library does, so that either removes what the other left.
+#[path = "../../store/temporary.rs"]
+mod temporary;
 mod upkeep;
 mod values;
 mod write;
@@ -24,18 +28,22 @@ mod write;
 use std::env;
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::panic;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
 use crate::location::StoreOptions;
-use crate::output::Output;
+use crate::output::{Output, is_json, say_in_json};
 
 /// What stands below the list of commands; docs/cli.md says more.
 const AFTER_HELP: &str = "\
-A KEY is named by its id or by its key alias, an ALIAS by its name.
+A KEY is named by its id or by its key alias, an ALIAS by its name. What looks
+like an id is one. Names may begin with `-`: put `--` before the names, and
+all options before that.
 
 Exit codes:
   0  done
@@ -122,19 +130,41 @@ struct Context {
 }
 
 fn main() -> ExitCode {
-    let matches = without_empty_variables(Arguments::command()).get_matches();
-    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let Arguments { common: Common { mut store, json }, command } = arguments;
-    store.note_typed(&matches);
-    let mut context = Context { store, output: Output::new(json) };
-    let done = run(&command, &mut context).and_then(|()| context.output.flush());
+    // Before it is known what was typed, a mistake in it may have to be told.
+    say_in_json(env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json"));
+    failure::tell_panics();
+    // A panic that nobody catches is a failure too, with an exit code and in JSON.
+    let done = panic::catch_unwind(execute).unwrap_or_else(|_| Err(Failure::panicked()));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.tell(json);
+            failure.tell(is_json());
             failure.exit_code()
         }
     }
+}
+
+fn execute() -> Result<(), Failure> {
+    signals::survive_file_size_limit()?;
+    let matches = without_empty_variables(Arguments::command()).try_get_matches();
+    let matches = matches.map_err(|error| mistyped(&error))?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(|error| mistyped(&error))?;
+    let Arguments { common: Common { mut store, json }, command } = arguments;
+    say_in_json(json);
+    store.note_typed(&matches);
+    let mut context = Context { store, output: Output::new(json) };
+    run(&command, &mut context).and_then(|()| context.output.flush())
+}
+
+/// What is wrong with the command line. Without --json the parser tells it itself, in colours; as it does with help.
+fn mistyped(error: &clap::Error) -> Failure {
+    if !is_json() || matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    // What follows is how the command is used.
+    let message = text.split("\n\n").next().unwrap_or_default();
+    Failure::usage(message.strip_prefix("error: ").unwrap_or(message)).advice("look at `keystead help`")
 }
 
 /// A variable of the environment that is set, but empty, says nothing.

@@ -5,14 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use keystead::Error;
-use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
 use crate::location::must_be_new;
+use crate::temporary::{TemporaryFile, folder_of};
 
 /// A file that is being written beside its place, for its owner only: it has all names.
 pub(crate) struct NewFile {
-    file: NamedTempFile,
+    file: TemporaryFile,
     path: PathBuf,
 }
 
@@ -27,48 +27,45 @@ impl NewFile {
 
     /// One that may take the place of a file.
     pub(crate) fn beside(path: &Path) -> Result<Self, Failure> {
-        let file = NamedTempFile::with_prefix_in(".keystead-", folder_of(path));
-        let file = file.map_err(|error| failed(path, &error))?;
+        let file = TemporaryFile::beside(path).map_err(|error| failed(path, error))?;
         Ok(Self { file, path: path.to_path_buf() })
     }
 
-    pub(crate) fn writer(&mut self) -> &mut impl io::Write {
-        self.file.as_file_mut()
+    pub(crate) fn writer(&self) -> impl io::Write {
+        self.file.file()
     }
 
     /// Puts it in its place, if nothing is there.
     pub(crate) fn finish(self) -> Result<(), Failure> {
-        self.file.as_file().sync_all()?;
-        match self.file.persist_noclobber(&self.path) {
-            Ok(_) => sync_folder_of(&self.path),
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(Error::FileExists(self.path.display().to_string().into()).into())
+        let Self { file, path } = self;
+        file.file().sync_all().map_err(|error| failed(&path, error))?;
+        match file.name(&path) {
+            Ok(()) => sync_folder_of(&path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::FileExists(path.display().to_string().into()).into())
             }
-            Err(error) => Err(failed(&self.path, &error.error)),
+            Err(error) => Err(failed(&path, error)),
         }
     }
 
     /// Puts it in its place, and what was there is gone.
     pub(crate) fn replace(self) -> Result<(), Failure> {
-        self.file.as_file().sync_all()?;
-        self.file.persist(&self.path).map_err(|error| failed(&self.path, &error.error))?;
-        sync_folder_of(&self.path)
+        let Self { file, path } = self;
+        file.file().sync_all().map_err(|error| failed(&path, error))?;
+        file.replace(&path).map_err(|error| failed(&path, error))?;
+        sync_folder_of(&path)
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// So that the name outlives a crash too.
-fn sync_folder_of(path: &Path) -> Result<(), Failure> {
+pub(crate) fn sync_folder_of(path: &Path) -> Result<(), Failure> {
     if cfg!(unix) {
         let synced = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| failed(path, &error))?;
+        synced.map_err(|error| failed(path, error))?;
     }
     Ok(())
 }
 
-fn failed(path: &Path, error: &io::Error) -> Failure {
-    Failure::failed(format!("{}: {error}", path.display()))
+fn failed(path: &Path, error: io::Error) -> Failure {
+    Failure::of_file(path)(error.into())
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
@@ -12,6 +13,18 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::failure::Failure;
+
+/// Whether everything that is said is JSON, also by what has no [`Output`]: bars, questions, a panic.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Has everything be JSON, or in words.
+pub(crate) fn say_in_json(json: bool) {
+    JSON.store(json, Ordering::Relaxed);
+}
+
+pub(crate) fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
 
 /// Where answers go.
 pub(crate) struct Output {
@@ -49,7 +62,7 @@ impl Output {
 
     /// One value in one line.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        let line = serde_json::to_string(value).map_err(|error| Failure::failed(error.to_string()))?;
+        let line = json_text(value).map_err(|error| Failure::failed(error.to_string()))?;
         Ok(writeln!(self.stream, "{line}")?)
     }
 
@@ -72,7 +85,7 @@ impl Output {
     /// Besides the answer, on the standard error output.
     pub(crate) fn note(&self, message: &str) {
         match self.json {
-            true => eprintln!("{}", json!({ "note": { "message": message } })),
+            true => tell_json(&json!({ "note": { "message": message } })),
             false => anstream::eprintln!("note: {}", printable(message)),
         }
     }
@@ -123,11 +136,6 @@ impl Output {
 /// A text that can't move the cursor, change colours, or turn the direction of what stands beside it: what
 /// tenants say of their keys is shown to operators.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    let acts = |character: char| {
-        let turns =
-            matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        character.is_control() || turns
-    };
     if !text.contains(acts) {
         return Cow::Borrowed(text);
     }
@@ -136,6 +144,47 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
         false => character.to_string(),
     };
     text.chars().map(escape).collect()
+}
+
+/// Whether a character controls a terminal, ends a line, or turns the direction of what stands beside it.
+fn acts(character: char) -> bool {
+    let turns = matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    character.is_control() || turns
+}
+
+/// JSON in one line, in which characters that act are escaped: a machine reads the same text, and a terminal shows
+/// nothing else. serde_json escapes those of ASCII but one; none of the others stands outside of a string.
+pub(crate) fn json_text(value: &impl Serialize) -> serde_json::Result<String> {
+    let text = serde_json::to_string(value)?;
+    if !text.contains(acts) {
+        return Ok(text);
+    }
+    let escape = |character: char| match acts(character) {
+        true => format!("\\u{:04x}", u32::from(character)),
+        false => character.to_string(),
+    };
+    Ok(text.chars().map(escape).collect())
+}
+
+/// A value on the standard error output, in one line.
+pub(crate) fn tell_json(value: &serde_json::Value) {
+    match json_text(value) {
+        Ok(text) => eprintln!("{text}"),
+        Err(error) => eprintln!("{}", json!({ "error": { "kind": "failed", "message": error.to_string() } })),
+    }
+}
+
+/// How much of the disk a file takes, and its length if that is another one.
+pub(crate) fn show_size(bytes: u64, disk_bytes: u64) -> String {
+    // The last block of a file is full only by chance.
+    const BLOCK: u64 = 4096;
+    match disk_bytes.abs_diff(bytes) >= BLOCK {
+        true => format!("{} ({} on the disk)", show_bytes(bytes), show_bytes(disk_bytes)),
+        false => show_bytes(bytes),
+    }
 }
 
 /// Bytes in a unit in which they are read easily.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use keystead::Progress;
 
-use crate::output::printable;
+use crate::output::{is_json, printable};
 
 /// How far something is. Silent where the standard error output is no terminal.
 pub(crate) struct Bar(ProgressBar);
@@ -38,6 +38,9 @@ impl Bar {
     }
 
     fn with(doing: &'static str, total: u64, template: &str) -> Self {
+        if is_json() {
+            return Self(ProgressBar::hidden());
+        }
         let bar = if total == 0 { ProgressBar::no_length() } else { ProgressBar::new(total) };
         let style = ProgressStyle::with_template(template).expect("the templates are constants");
         bar.set_style(style.progress_chars("=> "));
@@ -65,7 +68,7 @@ impl Drop for Bar {
 
 /// Runs a long call of the library and shows how far it is.
 pub(crate) fn watched<T>(call: impl FnOnce() -> T) -> T {
-    if !io::stderr().is_terminal() {
+    if is_json() || !io::stderr().is_terminal() {
         return call();
     }
     let progress = Progress::new();

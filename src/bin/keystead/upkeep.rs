@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use keystead::{AliasScope, Error, KeyFilter, Limit, Options, Position, Region, Report, Store};
+use keystead::{AliasScope, Compacted, Error, KeyFilter, Limit, Options, Position, Region, Report, Store};
 use serde_json::json;
 
 use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
 use crate::location::{PageCheck, WriteRules, must_be_file};
-use crate::output::{Output, show_bytes};
+use crate::output::{Output, show_bytes, show_size};
 use crate::progress::watched;
 
 /// Make a new, empty store.
@@ -80,7 +80,7 @@ fn verify_backup(path: &Path, output: &mut Output) -> Result<(), Failure> {
         Err(Error::Unsound(found)) => {
             return Err(Failure::findings(format!("the backup is not sound: {found:?}")));
         }
-        checked => checked?,
+        checked => checked.map_err(Failure::of_file(path))?,
     };
     if output.is_json() {
         return output.json(&json!({ "clean": true, "backup": backup }));
@@ -96,7 +96,7 @@ fn verify_backup(path: &Path, output: &mut Output) -> Result<(), Failure> {
         ("position", backup.position.to_string()),
         ("rows", backup.rows.to_string()),
         ("commits in the history", backup.entries.to_string()),
-        ("size", show_bytes(backup.bytes)),
+        ("size", show_size(backup.bytes, backup.disk_bytes)),
     ])
 }
 
@@ -246,15 +246,18 @@ impl Compact {
         let what =
             format!("{} is replaced by a copy of it without waste, after that was verified", path.display());
         self.confirm.ask(&what)?;
-        let compacted = watched(|| keystead::compact(&path))?;
-        match context.output.is_json() {
-            true => context
-                .output
-                .json(&json!({ "bytes_before": compacted.bytes_before, "bytes": compacted.bytes })),
-            false => {
-                let (before, now) = (show_bytes(compacted.bytes_before), show_bytes(compacted.bytes));
-                context.output.line(format!("{before} before, {now} now"))
-            }
+        let compacted = watched(|| keystead::compact(&path)).map_err(Failure::of_file(&path))?;
+        let Compacted { bytes_before, bytes, disk_bytes_before, disk_bytes, .. } = compacted;
+        if context.output.is_json() {
+            return context.output.json(&json!({
+                "bytes_before": bytes_before, "bytes": bytes,
+                "disk_bytes_before": disk_bytes_before, "disk_bytes": disk_bytes,
+            }));
         }
+        let (before, now) = (show_size(bytes_before, disk_bytes_before), show_size(bytes, disk_bytes));
+        context.output.line(match (bytes, disk_bytes) == (bytes_before, disk_bytes_before) {
+            true => format!("{before}; a copy would take no less of the disk"),
+            false => format!("{before} before, {now} now"),
+        })
     }
 }

@@ -7,9 +7,10 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::Timestamp as Instant;
 use keystead::{
-    Alias, At, Commit, DomainId, Error, InvalidKeyId, KeyAlias, KeyId, KeyRecord, ProjectId, Scope, Snapshot,
+    Alias, At, Commit, DomainId, Error, InvalidAlias, KeyAlias, KeyId, KeyRecord, ProjectId, Scope, Snapshot,
     TagKey, TagValue, Timestamp, Transaction,
 };
+use uuid::Uuid;
 
 /// In which scope.
 #[derive(Args)]
@@ -28,7 +29,7 @@ impl ScopeOptions {
     }
 }
 
-/// How a key is named: what has the form of an id is one, everything else is a key alias.
+/// How a key is named: a text that looks like an id is one, everything else is a key alias.
 #[derive(Debug, Clone)]
 pub(crate) enum KeyName {
     Id(KeyId),
@@ -36,16 +37,30 @@ pub(crate) enum KeyName {
 }
 
 impl FromStr for KeyName {
-    type Err = Error;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text.parse::<KeyId>() {
-            Ok(key_id) => Ok(Self::Id(key_id)),
-            Err(InvalidKeyId::Malformed | InvalidKeyId::NamesNoKey(_)) => {
-                Ok(Self::KeyAlias(KeyAlias::new(text)?))
-            }
+    /// Whoever may name keys may also name one like the id of another, in a spelling that is no id. Such a text is
+    /// never looked up among key aliases.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(id) = Uuid::try_parse(&text.to_ascii_lowercase()) {
+            return Ok(Self::Id(KeyId::from_bytes(id.into_bytes())));
         }
+        if looks_like_id(text) {
+            return Err(format!("{text} looks like a key id and is none; give the id of the key"));
+        }
+        parse_name(text).map(Self::KeyAlias)
     }
+}
+
+/// Whether a text has the groups of an id, or its digits.
+fn looks_like_id(text: &str) -> bool {
+    let groups = text.split('-').map(|group| {
+        let length = group.bytes().all(|byte| byte.is_ascii_alphanumeric()).then_some(group.len());
+        length.unwrap_or(usize::MAX)
+    });
+    let digits = text.bytes().filter(|byte| *byte != b'-');
+    groups.eq([8, 4, 4, 4, 12])
+        || (digits.clone().count() == 32 && digits.clone().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 impl KeyName {
@@ -70,6 +85,17 @@ impl KeyName {
             Self::KeyAlias(key_alias) => key_alias.to_string(),
         }
     }
+}
+
+/// A name of a key or an alias; one that is too long is told as such.
+pub(crate) fn parse_name<T: FromStr<Err = InvalidAlias>>(text: &str) -> Result<T, String> {
+    const CHARACTERS_MAX: usize = 255;
+    text.parse().map_err(|error: InvalidAlias| match text.chars().count() {
+        length if length > CHARACTERS_MAX => {
+            format!("the name is too long, it has {length} characters: {error}")
+        }
+        _ => error.to_string(),
+    })
 }
 
 /// A moment as it is typed in: the number of a commit, or a time with its zone.

@@ -16,7 +16,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::history::describe;
 use crate::location::WriteRules;
-use crate::values::{KeyName, ScopeOptions, one_of, parse_commit, parse_tag, show_aliases};
+use crate::values::{KeyName, ScopeOptions, one_of, parse_commit, parse_name, parse_tag, show_aliases};
 
 /// By whom something is done.
 #[derive(Args)]
@@ -110,6 +110,7 @@ impl WriteOptions {
 #[derive(Args)]
 pub(crate) struct Create {
     /// The key's own name.
+    #[arg(value_parser = parse_name::<KeyAlias>)]
     key_alias: KeyAlias,
     /// Its id; random if nothing is said.
     #[arg(long)]
@@ -130,7 +131,7 @@ pub(crate) struct Create {
     #[arg(long = "tag", value_parser = parse_tag)]
     tags: Vec<(TagKey, TagValue)>,
     /// An alias; may be said again.
-    #[arg(long = "alias")]
+    #[arg(long = "alias", allow_hyphen_values = true, value_parser = parse_name::<Alias>)]
     aliases: Vec<Alias>,
     /// The enterprise project.
     #[arg(long, default_value = "0")]
@@ -230,6 +231,7 @@ pub(crate) struct Rename {
     /// The key.
     key: KeyName,
     /// Its new key alias.
+    #[arg(value_parser = parse_name::<KeyAlias>)]
     key_alias: KeyAlias,
     #[command(flatten)]
     options: WriteOptions,
@@ -253,6 +255,7 @@ impl Rename {
 #[derive(Args)]
 pub(crate) struct CreateAlias {
     /// The alias.
+    #[arg(value_parser = parse_name::<Alias>)]
     alias: Alias,
     /// The key.
     key: KeyName,
@@ -275,11 +278,12 @@ impl CreateAlias {
 #[derive(Args)]
 pub(crate) struct Associate {
     /// The alias.
+    #[arg(value_parser = parse_name::<Alias>)]
     alias: Alias,
     /// The key that it is to name.
     key: KeyName,
     /// Only if it names this key now.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     from: Option<KeyName>,
     #[command(flatten)]
     options: WriteOptions,
@@ -323,7 +327,7 @@ impl Swap {
             return self.swap_key_aliases(context);
         }
         let body = json!(["swap", self.one, self.other]);
-        let alias = |text: &str| text.parse::<Alias>().map_err(|error| Failure::usage(error.to_string()));
+        let alias = |text: &str| parse_name::<Alias>(text).map_err(Failure::usage);
         let (one, other) = (alias(&self.one)?, alias(&self.other)?);
         let in_words =
             |[one, other]: &[Moved; 2]| format!("{}; {}", moved_in_words(one), moved_in_words(other));
@@ -332,7 +336,7 @@ impl Swap {
 
     fn swap_key_aliases(&self, context: &mut Context) -> Result<(), Failure> {
         let body = json!(["swap --key-aliases", self.one, self.other]);
-        let key = |text: &str| text.parse::<KeyName>().map_err(|error| Failure::usage(error.to_string()));
+        let key = |text: &str| text.parse::<KeyName>().map_err(Failure::usage);
         let (one, other) = (key(&self.one)?, key(&self.other)?);
         let in_words = |renamed: &[Renamed; 2]| {
             let [one, other] =
@@ -350,10 +354,10 @@ impl Swap {
 #[derive(Args)]
 pub(crate) struct DeleteAlias {
     /// The aliases.
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = parse_name::<Alias>)]
     aliases: Vec<Alias>,
     /// The key that has them; the one that the first is on if nothing is said.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     key: Option<KeyName>,
     #[command(flatten)]
     options: WriteOptions,

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use redb::backends::FileBackend;
 
-use super::errors::{guarded, of_database};
+use super::errors::{guarded, of_compaction, of_database};
 use super::log_state::LogState;
 use super::read::RedbRead;
 use super::spaces::{KnownNumbers, log_row};
-use super::write::{Writing, write, write_first};
+use super::write::{Writing, write_draft, write_first};
 use super::{Closing, builder, existing};
 use crate::engine::{LoadedRow, Reading};
 use crate::error::{Error, Result};
@@ -76,8 +76,17 @@ impl Draft {
         self.change(newest, |writing| writing.trim_log(to))
     }
 
+    /// Moves pages from the end of the file to where others are free, so that closing makes it shorter. Nobody may
+    /// read it meanwhile.
+    pub(crate) fn shrink(&mut self) -> Result<()> {
+        guarded(|| match &mut self.database.database {
+            Some(database) => database.compact().map(drop).map_err(of_compaction),
+            None => Ok(()),
+        })
+    }
+
     fn change(&self, newest: Commit, change: impl FnOnce(&mut Writing<'_>) -> Result<()>) -> Result<()> {
-        guarded(|| write(&self.database, &self.numbers, false, (newest, self.log_state), change))
+        guarded(|| write_draft(&self.database, &self.numbers, (newest, self.log_state), change))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::{CommitError, DatabaseError, StorageError, TableError, TransactionError};
+use redb::{CommitError, CompactionError, DatabaseError, StorageError, TableError, TransactionError};
 
 use crate::error::{Error, Result};
 
@@ -44,6 +44,15 @@ pub(super) fn of_commit(error: CommitError) -> Error {
         CommitError::Storage(error) => Error::CommitUnknown(of_storage(error).to_string().into()),
         other => of_redb(other.into()),
     }
+}
+
+/// A commit into a file that nobody else has, and that goes away when this fails: nothing of it is unknown.
+pub(super) fn of_draft_commit(error: CommitError) -> Error {
+    of_redb(error.into())
+}
+
+pub(super) fn of_compaction(error: CompactionError) -> Error {
+    of_redb(error.into())
 }
 
 fn of_redb(error: redb::Error) -> Error {

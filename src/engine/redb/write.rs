@@ -4,9 +4,9 @@ use std::iter::Peekable;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::{CursorError, Database, ReadableTable, Table};
+use redb::{CursorError, Database, ReadableTable, Table, WriteTransaction};
 
-use super::errors::{UNREADABLE_PAGE, of_commit, of_storage, of_table, of_transaction};
+use super::errors::{UNREADABLE_PAGE, of_commit, of_draft_commit, of_storage, of_table, of_transaction};
 use super::log_state::LogState;
 use super::spaces::{
     Beginning, KnownNumbers, NEWEST, NUMBERS, ROWS, Start, log_row, place_of_number, read_count, read_number,
@@ -39,6 +39,26 @@ pub(super) fn write(
     (newest, state): (Commit, LogState),
     rows: impl FnOnce(&mut Writing<'_>) -> Result<()>,
 ) -> Result<()> {
+    commit_it(staged(database, numbers, quick_repair, (newest, state), rows)?)
+}
+
+/// The same in a file that nobody else has, and that goes away when this fails.
+pub(super) fn write_draft(
+    database: &Database,
+    numbers: &KnownNumbers,
+    newest: (Commit, LogState),
+    rows: impl FnOnce(&mut Writing<'_>) -> Result<()>,
+) -> Result<()> {
+    staged(database, numbers, false, newest, rows)?.commit().map_err(of_draft_commit)
+}
+
+fn staged(
+    database: &Database,
+    numbers: &KnownNumbers,
+    quick_repair: bool,
+    (newest, state): (Commit, LogState),
+    rows: impl FnOnce(&mut Writing<'_>) -> Result<()>,
+) -> Result<WriteTransaction> {
     let mut transaction = database.begin_write().map_err(of_transaction)?;
     transaction.set_quick_repair(quick_repair);
     {
@@ -46,7 +66,7 @@ pub(super) fn write(
         writing.insert(NEWEST, &seal(NEWEST, newest, &state.encode()))?;
         rows(&mut writing)?;
     }
-    commit_it(transaction)
+    Ok(transaction)
 }
 
 /// Writes what a table has before the first commit.
@@ -60,10 +80,10 @@ pub(super) fn write_first(database: &Database) -> Result<()> {
             table.insert(place, sealed.as_slice()).map_err(of_storage)?;
         }
     }
-    transaction.commit().map_err(of_commit)
+    transaction.commit().map_err(of_draft_commit)
 }
 
-fn commit_it(transaction: redb::WriteTransaction) -> Result<()> {
+fn commit_it(transaction: WriteTransaction) -> Result<()> {
     // A panic in there may come after the commit became durable.
     let outcome = catch_unwind(AssertUnwindSafe(|| transaction.commit()));
     outcome.map_or_else(
@@ -73,7 +93,7 @@ fn commit_it(transaction: redb::WriteTransaction) -> Result<()> {
 }
 
 impl<'a> Writing<'a> {
-    pub(super) fn begin(transaction: &'a redb::WriteTransaction, numbers: &'a KnownNumbers) -> Result<Self> {
+    pub(super) fn begin(transaction: &'a WriteTransaction, numbers: &'a KnownNumbers) -> Result<Self> {
         let table = transaction.open_table(ROWS).map_err(of_table)?;
         Ok(Self { table, numbers, last: None, sealed: Vec::new() })
     }

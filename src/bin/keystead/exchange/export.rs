@@ -12,6 +12,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::look::all_aliases;
 use crate::new_file::NewFile;
+use crate::output::json_text;
 use crate::progress::Bar;
 
 /// Write keys and their aliases as JSON Lines.
@@ -40,7 +41,7 @@ impl Export {
         let Some(path) = &self.output else {
             return self.write(&store, io::stdout()).map(drop);
         };
-        let mut file = NewFile::create(path)?;
+        let file = NewFile::create(path)?;
         let Exported { scopes, keys, aliases } = self.write(&store, file.writer())?;
         file.finish()?;
         match context.output.is_json() {
@@ -172,7 +173,7 @@ impl<W: Write> Exporting<'_, W> {
     }
 
     fn line(&mut self, line: &Line) -> Result<(), Failure> {
-        let text = serde_json::to_string(line).map_err(|error| Failure::failed(error.to_string()))?;
+        let text = json_text(line).map_err(|error| Failure::failed(error.to_string()))?;
         Ok(writeln!(self.writer, "{text}")?)
     }
 }

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::location::WriteRules;
 use crate::output::Output;
 use crate::progress::{Bar, watched};
+use crate::temporary::Temporary;
 use crate::write::ActorOption;
 
 /// Create the keys and aliases of an export, checking every rule; what is there already counts as done.
@@ -57,8 +58,7 @@ impl Import {
             let store = context.store.write(&self.rules)?;
             return self.import(&store, &mut context.output);
         }
-        let folder =
-            tempfile::tempdir().map_err(|error| Failure::failed(format!("no temporary folder: {error}")))?;
+        let folder = Temporary::create_in(&std::env::temp_dir())?;
         let copy = folder.path().join("copy");
         let store = context.store.read()?;
         watched(|| store.backup(&copy))?;

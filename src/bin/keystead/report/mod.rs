@@ -58,7 +58,7 @@ impl Report {
         let page = page::write(&figures, &About { location, bytes, quotas, rows: self.rows });
         match file {
             None => io::stdout().write_all(page.as_bytes())?,
-            Some(mut file) => {
+            Some(file) => {
                 file.writer().write_all(page.as_bytes())?;
                 if self.replace {
                     file.replace()?
@@ -87,8 +87,15 @@ impl Report {
 
     /// Asked before anything is read, which may take long.
     fn file(&self, path: &Path) -> Result<NewFile, Failure> {
-        if !self.replace || path.symlink_metadata().is_err() {
-            return NewFile::create(path);
+        let is_file = match path.symlink_metadata() {
+            Err(_) => return NewFile::create(path),
+            Ok(_) if !self.replace => return NewFile::create(path),
+            // To open anything else may wait for ever, or do something; a link would be replaced, not its file.
+            Ok(metadata) => metadata.is_file(),
+        };
+        if !is_file {
+            let message = format!("{} is no file", path.display());
+            return Err(Failure::refused(message).advice("choose another name; only such pages are replaced"));
         }
         if is_page(path)? {
             return NewFile::beside(path);
