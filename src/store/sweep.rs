@@ -280,7 +280,7 @@ impl Store {
             old || entry.info.commit <= last_to_go
         };
         while *steps > 0 {
-            let Some(floor) = self.trim(newest, false, may_go)? else { return Ok(true) };
+            let Some(floor) = self.trim(newest, may_go)? else { return Ok(true) };
             swept.history_floor = Some(floor);
             *steps -= 1;
         }
