@@ -92,6 +92,12 @@ pub enum Error {
         /// The key.
         key_id: KeyId,
     },
+    /// A list of tags to remove names one of them twice. Name each once.
+    #[error("the tag {:?} is named twice", .tag.as_str())]
+    DuplicateTag {
+        /// The first tag's key that comes again.
+        tag: TagKey,
+    },
     /// A key with this id exists in the scope.
     #[error("a key {0} exists")]
     KeyIdExists(KeyId),
@@ -398,7 +404,7 @@ impl Error {
     pub fn api(&self) -> Option<ApiCode> {
         let (code, status) = match self {
             Self::InvalidTagValue(_) => ("KMS.0405", 400),
-            Self::InvalidTagKey(_) => ("KMS.0406", 400),
+            Self::InvalidTagKey(_) | Self::DuplicateTag { .. } => ("KMS.0406", 400),
             Self::TooManyTags { .. } => ("KMS.0409", 400),
             Self::TagNotFound { .. } => ("KMS.0416", 404),
             Self::InvalidKeyId(_) => ("KMS.0205", 400),

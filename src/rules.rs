@@ -3,6 +3,8 @@
 //! Pure functions of records: no bytes, no engine, no clock. Each takes what is there and returns
 //! what is to be there instead, or the refusal. The caller stamps time and version.
 
+use std::collections::BTreeSet;
+
 use crate::error::{Error, Quota, Result};
 use crate::id::{Commit, Scope};
 use crate::key::{InvalidKeySpec, KeyRecord, KeyState, Material, NewKey, Origin, Rotation, TagKey, Tags};
@@ -237,7 +239,7 @@ pub(crate) fn set_tags(key: &KeyRecord, tags: &Tags, quotas: &Quotas) -> Result<
     Ok(KeyRecord { tags: all, ..key.clone() })
 }
 
-/// Fewer tags. The first that is not there is reported.
+/// Fewer tags. The first that is named again is reported, or else the first that is not there.
 pub(crate) fn remove_tags(key: &KeyRecord, tags: &[TagKey]) -> Result<KeyRecord> {
     changeable(&[key])?;
     let mut rest = key.tags.clone();
@@ -259,6 +261,10 @@ fn rotatable(key: &KeyRecord) -> Result<()> {
         Err(Error::AsymmetricNotRotatable(key.key_id))
     } else {
         Ok(())
+    let mut named = BTreeSet::new();
+    if let Some(tag) = tags.iter().find(|tag| !named.insert(*tag)) {
+        return Err(Error::DuplicateTag { tag: tag.clone() });
+    }
     }
 }
 

@@ -117,6 +117,7 @@ const REFUSALS: [&str; 29] = [
     "AlreadyPendingDeletion",
     "AsymmetricNotRotatable",
     "DefaultKeyImmutable",
+    "DuplicateTag",
     "ExternalKeyNotRotatable",
     "ExternalKeyRequired",
     "IncompatibleKey",

@@ -124,6 +124,9 @@ fn operations_on_keys() -> Vec<Operation> {
         ("remove_tags not there", now, |txn| {
             txn.remove_tags(id(SUBJECT), &[TagKey::new("color")?, TagKey::new("size")?]).map(drop)
         }),
+        ("remove_tags twice", now, |txn| {
+            txn.remove_tags(id(SUBJECT), &[TagKey::new("color")?, TagKey::new("color")?]).map(drop)
+        }),
         ("enable", now, |txn| txn.enable(id(SUBJECT)).map(drop)),
         ("disable", now, |txn| txn.disable(id(SUBJECT)).map(drop)),
         ("schedule_deletion", now, |txn| txn.schedule_deletion(id(SUBJECT), week()).map(drop)),
@@ -701,7 +704,7 @@ fn checks_on_tags() -> Vec<Checks> {
         },
         Checks {
             operation: "remove_tags",
-            dimensions: vec![&["its own", "none", "no such"], KEY],
+            dimensions: vec![&["its own", "none", "no such", "twice", "no such twice"], KEY],
             possible: |_| true,
             run: |bench, cell| {
                 let key = bench.key(cell[1], &with_tags(new_key("subject", SUBJECT), "few"));
@@ -715,6 +718,8 @@ fn checks_on_tags() -> Vec<Checks> {
         },
     ]
 }
+                    "twice" => vec![tag("tag0", "").0, tag("tag0", "").0],
+                    "no such twice" => ["tag1", "tag0", "tag0"].map(|name| tag(name, "").0).to_vec(),
 
 /// Every combination of one word of each dimension.
 fn combinations(dimensions: &[&'static [&'static str]]) -> Vec<Vec<&'static str>> {

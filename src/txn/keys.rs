@@ -95,6 +95,7 @@ impl Transaction<'_> {
     /// # Errors
     ///
     /// Those of [`update_description`](Self::update_description), then
+    /// [`DuplicateTag`](Error::DuplicateTag) for the first that is named a second time,
     /// [`TagNotFound`](Error::TagNotFound) for the first that it has not.
     pub fn remove_tags(&mut self, key_id: KeyId, tags: &[TagKey]) -> Result<Arc<KeyRecord>> {
         self.change_key(Operation::RemoveTags, key_id, |key, _| rules::remove_tags(key, tags))

@@ -342,8 +342,12 @@ impl Session {
             }),
             Op::SetTags(id, tags) => self.set_tags(*id, tags),
             Op::RemoveTags(id, tags) => self.change(*id, |key| {
+                for (number, tag) in tags.iter().enumerate() {
+                    if tags[..number].contains(tag) {
+                        return Err(Error::DuplicateTag { tag: tag.parse()? });
+                    }
+                }
                 for tag in tags {
-                    // Named twice, a tag is not there the second time.
                     if key.tags.remove(*tag).is_none() {
                         return Err(Error::TagNotFound { tag: tag.parse()?, key_id: key.id });
                     }
