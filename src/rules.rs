@@ -132,6 +132,11 @@ pub(crate) fn disable(key: &KeyRecord) -> Result<KeyRecord> {
     }
 }
 
+/// The time of a change that is made now: never before the record's previous one.
+pub(crate) fn change_time(previous: Timestamp, now: Timestamp) -> Timestamp {
+    now.max(previous)
+}
+
 /// 2, 3, 5 -> 4.
 pub(crate) fn schedule_deletion(key: &KeyRecord, now: Timestamp, days: PendingDays) -> Result<KeyRecord> {
     not_default(key)?;
@@ -139,7 +144,7 @@ pub(crate) fn schedule_deletion(key: &KeyRecord, now: Timestamp, days: PendingDa
     if key.state == KeyState::PendingDeletion {
         return Err(Error::AlreadyPendingDeletion(key.key_id));
     }
-    let scheduled_deletion_at = Some(now.plus_days(days.days()));
+    let scheduled_deletion_at = Some(change_time(key.updated_at, now).plus_days(days.days()));
     Ok(KeyRecord { state: KeyState::PendingDeletion, scheduled_deletion_at, ..key.clone() })
 }
 
@@ -298,6 +303,7 @@ pub(crate) fn set_rotation_interval(key: &KeyRecord, interval_days: RotationInte
 pub(crate) fn record_rotation(key: &KeyRecord, now: Timestamp) -> Result<KeyRecord> {
     rotating(key)?;
     let count = key.rotation.count.saturating_add(1);
-    let rotation = Rotation { last_rotated_at: Some(now), count, ..key.rotation };
+    let last_rotated_at = Some(change_time(key.updated_at, now));
+    let rotation = Rotation { last_rotated_at, count, ..key.rotation };
     Ok(KeyRecord { rotation, ..key.clone() })
 }

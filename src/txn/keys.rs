@@ -138,7 +138,8 @@ impl Transaction<'_> {
         })
     }
 
-    /// Notes that the platform rotated a key now.
+    /// Notes that the platform rotated a key: `last_rotated_at` becomes the time of this change, which is
+    /// that of the request, or the record's former `updated_at` if that is later.
     ///
     /// # Errors
     ///
@@ -171,8 +172,8 @@ impl Transaction<'_> {
         self.change_key(Operation::Disable, key_id, |key, _| rules::disable(key))
     }
 
-    /// Plans the deletion of a key, so many days of 24 hours after the request. Until then it keeps
-    /// its names. (schedule-key-deletion)
+    /// Plans the deletion of a key, so many days of 24 hours after the request, or after the record's
+    /// former `updated_at` if that is later. Until then it keeps its names. (schedule-key-deletion)
     ///
     /// # Errors
     ///

@@ -557,7 +557,8 @@ impl Session {
                 _ if !key.rotates => return Err(Error::RotationNotEnabled(id)),
                 Op::DisableRotation(_) => key.rotates = false,
                 Op::SetInterval(_, days) => key.interval = *days,
-                _ => (key.last_rotated, key.rotations) = (Some(now), key.rotations + 1),
+                // Never before the record's own last change.
+                _ => (key.last_rotated, key.rotations) = (Some(now.max(key.updated)), key.rotations + 1),
             }
             Ok(())
         })
@@ -574,7 +575,7 @@ impl Session {
             Op::Schedule(..) if pending => return Err(Error::AlreadyPendingDeletion(id)),
             Op::Schedule(_, days) => {
                 key.state = KeyState::PendingDeletion;
-                key.due = Some(self.moment.now + u64::from(*days) * DAY);
+                key.due = Some(self.moment.now.max(key.updated) + u64::from(*days) * DAY);
             }
             _ if !pending => return Err(Error::NotPendingDeletion(id)),
             Op::Purge(_) => {
