@@ -9,7 +9,7 @@ use crate::change::InvalidPosition;
 use crate::id::{Commit, InvalidKeyId, InvalidRequestId, InvalidScope, KeyId, RequestId};
 use crate::key::{InvalidDescription, InvalidKeySpec, InvalidTagKey, InvalidTagValue, KeyState, TagKey};
 use crate::page::{InvalidCursor, InvalidLimit};
-use crate::time::{InvalidPendingDays, InvalidRotationInterval};
+use crate::time::{InvalidPendingDays, InvalidRotationInterval, Timestamp};
 
 /// The result of almost everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -151,6 +151,12 @@ pub enum Error {
     /// The key has its material already.
     #[error("the key {0} is not pending import")]
     NotPendingImport(KeyId),
+    /// The material would have expired when it is imported. Choose a time to come, or none.
+    #[error("imported material must expire after the time of the request, not at {} ms", .expires_at.as_millis())]
+    InvalidExpiry {
+        /// The time at which it was to expire.
+        expires_at: Timestamp,
+    },
     /// The key's material can't be deleted or expire in its state.
     #[error("the material of the key {0} can't be deleted while it is {1}")]
     MaterialNotDeletable(KeyId, KeyState),
@@ -438,6 +444,7 @@ impl Error {
             Self::NotPendingDeletion(_) => ("KMS.1501", 400),
             Self::InvalidLimit(_) => ("KMS.1601", 400),
             Self::InvalidCursor(_) | Self::InvalidPosition(_) => ("KMS.1602", 400),
+            Self::InvalidExpiry { .. } => ("KMS.2602", 400),
             Self::MaterialNotDeletable(..) => ("KMS.2701", 400),
             Self::RotationNotDisabled(_) => ("KMS.2901", 400),
             Self::InvalidRotationInterval(_) => ("KMS.3001", 400),

@@ -110,7 +110,7 @@ const UNCHANGED: [&str; 15] = [
     "ExpectAlias",
     "ExpectKeyAlias",
 ];
-const REFUSALS: [&str; 29] = [
+const REFUSALS: [&str; 31] = [
     "AliasExists",
     "AliasNotFound",
     "AliasNotOnKey",
@@ -123,6 +123,7 @@ const REFUSALS: [&str; 29] = [
     "IncompatibleKey",
     "InvalidAlias",
     "InvalidAliasList",
+    "InvalidExpiry",
     "InvalidKeySpec",
     "KeyAliasExists",
     "KeyDisabled",

@@ -185,13 +185,13 @@ impl Transaction<'_> {
     }
 
     /// Cancels the planned deletion of a key, which is disabled then, or pending import if its
-    /// material is not there. (cancel-key-deletion)
+    /// material is not there or has expired at the time of the request. (cancel-key-deletion)
     ///
     /// # Errors
     ///
     /// [`KeyFrozen`](Error::KeyFrozen), [`NotPendingDeletion`](Error::NotPendingDeletion).
     pub fn cancel_deletion(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(Operation::CancelDeletion, key_id, |key, _| rules::cancel_deletion(key))
+        self.change_key(Operation::CancelDeletion, key_id, rules::cancel_deletion)
     }
 
     /// Erases a key pending deletion with its aliases and every index row, if it is due at the time
@@ -229,20 +229,21 @@ impl Transaction<'_> {
         self.change_key(Operation::Unfreeze, key_id, |key, _| rules::unfreeze(key))
     }
 
-    /// Notes that the material of an external key was imported; the key is enabled then.
-    /// (import-key-material)
+    /// Notes that the material of an external key was imported; the key is enabled then. If it expires,
+    /// then after the time of the request. (import-key-material)
     ///
     /// # Errors
     ///
     /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
-    /// [`ExternalKeyRequired`](Error::ExternalKeyRequired), [`NotPendingImport`](Error::NotPendingImport).
+    /// [`ExternalKeyRequired`](Error::ExternalKeyRequired), [`NotPendingImport`](Error::NotPendingImport),
+    /// [`InvalidExpiry`](Error::InvalidExpiry).
     pub fn material_imported(
         &mut self,
         key_id: KeyId,
         expires_at: Option<Timestamp>,
     ) -> Result<Arc<KeyRecord>> {
-        self.change_key(Operation::MaterialImported, key_id, |key, _| {
-            rules::material_imported(key, expires_at)
+        self.change_key(Operation::MaterialImported, key_id, |key, now| {
+            rules::material_imported(key, now, expires_at)
         })
     }
 

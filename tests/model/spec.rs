@@ -8,7 +8,7 @@ use std::mem::{Discriminant, discriminant};
 
 use keystead::{
     Actual, AliasScope, Commit, Compatibility, Error, Expect, InvalidAlias, InvalidKeySpec, KeyId, KeySpec,
-    KeyState, KeyUsage, Origin, Quota, Quotas,
+    KeyState, KeyUsage, Origin, Quota, Quotas, Timestamp,
 };
 
 use crate::ops::{self, Moment, Name, New, Op, Read, Wish};
@@ -587,8 +587,11 @@ impl Session {
                 return Ok(Answer::Purged(due));
             }
             _ => {
-                key.state = if key.present { KeyState::Disabled } else { KeyState::PendingImport };
                 key.due = None;
+                match key.present && !key.has_expired(self.moment.now) {
+                    true => key.state = KeyState::Disabled,
+                    false => key.lose_material(),
+                }
             }
         }
         Ok(Answer::Key(self.put(key)))
@@ -612,6 +615,10 @@ impl Session {
             let waits = key.state == KeyState::PendingImport;
             match op {
                 Op::Imported(..) if !waits => return Err(Error::NotPendingImport(id)),
+                Op::Imported(_, Some(days)) if *days <= 0 => {
+                    let expires_at = Timestamp::from_millis(ops::expiry(now, *days));
+                    return Err(Error::InvalidExpiry { expires_at });
+                }
                 Op::Imported(_, days) => {
                     key.state = KeyState::Enabled;
                     key.present = true;
