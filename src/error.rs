@@ -212,8 +212,9 @@ pub enum Error {
     PositionOfAnotherStore,
     /// The value that a closure returned can't be stored to be repeated, or the stored one is not of the
     /// type that is asked for now. Nothing was written; return a value that goes through JSON, and the
-    /// same type for the same request.
-    #[error("the value can't be stored for a repeated request: {0}")]
+    /// same type for the same request. The text names the type and the place in the JSON, and never quotes
+    /// the value.
+    #[error("the value of a repeatable request can't be stored or repeated: {0}")]
     InvalidOutcome(Box<str>),
 
     /// Another transaction came between. Nothing was written; run it again.
