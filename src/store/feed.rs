@@ -40,6 +40,9 @@ impl Store {
     /// The changes of the whole store behind a position, or from the beginning: commit by commit,
     /// whole ones, at most `limit`, in their order, without gaps. For the platform.
     ///
+    /// A page that is full, by `limit` or by 4 MiB, ends with its last entry, even if there are only commits
+    /// without changes behind it; any other ends with the newest commit. A position behind commit 0 is the beginning.
+    ///
     /// # Errors
     ///
     /// [`HistoryDisabled`](Error::HistoryDisabled),
