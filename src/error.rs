@@ -9,7 +9,7 @@ use crate::change::InvalidPosition;
 use crate::id::{Commit, InvalidKeyId, InvalidRequestId, InvalidScope, KeyId, RequestId};
 use crate::key::{InvalidDescription, InvalidKeySpec, InvalidTagKey, InvalidTagValue, KeyState, TagKey};
 use crate::page::{InvalidCursor, InvalidLimit};
-use crate::time::{InvalidPendingDays, InvalidRotationInterval};
+use crate::time::{InvalidPendingDays, InvalidRotationInterval, Timestamp};
 
 /// The result of almost everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -92,6 +92,12 @@ pub enum Error {
         /// The key.
         key_id: KeyId,
     },
+    /// A list of tags to remove names one of them twice. Name each once.
+    #[error("the tag {:?} is named twice", .tag.as_str())]
+    DuplicateTag {
+        /// The first tag's key that comes again.
+        tag: TagKey,
+    },
     /// A key with this id exists in the scope.
     #[error("a key {0} exists")]
     KeyIdExists(KeyId),
@@ -145,6 +151,12 @@ pub enum Error {
     /// The key has its material already.
     #[error("the key {0} is not pending import")]
     NotPendingImport(KeyId),
+    /// The material would have expired when it is imported. Choose a time to come, or none.
+    #[error("imported material must expire after the time of the request, not at {} ms", .expires_at.as_millis())]
+    InvalidExpiry {
+        /// The time at which it was to expire.
+        expires_at: Timestamp,
+    },
     /// The key's material can't be deleted or expire in its state.
     #[error("the material of the key {0} can't be deleted while it is {1}")]
     MaterialNotDeletable(KeyId, KeyState),
@@ -200,8 +212,9 @@ pub enum Error {
     PositionOfAnotherStore,
     /// The value that a closure returned can't be stored to be repeated, or the stored one is not of the
     /// type that is asked for now. Nothing was written; return a value that goes through JSON, and the
-    /// same type for the same request.
-    #[error("the value can't be stored for a repeated request: {0}")]
+    /// same type for the same request. The text names the type and the place in the JSON, and never quotes
+    /// the value.
+    #[error("the value of a repeatable request can't be stored or repeated: {0}")]
     InvalidOutcome(Box<str>),
 
     /// Another transaction came between. Nothing was written; run it again.
@@ -398,7 +411,7 @@ impl Error {
     pub fn api(&self) -> Option<ApiCode> {
         let (code, status) = match self {
             Self::InvalidTagValue(_) => ("KMS.0405", 400),
-            Self::InvalidTagKey(_) => ("KMS.0406", 400),
+            Self::InvalidTagKey(_) | Self::DuplicateTag { .. } => ("KMS.0406", 400),
             Self::TooManyTags { .. } => ("KMS.0409", 400),
             Self::TagNotFound { .. } => ("KMS.0416", 404),
             Self::InvalidKeyId(_) => ("KMS.0205", 400),
@@ -432,6 +445,7 @@ impl Error {
             Self::NotPendingDeletion(_) => ("KMS.1501", 400),
             Self::InvalidLimit(_) => ("KMS.1601", 400),
             Self::InvalidCursor(_) | Self::InvalidPosition(_) => ("KMS.1602", 400),
+            Self::InvalidExpiry { .. } => ("KMS.2602", 400),
             Self::MaterialNotDeletable(..) => ("KMS.2701", 400),
             Self::RotationNotDisabled(_) => ("KMS.2901", 400),
             Self::InvalidRotationInterval(_) => ("KMS.3001", 400),

@@ -342,7 +342,8 @@ impl RequestId {
 
 text_value!(RequestId, InvalidRequestId);
 
-/// The number of a commit: one durable transaction of the store. Numbers only grow.
+/// The number of a commit: one durable transaction of the store. Numbers only grow. The creation of a store is
+/// a commit; 0 is none, but the moment before that, in which nothing was there.
 ///
 /// The **version** of a record is the number of the commit that last changed it, so a version
 /// never repeats, not even after a record was deleted and created again.

@@ -276,7 +276,7 @@ pub struct Rotation {
     pub enabled: bool,
     /// How often.
     pub interval_days: RotationInterval,
-    /// When it was last rotated.
+    /// When it was last rotated; never before an earlier time of the record.
     pub last_rotated_at: Option<Timestamp>,
     /// How often it was rotated.
     pub count: u32,

@@ -48,7 +48,7 @@ impl Request {
     }
 
     /// With the caller's own id of the request. The history tells it; what makes a request repeatable is
-    /// [`Store::write_once`](crate::Store::write_once).
+    /// [`Store::write_once`](crate::Store::write_once), which notes its own id in the place of this one.
     pub fn request_id(mut self, request_id: RequestId) -> Self {
         self.request_id = Some(request_id);
         self

@@ -3,6 +3,8 @@
 //! Pure functions of records: no bytes, no engine, no clock. Each takes what is there and returns
 //! what is to be there instead, or the refusal. The caller stamps time and version.
 
+use std::collections::BTreeSet;
+
 use crate::error::{Error, Quota, Result};
 use crate::id::{Commit, Scope};
 use crate::key::{InvalidKeySpec, KeyRecord, KeyState, Material, NewKey, Origin, Rotation, TagKey, Tags};
@@ -130,6 +132,11 @@ pub(crate) fn disable(key: &KeyRecord) -> Result<KeyRecord> {
     }
 }
 
+/// The time of a change that is made now: never before the record's previous one.
+pub(crate) fn change_time(previous: Timestamp, now: Timestamp) -> Timestamp {
+    now.max(previous)
+}
+
 /// 2, 3, 5 -> 4.
 pub(crate) fn schedule_deletion(key: &KeyRecord, now: Timestamp, days: PendingDays) -> Result<KeyRecord> {
     not_default(key)?;
@@ -137,19 +144,19 @@ pub(crate) fn schedule_deletion(key: &KeyRecord, now: Timestamp, days: PendingDa
     if key.state == KeyState::PendingDeletion {
         return Err(Error::AlreadyPendingDeletion(key.key_id));
     }
-    let scheduled_deletion_at = Some(now.plus_days(days.days()));
+    let scheduled_deletion_at = Some(change_time(key.updated_at, now).plus_days(days.days()));
     Ok(KeyRecord { state: KeyState::PendingDeletion, scheduled_deletion_at, ..key.clone() })
 }
 
-/// 4 -> 3, or 5 if the material is not there.
-pub(crate) fn cancel_deletion(key: &KeyRecord) -> Result<KeyRecord> {
+/// 4 -> 3, or 5 if the material is not there or has expired.
+pub(crate) fn cancel_deletion(key: &KeyRecord, now: Timestamp) -> Result<KeyRecord> {
     not_default(key)?;
     not_frozen(key)?;
     if key.state != KeyState::PendingDeletion {
         return Err(Error::NotPendingDeletion(key.key_id));
     }
-    let state = if key.material.present { KeyState::Disabled } else { KeyState::PendingImport };
-    Ok(KeyRecord { state, scheduled_deletion_at: None, ..key.clone() })
+    let alive = KeyRecord { state: KeyState::Disabled, scheduled_deletion_at: None, ..key.clone() };
+    if key.material.present && !has_expired(key, now) { Ok(alive) } else { Ok(without_material(&alive)) }
 }
 
 /// Whether a key pending deletion is due.
@@ -182,10 +189,17 @@ fn external(key: &KeyRecord) -> Result<()> {
 }
 
 /// 5 -> 2.
-pub(crate) fn material_imported(key: &KeyRecord, expires_at: Option<Timestamp>) -> Result<KeyRecord> {
+pub(crate) fn material_imported(
+    key: &KeyRecord,
+    now: Timestamp,
+    expires_at: Option<Timestamp>,
+) -> Result<KeyRecord> {
     external(key)?;
     if key.state != KeyState::PendingImport {
         return Err(Error::NotPendingImport(key.key_id));
+    }
+    if let Some(expires_at) = expires_at.filter(|expiry| *expiry <= now) {
+        return Err(Error::InvalidExpiry { expires_at });
     }
     let material = Material { present: true, expires_at };
     Ok(KeyRecord { state: KeyState::Enabled, material, ..key.clone() })
@@ -197,15 +211,22 @@ pub(crate) fn material_deleted(key: &KeyRecord) -> Result<KeyRecord> {
     if !matches!(key.state, KeyState::Enabled | KeyState::Disabled) {
         return Err(Error::MaterialNotDeletable(key.key_id, key.state));
     }
+    Ok(without_material(key))
+}
+
+fn without_material(key: &KeyRecord) -> KeyRecord {
     let material = Material { present: false, expires_at: None };
-    Ok(KeyRecord { state: KeyState::PendingImport, material, ..key.clone() })
+    KeyRecord { state: KeyState::PendingImport, material, ..key.clone() }
+}
+
+fn has_expired(key: &KeyRecord, now: Timestamp) -> bool {
+    key.material.expires_at.is_some_and(|expiry| expiry <= now)
 }
 
 /// As [`material_deleted`], if the material has expired; otherwise the key stays as it is.
 pub(crate) fn material_expired(key: &KeyRecord, now: Timestamp) -> Result<KeyRecord> {
     let without = material_deleted(key)?;
-    let expired = key.material.expires_at.is_some_and(|expiry| expiry <= now);
-    Ok(if expired { without } else { key.clone() })
+    Ok(if has_expired(key, now) { without } else { key.clone() })
 }
 
 /// The time at which the sweeper has to look at a key's material: only while it can expire.
@@ -237,9 +258,13 @@ pub(crate) fn set_tags(key: &KeyRecord, tags: &Tags, quotas: &Quotas) -> Result<
     Ok(KeyRecord { tags: all, ..key.clone() })
 }
 
-/// Fewer tags. The first that is not there is reported.
+/// Fewer tags. The first that is named again is reported, or else the first that is not there.
 pub(crate) fn remove_tags(key: &KeyRecord, tags: &[TagKey]) -> Result<KeyRecord> {
     changeable(&[key])?;
+    let mut named = BTreeSet::new();
+    if let Some(tag) = tags.iter().find(|tag| !named.insert(*tag)) {
+        return Err(Error::DuplicateTag { tag: tag.clone() });
+    }
     let mut rest = key.tags.clone();
     for tag in tags {
         if rest.remove(tag).is_none() {
@@ -292,6 +317,7 @@ pub(crate) fn set_rotation_interval(key: &KeyRecord, interval_days: RotationInte
 pub(crate) fn record_rotation(key: &KeyRecord, now: Timestamp) -> Result<KeyRecord> {
     rotating(key)?;
     let count = key.rotation.count.saturating_add(1);
-    let rotation = Rotation { last_rotated_at: Some(now), count, ..key.rotation };
+    let last_rotated_at = Some(change_time(key.updated_at, now));
+    let rotation = Rotation { last_rotated_at, count, ..key.rotation };
     Ok(KeyRecord { rotation, ..key.clone() })
 }

@@ -515,7 +515,7 @@ fn a_store_without_history_works_without() {
 #[test]
 fn a_random_run_goes_without_history() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let steps = steps(40..41).new_tree(&mut runner).unwrap().current();
+    let steps = steps(60..61).new_tree(&mut runner).unwrap().current();
     let mut world = World::new(options().history(false).in_memory().unwrap());
     world.run(&steps);
     assert!(world.moments.len() > 20);

@@ -110,18 +110,20 @@ const UNCHANGED: [&str; 15] = [
     "ExpectAlias",
     "ExpectKeyAlias",
 ];
-const REFUSALS: [&str; 29] = [
+const REFUSALS: [&str; 31] = [
     "AliasExists",
     "AliasNotFound",
     "AliasNotOnKey",
     "AlreadyPendingDeletion",
     "AsymmetricNotRotatable",
     "DefaultKeyImmutable",
+    "DuplicateTag",
     "ExternalKeyNotRotatable",
     "ExternalKeyRequired",
     "IncompatibleKey",
     "InvalidAlias",
     "InvalidAliasList",
+    "InvalidExpiry",
     "InvalidKeySpec",
     "KeyAliasExists",
     "KeyDisabled",

@@ -124,10 +124,15 @@ fn operations_on_keys() -> Vec<Operation> {
         ("remove_tags not there", now, |txn| {
             txn.remove_tags(id(SUBJECT), &[TagKey::new("color")?, TagKey::new("size")?]).map(drop)
         }),
+        ("remove_tags twice", now, |txn| {
+            txn.remove_tags(id(SUBJECT), &[TagKey::new("color")?, TagKey::new("color")?]).map(drop)
+        }),
         ("enable", now, |txn| txn.enable(id(SUBJECT)).map(drop)),
         ("disable", now, |txn| txn.disable(id(SUBJECT)).map(drop)),
         ("schedule_deletion", now, |txn| txn.schedule_deletion(id(SUBJECT), week()).map(drop)),
         ("cancel_deletion", now, |txn| txn.cancel_deletion(id(SUBJECT)).map(drop)),
+        ("cancel_deletion before expiry", before(day(30)), |txn| txn.cancel_deletion(id(SUBJECT)).map(drop)),
+        ("cancel_deletion at expiry", day(30), |txn| txn.cancel_deletion(id(SUBJECT)).map(drop)),
         ("purge before it is due", before(day(7)), |txn| txn.purge(id(SUBJECT)).map(drop)),
         ("purge when it is due", day(7), |txn| txn.purge(id(SUBJECT)).map(drop)),
         ("freeze", now, |txn| txn.freeze(id(SUBJECT)).map(drop)),
@@ -135,6 +140,9 @@ fn operations_on_keys() -> Vec<Operation> {
         ("material_imported", now, |txn| txn.material_imported(id(SUBJECT), None).map(drop)),
         ("material_imported until day 50", now, |txn| {
             txn.material_imported(id(SUBJECT), Some(day(50))).map(drop)
+        }),
+        ("material_imported until now", now, |txn| {
+            txn.material_imported(id(SUBJECT), Some(day(1))).map(drop)
         }),
         ("material_deleted", now, |txn| txn.material_deleted(id(SUBJECT)).map(drop)),
         ("material_expired before its time", before(day(30)), |txn| {
@@ -643,6 +651,7 @@ fn checks_on_states() -> Vec<Checks> {
             let key = bench.key(cell[0], &new_key("subject", SUBJECT).origin(origin));
             bench.answer(|txn| match bench.operation {
                 "material_imported" => txn.material_imported(key, None).map(drop),
+                "imported too late" => txn.material_imported(key, Some(day(0))).map(drop),
                 "material_deleted" => txn.material_deleted(key).map(drop),
                 _ => txn.material_expired(key).map(drop),
             })
@@ -651,7 +660,8 @@ fn checks_on_states() -> Vec<Checks> {
     let mut checks = ["enable_rotation", "disable_rotation", "set_rotation_interval", "record_rotation"]
         .map(rotation)
         .to_vec();
-    checks.extend(["material_imported", "material_deleted", "material_expired"].map(material));
+    let of_material = ["material_imported", "imported too late", "material_deleted", "material_expired"];
+    checks.extend(of_material.map(material));
     checks
 }
 
@@ -701,13 +711,15 @@ fn checks_on_tags() -> Vec<Checks> {
         },
         Checks {
             operation: "remove_tags",
-            dimensions: vec![&["its own", "none", "no such"], KEY],
+            dimensions: vec![&["its own", "none", "no such", "twice", "no such twice"], KEY],
             possible: |_| true,
             run: |bench, cell| {
                 let key = bench.key(cell[1], &with_tags(new_key("subject", SUBJECT), "few"));
                 let wanted = match cell[0] {
                     "its own" => vec![tag("tag0", "").0],
                     "none" => Vec::new(),
+                    "twice" => vec![tag("tag0", "").0, tag("tag0", "").0],
+                    "no such twice" => ["tag1", "tag0", "tag0"].map(|name| tag(name, "").0).to_vec(),
                     _ => vec![tag("tag0", "").0, tag("tag1", "").0],
                 };
                 bench.answer(|txn| txn.remove_tags(key, &wanted).map(drop))

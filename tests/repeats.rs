@@ -235,6 +235,77 @@ fn a_value_must_go_through_json() {
     assert_clean(&store);
 }
 
+/// What is stored may be a secret, and errors are logged.
+#[test]
+fn an_outcome_that_does_not_fit_is_not_quoted() {
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Unknown {
+        Other,
+    }
+
+    /// Says in its own words what it could not read, or write.
+    #[derive(Debug)]
+    struct Loud;
+
+    impl Serialize for Loud {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("hunter2 can't be written"))
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Loud {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(from)?;
+            Err(serde::de::Error::custom(format!("{text} is no such thing")))
+        }
+    }
+
+    let store = in_memory();
+    let secret = || Ok("hunter2".to_owned());
+    store.write_once(&request(), &request_id(1), b"body", |_| secret()).unwrap();
+    let once = |number| (request(), request_id(number));
+    let (request, id) = once(1);
+    let refused = [
+        store.write_once(&request, &id, b"body", never_runs::<u32>).unwrap_err(),
+        store.write_once(&request, &id, b"body", never_runs::<Unknown>).unwrap_err(),
+        store.write_once(&request, &id, b"body", never_runs::<Vec<u8>>).unwrap_err(),
+        store.write_once(&request, &id, b"body", never_runs::<Loud>).unwrap_err(),
+        store.write_once(&request, &request_id(2), b"body", |_| Ok(Loud)).unwrap_err(),
+        // What was just written does not come back.
+        store
+            .write_once(&request, &request_id(2), b"body", |_| Ok(Crooked("hunter2".to_owned())))
+            .unwrap_err(),
+    ];
+    for error in refused {
+        assert!(matches!(error, Error::InvalidOutcome(_)), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        // It says where: which type, and at which character of the JSON.
+        assert!(
+            error.to_string().contains("repeats::")
+                || error.to_string().contains("u32")
+                || error.to_string().contains("Vec<u8>"),
+            "{error}"
+        );
+    }
+    assert_eq!(store.write_once(&request, &id, b"body", never_runs::<String>).unwrap().value, "hunter2");
+}
+
+/// Writes a text and reads a number.
+#[derive(Debug)]
+struct Crooked(String);
+
+impl Serialize for Crooked {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Crooked {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        u32::deserialize(from).map(|number| Self(number.to_string()))
+    }
+}
+
 #[test]
 fn the_first_answer_is_that_of_the_repeats() {
     let store = in_memory();

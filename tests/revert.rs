@@ -240,6 +240,125 @@ fn what_came_to_nothing_is_undone_by_doing_nothing() {
     assert_clean(&rig.store);
 }
 
+/// Moves and renames `x` alone; `z` and the name of `b` are as before.
+fn move_x_and_others_there_and_back(rig: &Rig) -> Commit {
+    let there_and_back = |txn: &mut Transaction<'_>| {
+        txn.rename_key_alias(rig.b, &key_alias("other"))?;
+        txn.rename_key_alias(rig.b, &key_alias("b"))?;
+        txn.associate_alias(&alias("z"), rig.c)?;
+        txn.associate_alias(&alias("x"), rig.c)?;
+        txn.associate_alias(&alias("z"), rig.a)
+    };
+    rig.write(there_and_back).commit
+}
+
+#[test]
+fn what_a_commit_brought_back_is_not_checked() {
+    type Later = fn(&Rig, &mut Transaction<'_>) -> Result<()>;
+    let later: [(&str, Later); 6] = [
+        ("moved", |rig, txn| txn.associate_alias(&alias("z"), rig.b).map(drop)),
+        ("renamed", |rig, txn| txn.rename_key_alias(rig.b, &key_alias("new")).map(drop)),
+        ("its name is another's", |rig, txn| txn.swap_key_aliases(rig.b, rig.c).map(drop)),
+        ("frozen", |rig, txn| txn.freeze(rig.b).map(drop)),
+        ("deleted", |rig, txn| txn.delete_aliases(rig.a, &[alias("z")])),
+        ("spelled otherwise", |rig, txn| {
+            txn.delete_aliases(rig.a, &[alias("z")])?;
+            txn.create_alias(&alias("alias/z"), rig.c).map(drop)
+        }),
+    ];
+    for (what, change) in later {
+        let rig = Rig::new();
+        let commit = move_x_and_others_there_and_back(&rig);
+        rig.write(|txn| change(&rig, txn));
+        let before = records(&rig.store, &scope());
+        let reverted = rig.reverted(commit);
+        let mut after = records(&rig.store, &scope());
+        let x = after.aliases.insert(alias("x"), before.aliases[&alias("x")].clone()).unwrap();
+        assert_eq!((x.key_id, x.version), (rig.a, reverted), "{what}");
+        assert_eq!(after, before, "{what}: the rest is left alone");
+        assert_clean(&rig.store);
+    }
+}
+
+/// Nor are its key's state and what its key is like: there is nothing to move.
+#[test]
+fn the_key_of_what_a_commit_brought_back_may_be_in_any_state() {
+    let rig = Rig::new();
+    let commit = rig
+        .write(|txn| {
+            txn.associate_alias(&alias("y"), rig.c)?;
+            txn.associate_alias(&alias("x"), rig.c)?;
+            txn.associate_alias(&alias("y"), rig.b)
+        })
+        .commit;
+    rig.write(|txn| txn.schedule_deletion(rig.b, PendingDays::new(7)?));
+    rig.reverted(commit);
+    rig.assert_targets([rig.a, rig.b, rig.a]);
+    assert_clean(&rig.store);
+}
+
+#[test]
+fn keys_come_before_aliases_and_both_in_the_order_of_lists() {
+    let rig = Rig::new();
+    let mut keys = [rig.a, rig.b, rig.c];
+    keys.sort();
+    // By URN name `alias/m` is between `k` and `z`, by its bytes before both.
+    rig.write(|txn| {
+        txn.create_alias(&alias("alias/m"), rig.a)?;
+        txn.create_alias(&alias("k"), rig.a)
+    });
+    let names = ["alias/m", "k", "z"].map(alias);
+    let commit = rig
+        .write(|txn| {
+            names.iter().rev().try_for_each(|name| txn.associate_alias(name, rig.c).map(drop))?;
+            for key in keys.into_iter().rev() {
+                let other = format!("other-{}", txn.key(key)?.key_alias);
+                txn.rename_key_alias(key, &key_alias(&other))?;
+            }
+            Ok(())
+        })
+        .commit;
+    let told = |error: Error| match error {
+        Error::PreconditionFailed { actual } => actual.map(|actual| actual.target),
+        other => panic!("{other}"),
+    };
+    let refused = |spoil: &dyn Fn(&mut Transaction<'_>) -> Result<()>| {
+        let dry = rig.store.dry_run(&request(), |txn| {
+            spoil(txn)?;
+            txn.revert(commit)
+        });
+        told(dry.unwrap_err())
+    };
+    // The first that is not as it was: keys by their ids, then aliases by their URN names.
+    let describe = |txn: &mut Transaction<'_>, key| {
+        txn.update_description(key, &Description::new("changed").unwrap()).map(drop)
+    };
+    let spoil_names = |txn: &mut Transaction<'_>| {
+        txn.associate_alias(&names[2], rig.a)?;
+        txn.associate_alias(&names[0], rig.b).map(drop)
+    };
+    for first in 0..3 {
+        let spoil = |txn: &mut Transaction<'_>| {
+            spoil_names(txn)?;
+            keys[first..].iter().rev().try_for_each(|key| describe(txn, *key))
+        };
+        assert_eq!(refused(&spoil), Some(keys[first]));
+    }
+    assert_eq!(refused(&spoil_names), Some(rig.b), "`alias/m` is before `z`");
+    // And in this order the changes are told.
+    let reverted = rig.reverted(commit);
+    let changes = rig.store.changes(Some(&rig.store.position_after(commit)), Limit::MAX).unwrap();
+    assert_eq!(changes.commits[0].info.commit, reverted);
+    let told = changes.commits[0].changes.iter().map(|change| match &change.images {
+        keystead::Images::Key { after, .. } => after.as_ref().unwrap().key_id.to_string(),
+        keystead::Images::Alias { after, .. } => after.as_ref().unwrap().alias.to_string(),
+    });
+    let expected = keys.map(|key| key.to_string()).into_iter();
+    let expected = expected.chain(["k", "alias/m", "z"].map(str::to_owned));
+    assert_eq!(told.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    assert_clean(&rig.store);
+}
+
 #[test]
 fn a_revert_can_be_reverted() {
     let rig = Rig::new();
@@ -397,9 +516,10 @@ fn it_is_refused_when_a_record_was_deleted_since() {
     let moved = rig.associate("x", rig.b);
     rig.write(|txn| txn.delete_aliases(rig.b, &[alias("x")]));
     assert_eq!(rig.precondition_failed(moved), None);
-    // Under the other spelling it is another alias.
-    rig.write(|txn| txn.create_alias(&alias("alias/x"), rig.b));
-    assert_eq!(rig.precondition_failed(moved), None);
+    // Under the other spelling it is another alias in the same place, which is told.
+    let other = rig.write(|txn| txn.create_alias(&alias("alias/x"), rig.c)).commit;
+    assert_eq!(rig.precondition_failed(moved), Some(Actual { target: rig.c, version: other }));
+    rig.write(|txn| txn.associate_alias(&alias("alias/x"), rig.b));
     rig.write(|txn| txn.delete_aliases(rig.b, &[alias("alias/x")]));
     let made = rig.write(|txn| txn.create_alias(&alias("x"), rig.b)).commit;
     assert_eq!(rig.precondition_failed(moved), Some(Actual { target: rig.b, version: made }));

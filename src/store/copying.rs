@@ -55,7 +55,8 @@ impl Store {
     /// Times, actors, request ids and the order of commits stay what they are. **Numbers of commits do not**: they are
     /// the target's, in the same order; so versions are others too, and the target is another incarnation. An
     /// outcome of a request that may be repeated says what it said. A history that was trimmed is as short in the
-    /// target.
+    /// target. Records whose changes were trimmed are written in batches, so those that one commit of the source left
+    /// may have different versions in the target.
     ///
     /// Nobody else may write to the target meanwhile; who had it open before can. Until it is whole it can't be opened,
     /// which is [`Unfinished`](Error::Unfinished), so a copy that was cut off is never taken for one: empty the target and begin

@@ -40,6 +40,9 @@ impl Store {
     /// The changes of the whole store behind a position, or from the beginning: commit by commit,
     /// whole ones, at most `limit`, in their order, without gaps. For the platform.
     ///
+    /// A page that is full, by `limit` or by 4 MiB, ends with its last entry, even if there are only commits
+    /// without changes behind it; any other ends with the newest commit. A position behind commit 0 is the beginning.
+    ///
     /// # Errors
     ///
     /// [`HistoryDisabled`](Error::HistoryDisabled),
@@ -75,7 +78,7 @@ impl Store {
         self.inner.engine.stop_waiting();
     }
 
-    /// Up to which commit the history was trimmed; 0 if it is whole.
+    /// Up to which commit the history was trimmed, a commit whose changes were; 0 if it is whole.
     ///
     /// # Errors
     ///
@@ -89,6 +92,11 @@ impl Store {
     /// whatever [`Retention`](crate::Retention) says. Present records stay as they are. Returns the
     /// floor: asking for what lies below is [`HistoryTrimmed`](Error::HistoryTrimmed) from then on. For
     /// the platform.
+    ///
+    /// The floor is always a commit whose changes were trimmed: the newest one up to `to` that changed a
+    /// record. If there is none behind the present floor, nothing changes, no commit is made, and the
+    /// present floor is returned. `to` may be any number up to the newest commit, also one that a restore
+    /// left out.
     ///
     /// # Errors
     ///
@@ -113,24 +121,19 @@ impl Store {
         // As many as the numbers, unless a restore left some out.
         let total = to.number().saturating_sub(floor);
         progress::begin("trimming", length.map(|length| total.min(length)));
-        while let Some(trimmed) = self.trim(to, true, |_| true)? {
+        while let Some(trimmed) = self.trim(to, |_| true)? {
             progress::at(trimmed.number().saturating_sub(floor).min(total));
         }
         self.history_floor()
     }
 
     /// Carries out one step of trimming; returns the new floor, or `None` if nothing was left to do.
-    pub(super) fn trim(
-        &self,
-        to: Commit,
-        whole: bool,
-        may_go: impl Fn(&CommitRecord) -> bool,
-    ) -> Result<Option<Commit>> {
+    pub(super) fn trim(&self, to: Commit, may_go: impl Fn(&CommitRecord) -> bool) -> Result<Option<Commit>> {
         let _only = OnlyWrite::on_this_thread()?;
         self.again_after_conflicts(|since| {
             let transaction = self.inner.engine.begin_write_since(since)?;
             let rows = self.inner.engine.begin_read()?;
-            let step = trim_step(&*rows, &*transaction, to, whole, &may_go);
+            let step = trim_step(&*rows, &*transaction, to, &may_go);
             let Ok(Some((batch, floor))) = step else {
                 transaction.end()?;
                 return step.map(|_| None);

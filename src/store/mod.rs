@@ -212,7 +212,8 @@ impl Store {
     /// As [`write`](Self::write), for a request that may come again: what comes of it is stored with
     /// its commit, in the request's scope, and if the same request comes again, that is the answer and
     /// the closure does not run. `body` is what the caller asked for, the name of the operation
-    /// included; nothing made up here (an id, a time) may be in it.
+    /// included; nothing made up here (an id, a time) may be in it. The history notes `request_id`, in the place of
+    /// one that [`Request::request_id`] may have given.
     ///
     /// The value must go through JSON and have at most 32 KiB there; also the first answer is the value as
     /// it came back from there. A transaction that changes nothing is stored too, by a commit of its own.

@@ -77,7 +77,8 @@ impl Store {
     /// timer; nothing goes on a read. In the history it is the actor `sweeper`.
     ///
     /// It ends after `budget` steps, each a key, an outcome, a scope in which nothing was due, or a
-    /// transaction that trims up to 100 entries; go on with [`Swept::after`] until [`Swept::done`].
+    /// transaction that trims up to 100 entries; go on with [`Swept::after`] until [`Swept::done`]. With a budget
+    /// of 0 it does nothing and is never done, also where nothing is due.
     ///
     /// # Errors
     ///
@@ -225,8 +226,8 @@ impl Store {
 
     /// Erases a tenant: every key of the request's scope with its aliases, default keys included, then
     /// what came of its repeatable requests, each in its own transaction. It ends after `budget` of
-    /// these; call it again until [`Removed::done`]. The history keeps what it was told. For the
-    /// platform.
+    /// these; call it again until [`Removed::done`]. With a budget of 0 it removes nothing, and is done only if
+    /// nothing is there. The history keeps what it was told. For the platform.
     pub fn remove_scope(&self, request: &Request, budget: usize) -> Result<Removed> {
         let remove = || self.remove_from_scope(request, budget);
         telemetry::told(Call::RemoveScope, request, remove, |removed| Summary {
@@ -280,7 +281,7 @@ impl Store {
             old || entry.info.commit <= last_to_go
         };
         while *steps > 0 {
-            let Some(floor) = self.trim(newest, false, may_go)? else { return Ok(true) };
+            let Some(floor) = self.trim(newest, may_go)? else { return Ok(true) };
             swept.history_floor = Some(floor);
             *steps -= 1;
         }

@@ -38,6 +38,7 @@ const CODES: &[(&str, &str, u16)] = &[
     ("AsymmetricNotRotatable", "KMS.0325", 400),
     ("InvalidTagValue", "KMS.0405", 400),
     ("InvalidTagKey", "KMS.0406", 400),
+    ("DuplicateTag", "KMS.0406", 400),
     ("TooManyTags", "KMS.0409", 400),
     ("TagNotFound", "KMS.0416", 404),
     ("InvalidAlias", "KMS.1101", 400),
@@ -54,6 +55,7 @@ const CODES: &[(&str, &str, u16)] = &[
     ("InvalidLimit", "KMS.1601", 400),
     ("InvalidCursor", "KMS.1602", 400),
     ("InvalidPosition", "KMS.1602", 400),
+    ("InvalidExpiry", "KMS.2602", 400),
     ("MaterialNotDeletable", "KMS.2701", 400),
     ("RotationNotDisabled", "KMS.2901", 400),
     ("InvalidRotationInterval", "KMS.3001", 400),
@@ -154,6 +156,7 @@ fn by_names() -> Produced {
         ("AliasNotFound", refusal(|txn| txn.resolve(&other))),
         ("AliasNotFound", refusal(|txn| txn.resolve_urn(&"kms:elsewhere:domain:alias:first".parse()?))),
         ("AliasNotOnKey", refusal(|txn| txn.delete_aliases(TWO, std::slice::from_ref(&first)))),
+        ("DuplicateTag", refusal(|txn| txn.remove_tags(ONE, &["a".parse()?, "a".parse()?]))),
         ("TagNotFound", refusal(|txn| txn.remove_tags(ONE, &["a".parse()?]))),
         ("KeyIdExists", refusal(|txn| txn.create_key(&new_key("three", 1)))),
         ("KeyAliasExists", refusal(|txn| txn.rename_key_alias(ONE, &"two".parse()?))),
@@ -246,6 +249,7 @@ fn by_states() -> Produced {
                 txn.material_imported(TWO, None)
             }),
         ),
+        ("InvalidExpiry", refusal(|txn| txn.material_imported(TWO, Some(txn.time())))),
         ("MaterialNotDeletable", refusal(|txn| txn.material_deleted(TWO))),
         ("ExternalKeyNotRotatable", refusal(|txn| txn.enable_rotation(TWO, yearly))),
         (

@@ -95,6 +95,7 @@ impl Transaction<'_> {
     /// # Errors
     ///
     /// Those of [`update_description`](Self::update_description), then
+    /// [`DuplicateTag`](Error::DuplicateTag) for the first that is named a second time,
     /// [`TagNotFound`](Error::TagNotFound) for the first that it has not.
     pub fn remove_tags(&mut self, key_id: KeyId, tags: &[TagKey]) -> Result<Arc<KeyRecord>> {
         self.change_key(Operation::RemoveTags, key_id, |key, _| rules::remove_tags(key, tags))
@@ -137,7 +138,8 @@ impl Transaction<'_> {
         })
     }
 
-    /// Notes that the platform rotated a key now.
+    /// Notes that the platform rotated a key: `last_rotated_at` becomes the time of this change, which is
+    /// that of the request, or the record's former `updated_at` if that is later.
     ///
     /// # Errors
     ///
@@ -170,8 +172,8 @@ impl Transaction<'_> {
         self.change_key(Operation::Disable, key_id, |key, _| rules::disable(key))
     }
 
-    /// Plans the deletion of a key, so many days of 24 hours after the request. Until then it keeps
-    /// its names. (schedule-key-deletion)
+    /// Plans the deletion of a key, so many days of 24 hours after the request, or after the record's
+    /// former `updated_at` if that is later. Until then it keeps its names. (schedule-key-deletion)
     ///
     /// # Errors
     ///
@@ -183,13 +185,13 @@ impl Transaction<'_> {
     }
 
     /// Cancels the planned deletion of a key, which is disabled then, or pending import if its
-    /// material is not there. (cancel-key-deletion)
+    /// material is not there or has expired at the time of the request. (cancel-key-deletion)
     ///
     /// # Errors
     ///
     /// [`KeyFrozen`](Error::KeyFrozen), [`NotPendingDeletion`](Error::NotPendingDeletion).
     pub fn cancel_deletion(&mut self, key_id: KeyId) -> Result<Arc<KeyRecord>> {
-        self.change_key(Operation::CancelDeletion, key_id, |key, _| rules::cancel_deletion(key))
+        self.change_key(Operation::CancelDeletion, key_id, rules::cancel_deletion)
     }
 
     /// Erases a key pending deletion with its aliases and every index row, if it is due at the time
@@ -227,20 +229,21 @@ impl Transaction<'_> {
         self.change_key(Operation::Unfreeze, key_id, |key, _| rules::unfreeze(key))
     }
 
-    /// Notes that the material of an external key was imported; the key is enabled then.
-    /// (import-key-material)
+    /// Notes that the material of an external key was imported; the key is enabled then. If it expires,
+    /// then after the time of the request. (import-key-material)
     ///
     /// # Errors
     ///
     /// [`PendingDeletion`](Error::PendingDeletion), [`KeyFrozen`](Error::KeyFrozen),
-    /// [`ExternalKeyRequired`](Error::ExternalKeyRequired), [`NotPendingImport`](Error::NotPendingImport).
+    /// [`ExternalKeyRequired`](Error::ExternalKeyRequired), [`NotPendingImport`](Error::NotPendingImport),
+    /// [`InvalidExpiry`](Error::InvalidExpiry).
     pub fn material_imported(
         &mut self,
         key_id: KeyId,
         expires_at: Option<Timestamp>,
     ) -> Result<Arc<KeyRecord>> {
-        self.change_key(Operation::MaterialImported, key_id, |key, _| {
-            rules::material_imported(key, expires_at)
+        self.change_key(Operation::MaterialImported, key_id, |key, now| {
+            rules::material_imported(key, now, expires_at)
         })
     }
 

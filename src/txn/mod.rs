@@ -46,6 +46,7 @@ use crate::format::{Row, Space, Stored, Value};
 use crate::id::{Commit, KeyId, Scope};
 use crate::key::KeyRecord;
 use crate::policy::Policy;
+use crate::rules;
 use crate::telemetry;
 use crate::time::Timestamp;
 use cache::{Entry, Name};
@@ -220,7 +221,7 @@ impl<'a> Transaction<'a> {
 
     /// When a record changes now: never before its previous change.
     fn change_time(&self, previous: Option<Previous>) -> Timestamp {
-        previous.map_or(self.now, |previous| self.now.max(previous.time))
+        previous.map_or(self.now, |previous| rules::change_time(previous.time, self.now))
     }
 }
 

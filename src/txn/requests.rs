@@ -29,7 +29,7 @@ impl Transaction<'_> {
         if outcome.digest != *digest {
             return Err(Error::RequestIdReused(request_id.clone()));
         }
-        let value = serde_json::from_slice(&outcome.value_at(commit)).map_err(invalid)?;
+        let value = read(&outcome.value_at(commit))?;
         Ok(Some(Replay { value, commit, changed: outcome.changed }))
     }
 
@@ -41,12 +41,13 @@ impl Transaction<'_> {
         digest: [u8; 32],
         value: &T,
     ) -> Result<(T, bool)> {
-        let value = serde_json::to_vec(value).map_err(invalid)?;
+        let value =
+            serde_json::to_vec(value).map_err(|error| invalid::<T>("can't be written as JSON", &error))?;
         if value.len() > OUTCOME_MAX {
             let what = "bytes in the value of a repeatable request";
             return Err(Error::TransactionTooLarge { what, max: OUTCOME_MAX });
         }
-        let as_kept = serde_json::from_slice(&value).map_err(invalid)?;
+        let as_kept = read(&value)?;
         let changed = !self.staging.is_empty();
         let next = Some(self.staging.next_commit()).filter(|next| is_stand_in(*next));
         let stand_in = next.map(Commit::number);
@@ -70,6 +71,17 @@ impl Transaction<'_> {
     }
 }
 
-fn invalid(error: serde_json::Error) -> Error {
-    Error::InvalidOutcome(error.to_string().into())
+fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
+    serde_json::from_slice(json).map_err(|error| invalid::<T>("can't be read from its JSON", &error))
+}
+
+/// Says of which type and where, and never quotes the value, which may be a secret: the messages of data errors
+/// may, those of all others are fixed.
+fn invalid<T>(what: &str, error: &serde_json::Error) -> Error {
+    let why = match (error.is_data(), error.column()) {
+        (false, _) => error.to_string(),
+        (true, 0) => "its type refuses that".to_owned(),
+        (true, column) => format!("it is of another type, at line {} column {column}", error.line()),
+    };
+    Error::InvalidOutcome(format!("{} {what}: {why}", std::any::type_name::<T>()).into())
 }

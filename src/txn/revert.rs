@@ -12,10 +12,40 @@ use crate::id::{Commit, KeyId};
 use crate::key::KeyRecord;
 use crate::rules;
 
+/// What a commit did to a record, from its first change to its last.
+struct Way<T> {
+    from: T,
+    to: T,
+}
+
+impl<T: Clone> From<T> for Way<T> {
+    fn from(from: T) -> Self {
+        Self { to: from.clone(), from }
+    }
+}
+
+/// Where the records are to go back to; what is there already has no way to go.
+fn ways_back<K: Ord, T: PartialEq>(ways: BTreeMap<K, Way<T>>) -> BTreeMap<K, T> {
+    let moved = ways.into_iter().filter(|(_, way)| way.from != way.to);
+    moved.map(|(record, way)| (record, way.from)).collect()
+}
+
+/// Whether what is in the place of a record is what the commit made of it.
+fn must_be_of(commit: Commit, actual: Option<Actual>, is_it: bool) -> Result<()> {
+    match actual {
+        Some(Actual { version, .. }) if is_it && version == commit => Ok(()),
+        _ => Err(Error::PreconditionFailed { actual }),
+    }
+}
+
 /// Undoing.
 impl Transaction<'_> {
     /// Undoes a commit that only moved aliases and renamed keys: each alias returns to the key, each
     /// key to the name, that it had before. All at once, under the rules for moving and renaming.
+    ///
+    /// What the commit itself had brought back to where it was is left alone, and nothing of it is checked.
+    /// Keys come first, by their ids, then aliases, in the [order of lists](Alias): so they are checked, and so
+    /// the changes are told.
     ///
     /// # Errors
     ///
@@ -23,7 +53,8 @@ impl Transaction<'_> {
     /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`CommitNotFound`](Error::CommitNotFound) if the scope
     /// has no such commit or it changed no record, [`NotRevertible`](Error::NotRevertible),
     /// [`PreconditionFailed`](Error::PreconditionFailed) if one of the records is no longer what that
-    /// commit made of it, then those of [`rename_key_alias`](Self::rename_key_alias) and
+    /// commit made of it, for the first such record, with what is there in its place (in that of an alias also the
+    /// one of the other spelling, `x` or `alias/x`), then those of [`rename_key_alias`](Self::rename_key_alias) and
     /// [`associate_alias`](Self::associate_alias).
     pub fn revert(&mut self, commit: Commit) -> Result<()> {
         self.operation(Operation::Revert, |txn| {
@@ -42,35 +73,37 @@ impl Transaction<'_> {
             }
             let (mut keys, mut aliases) = (BTreeMap::new(), BTreeMap::new());
             for change in &entry.changes {
-                // The first change of a record in the commit knows what was before all of them.
+                // The first change of a record in the commit knows what was before all of them, the last what
+                // they came to.
                 match &change.images {
-                    Images::Key { before: Some(before), .. } => {
-                        keys.entry(before.key_id).or_insert_with(|| before.key_alias.clone());
+                    Images::Key { before: Some(before), after: Some(after) } => {
+                        let Way { to, .. } =
+                            keys.entry(before.key_id).or_insert_with(|| Way::from(before.key_alias.clone()));
+                        to.clone_from(&after.key_alias);
                     }
-                    Images::Alias { before: Some(before), .. } => {
-                        aliases.entry(before.alias.clone()).or_insert(before.key_id);
+                    Images::Alias { before: Some(before), after: Some(after) } => {
+                        let name = before.alias.clone();
+                        aliases.entry(name).or_insert_with(|| Way::from(before.key_id)).to = after.key_id;
                     }
                     _ => return Err(Error::NotRevertible(commit)),
                 }
             }
+            let (keys, aliases) = (ways_back(keys), ways_back(aliases));
             for key_id in keys.keys() {
-                txn.must_be_of(commit, read::find_key(txn, *key_id)?.map(|key| (*key_id, key.version)))?;
+                let present = read::find_key(txn, *key_id)?;
+                let actual = present.map(|key| Actual { target: *key_id, version: key.version });
+                must_be_of(commit, actual, true)?;
             }
             for alias in aliases.keys() {
-                let present = read::find_alias(txn, alias)?;
-                txn.must_be_of(commit, present.map(|alias| (alias.key_id, alias.version)))?;
+                // In the place of an alias there may be one of the other spelling.
+                let present = read::alias_by_urn_name(txn, alias.urn_name())?;
+                let is_it = present.as_ref().is_some_and(|present| present.alias == *alias);
+                let actual = present.map(|alias| Actual { target: alias.key_id, version: alias.version });
+                must_be_of(commit, actual, is_it)?;
             }
             txn.rename_all(keys)?;
             txn.associate_all(aliases)
         })
-    }
-
-    fn must_be_of(&self, commit: Commit, present: Option<(KeyId, Commit)>) -> Result<()> {
-        let actual = present.map(|(target, version)| Actual { target, version });
-        match actual {
-            Some(Actual { version, .. }) if version == commit => Ok(()),
-            _ => Err(Error::PreconditionFailed { actual }),
-        }
     }
 
     /// Renames keys at once; a name that one of them gives up is free for another.

@@ -118,13 +118,12 @@ pub(crate) fn last_before(rows: &dyn ReadTransaction, newest: Commit, mut kept: 
 
 /// What one step of trimming is to write: rows, and the new floor. `None` if there is nothing to do.
 ///
-/// Entries go from the oldest on, up to `to`, while `may_go` says so; `whole` says that the floor is to
-/// become `to` when all of them went.
+/// Entries go from the oldest on, up to `to`, while `may_go` says so. The floor is the commit of the last that
+/// went, never one without changes.
 pub(crate) fn trim_step(
     rows: &dyn ReadTransaction,
     transaction: &dyn WriteTransaction,
     to: Commit,
-    whole: bool,
     may_go: impl Fn(&CommitRecord) -> bool,
 ) -> Result<Option<(Batch, Commit)>> {
     let row = Space::of_store().floor();
@@ -132,11 +131,9 @@ pub(crate) fn trim_step(
     let former = stored.map(|stored| decode_floor(&row, &stored.bytes)).transpose()?.unwrap_or_default();
     let mut floor = former;
     let mut tombstones = Vec::new();
-    let mut ended = true;
     for (commit, bytes) in rows.log(former.commit, TRIMMED_AT_ONCE)? {
         let entry = decode_log_entry(commit, &bytes?)?;
         if commit > to || !may_go(&entry) {
-            ended = true;
             break;
         }
         let deleted = entry.changes.iter().filter(|change| is_deletion(&change.images));
@@ -145,13 +142,9 @@ pub(crate) fn trim_step(
         tombstones.extend(deleted);
         let times = entry.changes.iter().map(|change| change.time);
         floor = Floor { commit, time: times.fold(floor.time, Timestamp::max) };
-        ended = false;
         if tombstones.len() > BURIED_AT_ONCE {
             break;
         }
-    }
-    if ended && whole {
-        floor.commit = floor.commit.max(to);
     }
     if floor == former {
         return Ok(None);

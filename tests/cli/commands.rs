@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use keystead::{KeyId, NewKey, Options, Position, Request, Store, Timestamp};
+use keystead::{NewKey, Options, Position, Request, Store, Timestamp};
 use serde_json::{Value, json};
 
 use crate::tool::{DOMAIN, PROJECT, Tool, scope};
@@ -214,13 +214,19 @@ fn keys_end_in_steps() {
 /// Two keys were to be deleted a week before 2001, a third in a year.
 #[test]
 fn what_is_due_is_erased_when_confirmed() {
-    let tool = with_keys();
+    let tool = Tool::with_store();
     tool.ok("create later");
     let store = Store::open(tool.store()).unwrap();
     let long_ago = Request::new(&scope()).at(Timestamp::from_millis(978_000_000_000));
-    for id in [ID, OTHER] {
-        let key_id: KeyId = id.parse().unwrap();
-        store.write(&long_ago, |txn| txn.schedule_deletion(key_id, 7.try_into().unwrap())).unwrap();
+    for (name, id) in [("orders", ID), ("invoices", OTHER)] {
+        let new = NewKey::new(name).unwrap().id(id.parse().unwrap());
+        let new = if id == ID { new.alias("kms-1234".parse().unwrap()) } else { new };
+        store
+            .write(&long_ago, |txn| {
+                txn.create_key(&new)?;
+                txn.schedule_deletion(new.key_id, 7.try_into().unwrap())
+            })
+            .unwrap();
     }
     drop(store);
     tool.ok("schedule-deletion later --days 365");
@@ -436,4 +442,15 @@ fn a_disk_is_measured() {
     assert_eq!(std::fs::read_dir(tool.folder()).unwrap().count(), 0, "nothing is left behind");
     tool.fails(5, "bench --folder nowhere");
     tool.fails(2, "bench --seconds 0");
+}
+
+#[test]
+fn a_tag_that_is_given_twice_is_refused_by_name() {
+    let tool = Tool::with_store();
+    for tags in ["--tag a=1 --tag b=2 --tag a=2", "--tag a=1 --tag a=1"] {
+        let refused = tool.fails(1, &format!("create one {tags}"));
+        assert!(refused.contains("the tag \"a\" is named twice (KMS.0406)"), "{refused}");
+    }
+    assert_eq!(tool.json("stats")["keys"], json!(0));
+    tool.ok("create one --tag a=1 --tag A=2");
 }

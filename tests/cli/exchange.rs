@@ -238,6 +238,60 @@ fn a_key_that_differs_is_told_by_its_field() {
     assert_eq!(refused(&tool.run("import lines --json")), [(1, "it is longer than 1 MiB".to_owned())]);
 }
 
+#[test]
+fn material_that_has_expired_meanwhile_is_not_there() {
+    let tool = Tool::with_store();
+    let line = |name: &str, rest: Value| {
+        let material = json!({ "present": true, "expires_at": 1_700_000_000_000_u64 });
+        let mut line =
+            json!({ "type": "key", "key_alias": name, "origin": "external", "material": material });
+        line.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        line.to_string()
+    };
+    let lines = [
+        line("enabled", json!({ "key_id": "bb6a3d22-dc93-47ac-b5bd-88df7ad35f1e", "state": "enabled" })),
+        line("disabled", json!({ "state": "disabled" })),
+        line("frozen", json!({ "state": "frozen", "frozen_from": "enabled" })),
+        line("dying", json!({ "state": "pending_deletion", "scheduled_deletion_at": 4_000_000_000_000_u64 })),
+        line("unsaid", json!({})),
+    ];
+    tool.write("lines", &lines.join("\n"));
+    let answer = tool.run("import lines");
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let told = "its material expired at 2023-11-14T22:13:20.000Z, so it waits for an import";
+    let all = format!("{}{}", answer.out, answer.err);
+    assert_eq!(all.matches(told).count(), lines.len(), "{answer:?}");
+    let became = ["enabled", "disabled", "frozen", "dying", "unsaid"].map(|name| {
+        let key = tool.key(name);
+        assert!(!key.material.present && key.material.expires_at.is_none(), "{name}");
+        (key.state, key.frozen_from)
+    });
+    let waits = KeyState::PendingImport;
+    let expected = [
+        (waits, None),
+        (waits, None),
+        (KeyState::Frozen, Some(waits)),
+        (KeyState::PendingDeletion, None),
+        (waits, None),
+    ];
+    assert_eq!(became, expected);
+    // Once more, nothing is left to do.
+    let again = tool.run("import lines --json");
+    assert_eq!(imported(&again)["present"], json!(5), "{again:?}");
+    tool.ok("verify");
+}
+
+#[test]
+fn a_tag_that_a_line_has_twice_is_refused_by_name() {
+    let tool = Tool::with_store();
+    let line = "{\"type\":\"key\",\"key_alias\":\"one\",\"tags\":{\"a\":\"1\",\"b\":\"2\",\"a\":\"3\"}}";
+    tool.write("lines", line);
+    let answer = tool.run("import lines --json");
+    let [(1, why)] = &refused(&answer)[..] else { panic!("{answer:?}") };
+    assert!(why.contains("the tag \"a\" is named twice"), "{why}");
+    assert_eq!(tool.json("stats")["keys"], json!(0));
+}
+
 /// Lines for so many keys.
 fn many(count: u64) -> String {
     (0..count).map(|number| format!("{{\"type\":\"key\",\"key_alias\":\"key-{number}\"}}\n")).collect()

@@ -262,7 +262,10 @@ impl World {
             }
             Step::Erase { scope, key } => {
                 self.write(*scope, &[Op::Schedule { key: *key }]);
-                self.now += 7 * DAY;
+                // Seven days later, or more where the clock is behind the key's last change.
+                let scheduled = self.store.read(&self.scopes[*scope], |snap| snap.key(key_id(*key)));
+                let due = scheduled.ok().and_then(|key| key.scheduled_deletion_at);
+                self.now = due.map_or(self.now + 7 * DAY, |due| self.now.max(due.as_millis()));
                 self.write(*scope, &[Op::Purge { key: *key }]);
             }
             Step::Sweep => {

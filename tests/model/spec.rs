@@ -8,7 +8,7 @@ use std::mem::{Discriminant, discriminant};
 
 use keystead::{
     Actual, AliasScope, Commit, Compatibility, Error, Expect, InvalidAlias, InvalidKeySpec, KeyId, KeySpec,
-    KeyState, KeyUsage, Origin, Quota, Quotas,
+    KeyState, KeyUsage, Origin, Quota, Quotas, Timestamp,
 };
 
 use crate::ops::{self, Moment, Name, New, Op, Read, Wish};
@@ -342,8 +342,12 @@ impl Session {
             }),
             Op::SetTags(id, tags) => self.set_tags(*id, tags),
             Op::RemoveTags(id, tags) => self.change(*id, |key| {
+                for (number, tag) in tags.iter().enumerate() {
+                    if tags[..number].contains(tag) {
+                        return Err(Error::DuplicateTag { tag: tag.parse()? });
+                    }
+                }
                 for tag in tags {
-                    // Named twice, a tag is not there the second time.
                     if key.tags.remove(*tag).is_none() {
                         return Err(Error::TagNotFound { tag: tag.parse()?, key_id: key.id });
                     }
@@ -553,7 +557,8 @@ impl Session {
                 _ if !key.rotates => return Err(Error::RotationNotEnabled(id)),
                 Op::DisableRotation(_) => key.rotates = false,
                 Op::SetInterval(_, days) => key.interval = *days,
-                _ => (key.last_rotated, key.rotations) = (Some(now), key.rotations + 1),
+                // Never before the record's own last change.
+                _ => (key.last_rotated, key.rotations) = (Some(now.max(key.updated)), key.rotations + 1),
             }
             Ok(())
         })
@@ -570,7 +575,7 @@ impl Session {
             Op::Schedule(..) if pending => return Err(Error::AlreadyPendingDeletion(id)),
             Op::Schedule(_, days) => {
                 key.state = KeyState::PendingDeletion;
-                key.due = Some(self.moment.now + u64::from(*days) * DAY);
+                key.due = Some(self.moment.now.max(key.updated) + u64::from(*days) * DAY);
             }
             _ if !pending => return Err(Error::NotPendingDeletion(id)),
             Op::Purge(_) => {
@@ -582,8 +587,11 @@ impl Session {
                 return Ok(Answer::Purged(due));
             }
             _ => {
-                key.state = if key.present { KeyState::Disabled } else { KeyState::PendingImport };
                 key.due = None;
+                match key.present && !key.has_expired(self.moment.now) {
+                    true => key.state = KeyState::Disabled,
+                    false => key.lose_material(),
+                }
             }
         }
         Ok(Answer::Key(self.put(key)))
@@ -607,6 +615,10 @@ impl Session {
             let waits = key.state == KeyState::PendingImport;
             match op {
                 Op::Imported(..) if !waits => return Err(Error::NotPendingImport(id)),
+                Op::Imported(_, Some(days)) if *days <= 0 => {
+                    let expires_at = Timestamp::from_millis(ops::expiry(now, *days));
+                    return Err(Error::InvalidExpiry { expires_at });
+                }
                 Op::Imported(_, days) => {
                     key.state = KeyState::Enabled;
                     key.present = true;

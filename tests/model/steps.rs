@@ -378,18 +378,25 @@ impl Pair {
         self.advance(&position, predicted.0 + pruned, predicted.0).map(drop)
     }
 
-    /// Up to the end of a step; in how many commits is left open.
+    /// Up to the end of a step, or rather the newest commit at or below it that changed a record; in how many
+    /// commits is left open, but for none where there is nothing to trim.
     fn trim(&mut self, back: usize) -> TestCaseResult {
         let Some(to) = self.past.keys().copied().nth_back(back) else { return Ok(()) };
-        let floor = self.store().position_after(Commit::new(self.model.floor));
+        let (floor, position) =
+            (self.store().position_after(Commit::new(self.model.floor)), self.store().position().unwrap());
         let known = self.store().changes(Some(&floor), Limit::MAX).unwrap().commits;
-        let gone = known.iter().filter(|commit| commit.info.commit.number() <= to);
-        let times = gone.flat_map(|commit| commit.changes.iter().map(|change| change.time.as_millis()));
-        self.model.trim(to, times);
+        let gone: Vec<_> = known.iter().filter(|commit| commit.info.commit.number() <= to).collect();
+        let times =
+            gone.iter().flat_map(|commit| commit.changes.iter().map(|change| change.time.as_millis()));
+        if let Some(last) = gone.last() {
+            self.model.trim(last.info.commit.number(), times);
+        }
         let trimmed = self.store().trim_history(Commit::new(to)).unwrap();
         same("the floor", &self.model.floor, &trimmed.number())?;
+        let made = self.store().position().unwrap() != position;
+        same("whether trimming made a commit", &!gone.is_empty(), &made)?;
         let before = self.store().changes(Some(&floor), Limit::MAX).map(drop);
-        let is_behind = self.model.floor == floor.commit().number();
+        let is_behind = gone.is_empty();
         prop_assert!(is_behind || matches!(before, Err(Error::HistoryTrimmed { .. })), "{before:?}");
         let former = self.model.commit;
         if self.model.numbers == Numbers::Counted {

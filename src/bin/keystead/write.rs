@@ -174,7 +174,11 @@ impl Create {
         new.usage = self.usage.unwrap_or(new.usage);
         new.origin = self.origin;
         new.description = self.description.clone();
-        new.tags = self.tags.iter().cloned().collect();
+        for (tag, value) in &self.tags {
+            if new.tags.insert(tag.clone(), value.clone()).is_some() {
+                return Err(Error::DuplicateTag { tag: tag.clone() }.into());
+            }
+        }
         new.aliases.clone_from(&self.aliases);
         new.enterprise_project_id = self.enterprise_project.clone();
         new.keystore_id = self.keystore.clone();

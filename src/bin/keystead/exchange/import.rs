@@ -334,7 +334,8 @@ impl Importing<'_> {
         if !is_there {
             return self.refused(number, &error.into());
         }
-        match self.store.read(scope, |snap| wanted.compare(snap))?[..] {
+        let now = self.import.request(scope).time();
+        match self.store.read(scope, |snap| wanted.compare(snap, now))?[..] {
             [] => self.counts.present += 1,
             ref fields => {
                 let message = format!("this key is there, and differs in: {}", fields.join(", "));

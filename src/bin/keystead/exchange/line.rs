@@ -1,11 +1,14 @@
 //! [`Line`]: one line of an export.
 
+use std::fmt;
+
 use keystead::{
-    Alias, AliasRecord, Commit, Description, DomainId, EnterpriseProjectId, KeyAlias, KeyId, KeyRecord,
-    KeySpec, KeyState, KeyUsage, KeystoreId, Material, Origin, Position, ProjectId, Region, Rotation, Scope,
-    Tags, Timestamp,
+    Alias, AliasRecord, Commit, Description, DomainId, EnterpriseProjectId, Error, KeyAlias, KeyId,
+    KeyRecord, KeySpec, KeyState, KeyUsage, KeystoreId, Material, Origin, Position, ProjectId, Region,
+    Rotation, Scope, TagKey, TagValue, Tags, Timestamp,
 };
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The format of exports. A reader refuses what is newer.
 pub(super) const FORMAT: u32 = 1;
@@ -71,7 +74,7 @@ pub(super) struct KeyLine {
     pub(super) rotation: Rotation,
     #[serde(default)]
     pub(super) description: Description,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tags_named_once")]
     pub(super) tags: Tags,
     #[serde(default)]
     pub(super) enterprise_project_id: Option<EnterpriseProjectId>,
@@ -84,6 +87,31 @@ pub(super) struct KeyLine {
     pub(super) updated_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) version: Option<Commit>,
+}
+
+/// A map of JSON keeps the last of two values for one name, and loses the other without a word.
+fn tags_named_once<'de, D: Deserializer<'de>>(from: D) -> Result<Tags, D::Error> {
+    struct Named;
+
+    impl<'de> Visitor<'de> for Named {
+        type Value = Tags;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("tags with their values")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tags, A::Error> {
+            let mut tags = Tags::new();
+            while let Some((tag, value)) = map.next_entry::<TagKey, TagValue>()? {
+                if tags.insert(tag.clone(), value).is_some() {
+                    return Err(A::Error::custom(Error::DuplicateTag { tag }));
+                }
+            }
+            Ok(tags)
+        }
+    }
+
+    from.deserialize_map(Named)
 }
 
 impl KeyLine {

@@ -52,12 +52,20 @@ impl Wanted {
             && self.line.rotation == Rotation::default()
     }
 
-    /// Creates the key and brings it into its state, by the operations of the API.
+    /// Creates the key and brings it into its state, by the operations of the API. Material that has expired by
+    /// now is not there any more.
     ///
     /// # Errors
     ///
     /// Those of the operations; `Aborted` if they don't come to what the line says.
     pub(super) fn create(&self, txn: &mut Transaction<'_>) -> Result<(), Error> {
+        match self.has_expired(txn.time()) {
+            true => self.without_material().bring_about(txn),
+            false => self.bring_about(txn),
+        }
+    }
+
+    fn bring_about(&self, txn: &mut Transaction<'_>) -> Result<(), Error> {
         let mut key = match self.line.default {
             true => txn.ensure_default_key(&self.new)?,
             false => txn.create_key(&self.new)?,
@@ -94,12 +102,16 @@ impl Wanted {
     }
 
     /// How the key that is there differs from the line; empty if it is what the line says.
-    pub(super) fn compare(&self, snap: &Snapshot<'_>) -> Result<Vec<&'static str>, Error> {
+    pub(super) fn compare(&self, snap: &Snapshot<'_>, now: Timestamp) -> Result<Vec<&'static str>, Error> {
         let key = match self.line.key_id {
             Some(key_id) => snap.key(key_id)?,
             None => snap.find_by_key_alias(&self.line.key_alias)?,
         };
         let mut differences = self.differences(&key);
+        // It may have been imported when its material had expired, or before.
+        if self.has_expired(now) && self.without_material().differences(&key).is_empty() {
+            differences.clear();
+        }
         let aliases = all_aliases(snap, &key)?;
         let mut there: Vec<_> =
             aliases.iter().map(|record: &std::sync::Arc<AliasRecord>| &record.alias).collect();
@@ -149,6 +161,10 @@ impl Wanted {
                 show_time(due)
             ));
         }
+        if self.has_expired(now) {
+            let expiry = self.material().expires_at.unwrap_or_default();
+            notes.push(format!("its material expired at {}, so it waits for an import", show_time(expiry)));
+        }
         if self.line.rotation.count > 0 {
             notes.push(format!("that it was rotated {} times is not carried over", self.line.rotation.count));
         }
@@ -165,6 +181,26 @@ impl Wanted {
     fn material(&self) -> Material {
         let waits = self.line.frozen_from.unwrap_or(self.state()) == KeyState::PendingImport;
         self.line.material.unwrap_or(Material { present: !waits, expires_at: None })
+    }
+
+    fn has_expired(&self, now: Timestamp) -> bool {
+        let Material { present, expires_at } = self.material();
+        self.new.origin == Origin::External && present && expires_at.is_some_and(|expiry| expiry <= now)
+    }
+
+    /// The same key after its material expired.
+    fn without_material(&self) -> Self {
+        let waiting = |state| match state {
+            KeyState::Enabled | KeyState::Disabled => KeyState::PendingImport,
+            other => other,
+        };
+        let line = KeyLine {
+            material: Some(Material { present: false, expires_at: None }),
+            state: Some(waiting(self.state())),
+            frozen_from: self.line.frozen_from.map(waiting),
+            ..self.line.clone()
+        };
+        Self { line, new: self.new.clone() }
     }
 
     /// The fewest whole days after which the deletion is not earlier than the line says.
