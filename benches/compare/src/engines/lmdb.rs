@@ -4,22 +4,25 @@ use std::ops::Bound;
 use std::path::Path;
 
 use heed::types::Bytes;
-use heed::{Database, Env, EnvOpenOptions, PutFlags, RoTxn, WithTls};
+use heed::{CommitOrAbort, Env, EnvOpenOptions, PutFlags, RoTxn, WithTls};
 
 use crate::ordered::{Address, Changes, Ordered, OrderedPeer, Rows, Stretch, Table};
 use crate::peer::{Answer, Peer, Settings};
+
+/// A database that was committed, so every transaction may use it.
+type Database = heed::Database<'static, Bytes, Bytes>;
 
 /// The address space that the map takes; the file is only as large as its pages.
 const MAP_BYTES: usize = 16 * 1024 * 1024 * 1024;
 
 struct Lmdb {
     env: Env,
-    tables: Vec<Database<Bytes, Bytes>>,
+    tables: Vec<Database>,
 }
 
 struct Snapshot<'a> {
     transaction: RoTxn<'a, WithTls>,
-    tables: &'a [Database<Bytes, Bytes>],
+    tables: &'a [Database],
 }
 
 /// Opens or makes a store.
@@ -29,10 +32,11 @@ pub fn open(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
     options.map_size(MAP_BYTES).max_readers(512).max_dbs(tables);
     // SAFETY: the folder belongs to this process, which has it open once.
     let env = unsafe { options.open(folder)? };
-    let mut transaction = env.write_txn()?;
-    let tables = Table::ALL.iter().map(|table| env.create_database(&mut transaction, Some(table.name())));
-    let tables = tables.collect::<Result<Vec<_>, _>>()?;
-    transaction.commit()?;
+    let created = env.create_databases_and_commit(env.write_txn()?, |opener, transaction| {
+        let tables = Table::ALL.map(|table| opener.create_database(transaction, Some(table.name())));
+        heed::Result::Ok(CommitOrAbort::<_, ()>::Commit(tables))
+    })?;
+    let tables = created.unwrap_commit().into_iter().collect::<heed::Result<Vec<_>>>()?;
     Ok(Box::new(OrderedPeer::new(Lmdb { env, tables }, settings)?))
 }
 
