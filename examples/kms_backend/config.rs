@@ -12,7 +12,7 @@ use keystead::{
 };
 use serde::{Deserialize, Deserializer};
 
-use crate::random;
+use crate::{first_keys, random};
 
 /// The services for which the platform makes a default key, by the names of these keys.
 const SERVICES: [&str; 13] =
@@ -301,7 +301,6 @@ impl Config {
                     return Err("a key_alias that is reserved for the platform".to_owned());
                 }
                 once("key_id", key.key_id.to_string().as_bytes())?;
-                once("key_alias in a project", format!("{} {}", key.project, key.key_alias).as_bytes())?;
             }
         }
         for service in &self.default_key_services {
@@ -309,6 +308,7 @@ impl Config {
             NewKey::default_of(service).map_err(|error| format!("default_key_services: {error}"))?;
         }
         let limits = &self.limits;
+        first_keys::check(self)?;
         let bounds = [limits.connections, limits.requests, limits.store_reads, limits.store_writes];
         let times = [limits.request_seconds, limits.body_seconds, limits.sweep_seconds];
         if bounds.iter().any(|bound| !(1..=BOUND_MAX).contains(bound)) || times.contains(&0) {

@@ -8,6 +8,7 @@ mod config;
 mod edge;
 mod engine;
 mod error;
+mod first_keys;
 mod metrics;
 mod openapi;
 mod random;
