@@ -84,9 +84,10 @@ impl Directory {
                 headers: &parts.headers,
                 body,
             };
-            let verified = authorization.verify(&signed, known.map(|(_, secret)| secret), now);
-            verified.map_err(|unsigned| Refusal::unauthenticated(unsigned.as_str()))?;
-            let (account, _) = known.ok_or_else(|| Refusal::unauthenticated(Unsigned::Wrong.as_str()))?;
+            let refused = |unsigned: Unsigned| Refusal::unauthenticated(unsigned.as_str());
+            authorization.check_head(&parts.headers, now).map_err(refused)?;
+            let (account, secret) = known.ok_or_else(|| refused(Unsigned::Wrong))?;
+            authorization.verify(&signed, secret).map_err(refused)?;
             return Ok((Arc::clone(account), authorization.access_key));
         }
         let token = parts.headers.get(TOKEN).ok_or_else(|| {
