@@ -78,6 +78,13 @@ impl Authorization {
         ended.then(|| Self { access_key: access_key.to_owned(), headers, signature })
     }
 
+    /// The access key that a header names, also if the rest of it is malformed: for the log.
+    pub(crate) fn claimed(header: &str) -> Option<&str> {
+        let fields = header.strip_prefix(ALGORITHM)?.strip_prefix(' ')?;
+        let mut parts = fields.split(',').map(str::trim);
+        parts.find_map(|part| part.strip_prefix("Access="))
+    }
+
     /// What can be checked before the body is there and whatever the secret is: that the date is signed and
     /// now, and that all signed headers are there.
     pub(crate) fn check_head(&self, headers: &HeaderMap, now: Timestamp) -> Result<(), Unsigned> {

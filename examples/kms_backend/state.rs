@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tracing::Span;
 
+use crate::body::BodyBudget;
 use crate::caller::{Call, Directory};
 use crate::config::{Account, Config, Limits};
 use crate::error::Refusal;
@@ -28,6 +29,8 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     /// One permit for each request in work, from when its body is there.
     pub(crate) requests: Arc<Semaphore>,
+    /// The memory of all bodies together.
+    pub(crate) bodies: BodyBudget,
     idempotent_sequence: bool,
     services: Vec<String>,
     /// The projects that have what they have from their first use on.
@@ -53,6 +56,7 @@ impl App {
             store,
             metrics: Metrics::new()?,
             requests: Arc::new(Semaphore::new(limits.requests)),
+            bodies: BodyBudget::new(limits.body_mebibytes * 1024 * 1024),
             limits,
             idempotent_sequence: config.idempotent_sequence,
             services: config.default_key_services,
@@ -106,10 +110,13 @@ impl App {
             request = request.request_id(sequence.clone());
         }
         let once = sequence.filter(|_| self.idempotent_sequence);
-        let body = [operation.as_bytes(), call.path.as_bytes(), &call.body].join(&b'\n');
+        // A copy for as long as it takes, only where it is needed: it may be a mebibyte.
+        let once = once.map(|sequence| {
+            (sequence, [operation.as_bytes(), call.path.as_bytes(), call.body()].join(&b'\n'))
+        });
         let committed = self.blocking(AsyncQueue::Writes, move |store| {
             Ok(match once {
-                Some(sequence) => store.write_once(&request, &sequence, &body, change)?,
+                Some((sequence, body)) => store.write_once(&request, &sequence, &body, change)?,
                 None => store.write(&request, change)?,
             })
         });

@@ -25,7 +25,7 @@ use crate::wire::{
     security(("token" = []))
 )]
 pub(crate) async fn create_key(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<CreatedKey>> {
-    let body: CreateKeyBody = parse(&call.body)?;
+    let body: CreateKeyBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let new = new_key(&body)?;
     let region = app.store.region().clone();
@@ -74,7 +74,7 @@ enum Named {
     security(("token" = []))
 )]
 pub(crate) async fn describe_key(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<KeyDetails>> {
-    let body: OperateKeyBody = parse(&call.body)?;
+    let body: OperateKeyBody = parse(call.body())?;
     sequence(body.sequence.as_deref())?;
     let named = named(required(body.key_id.as_deref(), "key_id")?, &app, &call)?;
     let region = app.store.region().clone();
@@ -109,7 +109,7 @@ fn named(text: &str, app: &App, call: &Call) -> Result<Named, Refusal> {
     security(("token" = []))
 )]
 pub(crate) async fn update_key_alias(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<KeyName>> {
-    let body: UpdateKeyAliasBody = parse(&call.body)?;
+    let body: UpdateKeyAliasBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let name = KeyAlias::new(required(body.key_alias.as_deref(), "key_alias")?).map_err(refused)?;
     if name.is_reserved() {
@@ -134,7 +134,7 @@ pub(crate) async fn update_key_description(
     State(app): State<Arc<App>>,
     call: Call,
 ) -> Answer<KeyInfo<KeyDescription>> {
-    let body: UpdateKeyDescriptionBody = parse(&call.body)?;
+    let body: UpdateKeyDescriptionBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let key_id = key_id(body.key_id.as_deref())?;
     let text = required(body.key_description.as_deref(), "key_description")?;

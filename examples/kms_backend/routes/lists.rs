@@ -94,7 +94,7 @@ fn listed(body: &ListKeysBody) -> Result<(KeyFilter, bool), Refusal> {
     security(("token" = []))
 )]
 pub(crate) async fn list_keys(State(app): State<Arc<App>>, call: Call) -> Answer<KeyList> {
-    let body: ListKeysBody = parse(&call.body)?;
+    let body: ListKeysBody = parse(call.body())?;
     sequence(body.sequence.as_deref())?;
     let limit = limit(body.limit.as_ref(), KEYS_MAX, KEYS_MAX)?;
     let offset = offset(body.marker.as_ref(), "marker")?;
@@ -185,7 +185,7 @@ fn resource(key: &KeyRecord, region: &Region) -> Resource {
     security(("token" = []))
 )]
 pub(crate) async fn list_resources(State(app): State<Arc<App>>, call: Call) -> Answer<Resources> {
-    let body: ResourcesBody = parse(&call.body)?;
+    let body: ResourcesBody = parse(call.body())?;
     sequence(body.sequence.as_deref())?;
     // The SDKs need not say it, and what they give besides is for a list.
     let part = match body.action.as_deref().unwrap_or("filter") {

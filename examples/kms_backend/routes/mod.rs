@@ -22,9 +22,6 @@ use crate::edge;
 use crate::error::Refusal;
 use crate::state::App;
 
-/// The most bytes of a body.
-pub(crate) const BODY_MAX: usize = 1024 * 1024;
-
 /// What a handler answers with.
 type Answer<T> = Result<Json<T>, Refusal>;
 

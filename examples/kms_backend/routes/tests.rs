@@ -13,6 +13,7 @@ use tower::ServiceExt;
 use utoipa::OpenApi;
 
 use super::*;
+use crate::body::BODY_MAX;
 use crate::config::Config;
 use crate::openapi::Description;
 use crate::state::store_options;
@@ -152,9 +153,10 @@ async fn who_sends_slowly_keeps_nobody_waiting() {
     tokio::select! {
         biased;
         slow = slow("TOKENEXAMPLE") => panic!("{slow:?}"),
-        slow = slow("a stranger's") => panic!("{slow:?}"),
         () = quick => {}
     }
+    // A stranger's body is not waited for at all.
+    assert_eq!(slow("a stranger's").await.0, 401);
     // Who sends too slowly is refused.
     let (router, _) = service(&format!("limits = {{ body_seconds = 1 }}\n{CONFIG}"));
     let path = format!("/v1.0/{PROJECT}/kms/create-key");
@@ -324,6 +326,53 @@ async fn the_history_of_a_key_shows_all_that_its_owner_changed() {
     assert_eq!(tags["after"]["key_alias"], "a");
     assert_eq!(interval["before"]["rotation_interval"], 365);
     assert_eq!(interval["after"]["rotation_interval"], 30);
+}
+
+/// A body that comes in so many parts of so many bytes, after which it does not end, if it is not to.
+struct Parts {
+    left: usize,
+    each: usize,
+    ends: bool,
+}
+
+impl HttpBody for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return if self.ends { Poll::Ready(None) } else { Poll::Pending };
+        }
+        self.left -= 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![b' '; self.each])))))
+    }
+}
+
+#[tokio::test]
+async fn all_bodies_together_have_so_much_memory() {
+    let (router, _) = service(&format!("limits = {{ body_mebibytes = 1, body_seconds = 2 }}\n{CONFIG}"));
+    let path = format!("/v1.0/{PROJECT}/kms/list-keys");
+    let ask = async |parts| answer(&router, request("POST", &path, "TOKENEXAMPLE", Body::new(parts))).await;
+    // Its length is not known: all that it may have is its own, until it ends or is refused.
+    let stalled = ask(Parts { left: 2, each: 10_000, ends: false });
+    let others = async {
+        let short = ask(Parts { left: 16, each: 1000, ends: true }).await;
+        assert_eq!(short.0, 200, "an ordinary one does not wait: {short:?}");
+        let begin = crate::state::now();
+        let long = ask(Parts { left: 17, each: 1000, ends: true }).await;
+        (long, begin.elapsed())
+    };
+    let (stalled, (long, waited)) = tokio::join!(stalled, others);
+    assert_eq!((stalled.0, &stalled.1["error_code"]), (408, &json!("KMS.0308")));
+    // The long one waited, and had its turn, or was told to come again.
+    assert!(long.0 == 200 || (long.0, &long.1["error_code"]) == (503, &json!("KMS.0101")), "{long:?}");
+    assert!(waited.as_millis() > 1000, "{waited:?}");
+    for _ in 0..5 {
+        assert_eq!(ask(Parts { left: 100, each: 10_000, ends: true }).await.0, 200, "all was given back");
+    }
 }
 
 #[tokio::test]

@@ -286,6 +286,19 @@ fn each_client_is_right_by_the_headers_that_it_signs() {
 }
 
 #[test]
+fn what_is_claimed_is_found_in_malformed_headers() {
+    for (header, claimed) in [
+        ("SDK-HMAC-SHA256 Access=AK, SignedHeaders=host, Signature=xyz", Some("AK")),
+        ("SDK-HMAC-SHA256 SignedHeaders=host, Access=AK", Some("AK")),
+        ("SDK-HMAC-SHA256 Access=", Some("")),
+        ("Bearer Access=secret", None),
+        ("", None),
+    ] {
+        assert_eq!(Authorization::claimed(header), claimed, "{header}");
+    }
+}
+
+#[test]
 fn other_headers_are_malformed() {
     for wrong in [
         "",
