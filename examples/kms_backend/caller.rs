@@ -1,36 +1,31 @@
 //! Who is calling, for which project, and with what: [`Call`], which every handler takes.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{self, Uri};
+use axum::http::{self, HeaderMap};
 use keystead::{ProjectId, Scope, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
-use tracing::Span;
+use tracing::{Span, field};
 
+use crate::body::{BodyRead, throw_away};
 use crate::config::{Account, Secret};
 use crate::error::Refusal;
-use crate::routes::BODY_MAX;
+use crate::server::Peer;
 use crate::signature::{Authorization, Signed, Unsigned};
 use crate::state::App;
 use crate::text;
 
 const TOKEN: &str = "x-auth-token";
 
-/// How much of a body that is too long is read and thrown away.
-const THROWN_AWAY_MAX: usize = 8 * BODY_MAX;
-/// For how long.
-const THROWN_AWAY_TIME: Duration = Duration::from_secs(1);
+/// How much of an access key that somebody claims to have is logged.
+const CLAIMED_MAX: usize = 64;
 
 /// Who may call, from the configuration.
 pub(crate) struct Directory {
@@ -64,34 +59,21 @@ impl Directory {
         directory
     }
 
-    /// The account that makes a request, and the name of who makes it.
-    fn identify(
-        &self,
-        parts: &Parts,
-        uri: &Uri,
-        body: &[u8],
-        now: Timestamp,
-    ) -> Result<(Arc<Account>, String), Refusal> {
-        if let Some(header) = parts.headers.get(AUTHORIZATION) {
+    /// Who the head of a request says that it is from. Whoever is unknown is refused here, before the body is
+    /// read.
+    fn claim(&self, headers: &HeaderMap, now: Timestamp) -> Result<Claim<'_>, &'static str> {
+        if let Some(header) = headers.get(AUTHORIZATION) {
             let header = header.to_str().ok().and_then(Authorization::parse);
-            let authorization =
-                header.ok_or_else(|| Refusal::unauthenticated(Unsigned::Malformed.as_str()))?;
-            let known = self.by_access_key.get(&authorization.access_key);
-            let signed = Signed {
-                method: parts.method.as_str(),
-                path: uri.path(),
-                query: uri.query().unwrap_or_default(),
-                headers: &parts.headers,
-                body,
-            };
-            let verified = authorization.verify(&signed, known.map(|(_, secret)| secret), now);
-            verified.map_err(|unsigned| Refusal::unauthenticated(unsigned.as_str()))?;
-            let (account, _) = known.ok_or_else(|| Refusal::unauthenticated(Unsigned::Wrong.as_str()))?;
-            return Ok((Arc::clone(account), authorization.access_key));
+            let authorization = header.ok_or(Unsigned::Malformed.as_str())?;
+            authorization.check_head(headers, now).map_err(Unsigned::as_str)?;
+            // It sounds as if the secret was wrong. Who holds the body back can tell the two from each other:
+            // an access key is no secret.
+            let known = self.by_access_key.get(&authorization.access_key).ok_or(Unsigned::Wrong.as_str())?;
+            let (account, secret) = known;
+            return Ok(Claim { account, by: ClaimedBy::Signature(authorization, secret) });
         }
-        let token = parts.headers.get(TOKEN).ok_or_else(|| {
-            Refusal::unauthenticated("neither an Authorization nor an X-Auth-Token header is there")
-        })?;
+        let token =
+            headers.get(TOKEN).ok_or("neither an Authorization nor an X-Auth-Token header is there")?;
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let mut found = None;
         for known in &self.tokens {
@@ -99,9 +81,51 @@ impl Directory {
                 found = Some(known);
             }
         }
-        let known = found.ok_or_else(|| Refusal::unauthenticated("the token is unknown"))?;
-        Ok((Arc::clone(&known.account), known.name.clone()))
+        let known = found.ok_or("the token is unknown")?;
+        Ok(Claim { account: &known.account, by: ClaimedBy::Token(&known.name) })
     }
+}
+
+/// Who a request says that it is from.
+struct Claim<'a> {
+    account: &'a Arc<Account>,
+    by: ClaimedBy<'a>,
+}
+
+enum ClaimedBy<'a> {
+    /// Of the whole request: it is right or not once the body is there.
+    Signature(Authorization, &'a Secret),
+    /// A right one, and the name of who has it.
+    Token(&'a str),
+}
+
+impl Claim<'_> {
+    /// The name of who makes the request, if it is who it says.
+    fn prove(&self, request: &Signed<'_>) -> Result<&str, &'static str> {
+        match &self.by {
+            ClaimedBy::Token(name) => Ok(name),
+            ClaimedBy::Signature(authorization, secret) => {
+                authorization.verify(request, secret).map_err(Unsigned::as_str)?;
+                Ok(&authorization.access_key)
+            }
+        }
+    }
+}
+
+/// Counts and logs a request of nobody known: where it came from and who it claims to be, but nothing that may
+/// be a secret.
+fn refuse_login(app: &App, parts: &Parts, why: &'static str) -> Refusal {
+    app.metrics.unauthenticated.inc();
+    let peer = parts.extensions.get::<Peer>().map(|Peer(address)| field::display(*address));
+    let header = parts.headers.get(AUTHORIZATION).map(|header| String::from_utf8_lossy(header.as_bytes()));
+    let access_key = header.as_deref().and_then(Authorization::claimed).map(shortened);
+    tracing::warn!(peer, access_key, why, "a login was refused");
+    Refusal::unauthenticated(why)
+}
+
+/// What a stranger wrote, in ASCII that can be printed, and not too much of it.
+fn shortened(claimed: &str) -> String {
+    claimed.chars().take(CLAIMED_MAX).flat_map(char::escape_default).collect()
 }
 
 /// A request of a known caller, for a project of the caller's account.
@@ -113,12 +137,16 @@ pub(crate) struct Call {
     /// The variable parts of the path.
     params: Vec<(String, String)>,
     query: Vec<(String, String)>,
-    pub(crate) body: Bytes,
+    body: BodyRead,
     /// Held until the call ends: it is one of those in work.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Call {
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body.bytes
+    }
+
     /// A variable part of the path.
     pub(crate) fn part(&self, name: &str) -> Result<&str, Refusal> {
         named(&self.params, name).ok_or_else(|| Refusal::missing(name))
@@ -138,60 +166,6 @@ fn named<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
-/// The body, if it is not too long and not too slow.
-async fn read_body(mut body: Body, app: &Arc<App>) -> Result<Bytes, Refusal> {
-    // What says that it is too long is not waited for.
-    let announced = body.size_hint().lower() > BODY_MAX as u64;
-    let read = if announced {
-        None
-    } else {
-        let reading = timeout(app.limits.body_time(), read_up_to(&mut body, BODY_MAX)).await;
-        reading.map_err(|_| Refusal::body_too_slow())??
-    };
-    match read {
-        Some(read) => Ok(read),
-        None => {
-            // A connection that is closed with bytes unread may lose the answer on its way, so some more is
-            // read and thrown away. How that ends does not matter.
-            let _ended = timeout(THROWN_AWAY_TIME, throw_away(&mut body)).await;
-            Err(Refusal::too_long())
-        }
-    }
-}
-
-/// The whole body, `None` if it is longer than that.
-async fn read_up_to(body: &mut Body, max: usize) -> Result<Option<Bytes>, Refusal> {
-    let mut read = Vec::new();
-    while let Some(data) = next_data(body).await? {
-        if read.len() + data.len() > max {
-            return Ok(None);
-        }
-        read.extend_from_slice(&data);
-    }
-    Ok(Some(Bytes::from(read)))
-}
-
-async fn throw_away(body: &mut Body) {
-    let mut left = THROWN_AWAY_MAX;
-    while let Ok(Some(data)) = next_data(body).await {
-        left = left.saturating_sub(data.len());
-        if left == 0 {
-            return;
-        }
-    }
-}
-
-/// The next part of a body, `None` at its end.
-async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
-    while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
-        let frame = frame.map_err(|_| Refusal::invalid("the body could not be read"))?;
-        if let Ok(data) = frame.into_data() {
-            return Ok(Some(data));
-        }
-    }
-    Ok(None)
-}
-
 impl FromRequest<Arc<App>> for Call {
     type Rejection = Refusal;
 
@@ -203,20 +177,36 @@ impl FromRequest<Arc<App>> for Call {
         });
         // A nested router sees only the rest of the path; what was signed is the whole.
         let Ok(OriginalUri(uri)) = OriginalUri::from_request_parts(&mut parts, app).await;
-        let body = read_body(body, app).await?;
+        let headers = &parts.headers;
+        let claim = match app.directory.claim(headers, Timestamp::now()) {
+            Ok(claim) => claim,
+            Err(why) => {
+                throw_away(body, headers);
+                return Err(refuse_login(app, &parts, why));
+            }
+        };
+        let body = app.bodies.read(body, headers, app.limits.body_time()).await?;
         // Not before the body is there: who sends it slowly, known or not, keeps nobody else waiting.
         let permit = Arc::clone(&app.requests).acquire_owned().await;
         let permit = permit.map_err(|closed| Refusal::internal(&closed))?;
-        let identified = app.directory.identify(&parts, &uri, &body, Timestamp::now());
-        let (account, name) = identified.inspect_err(|_| app.metrics.unauthenticated.inc())?;
+        let signed = Signed {
+            method: parts.method.as_str(),
+            path: uri.path(),
+            query: uri.query().unwrap_or_default(),
+            headers,
+            body: &body.bytes,
+        };
+        let name = claim.prove(&signed).map_err(|why| refuse_login(app, &parts, why))?;
+        let account = claim.account;
+        let actor = format!("{}/{name}", account.domain_id);
+        Span::current().record("actor", actor.as_str());
         let params = params.map_err(|_| Refusal::invalid("the path is not UTF-8"))?;
         let asked = named(&params, "project_id");
         let is_project = |id: &&ProjectId| asked == Some(id.as_str());
         let project = account.projects.iter().find(is_project).ok_or_else(Refusal::forbidden)?;
         let scope = Scope::from_ids(account.domain_id.clone(), project.clone());
-        let actor = format!("{}/{name}", account.domain_id);
-        Span::current().record("project", project.as_str()).record("actor", actor.as_str());
-        app.prepare(&account, &scope).await?;
+        Span::current().record("project", project.as_str());
+        app.prepare(account, &scope).await?;
         let path = uri.path().to_owned();
         let query = text::query_pairs(uri.query().unwrap_or_default());
         Ok(Self { scope, actor, path, params, query, body, _permit: permit })

@@ -12,13 +12,13 @@ use keystead::{
 };
 use serde::{Deserialize, Deserializer};
 
-use crate::random;
+use crate::{first_keys, random};
 
 /// The services for which the platform makes a default key, by the names of these keys.
 const SERVICES: [&str; 13] =
     ["obs", "evs", "ims", "vbs", "sfs", "kps", "csms", "dlf", "dds", "elb", "mkp", "coc", "cce"];
 
-/// The most connections, requests and calls of the store at once.
+/// The most connections, requests and calls of the store at once, and mebibytes of bodies.
 const BOUND_MAX: usize = 100_000;
 
 /// A text that is never shown.
@@ -135,6 +135,10 @@ pub(crate) struct Limits {
     pub(crate) request_seconds: u64,
     /// The time in which its body must come.
     pub(crate) body_seconds: u64,
+    /// The memory that all bodies together may have beyond their first 16 KiB.
+    pub(crate) body_mebibytes: usize,
+    /// The time in which a client must read an answer, or each 64 KiB of it.
+    pub(crate) write_seconds: u64,
     /// The time between two sweeps.
     pub(crate) sweep_seconds: u64,
     /// The time that open requests have to end when the service stops.
@@ -150,6 +154,8 @@ impl Default for Limits {
             store_writes: 32,
             request_seconds: 30,
             body_seconds: 10,
+            body_mebibytes: 64,
+            write_seconds: 10,
             sweep_seconds: 60,
             stop_seconds: 10,
         }
@@ -174,6 +180,10 @@ impl Limits {
 
     pub(crate) fn body_time(&self) -> Duration {
         Duration::from_secs(self.body_seconds)
+    }
+
+    pub(crate) fn write_time(&self) -> Duration {
+        Duration::from_secs(self.write_seconds)
     }
 
     pub(crate) fn sweep_time(&self) -> Duration {
@@ -301,7 +311,6 @@ impl Config {
                     return Err("a key_alias that is reserved for the platform".to_owned());
                 }
                 once("key_id", key.key_id.to_string().as_bytes())?;
-                once("key_alias in a project", format!("{} {}", key.project, key.key_alias).as_bytes())?;
             }
         }
         for service in &self.default_key_services {
@@ -309,9 +318,11 @@ impl Config {
             NewKey::default_of(service).map_err(|error| format!("default_key_services: {error}"))?;
         }
         let limits = &self.limits;
+        first_keys::check(self)?;
         let bounds = [limits.connections, limits.requests, limits.store_reads, limits.store_writes];
-        let times = [limits.request_seconds, limits.body_seconds, limits.sweep_seconds];
-        if bounds.iter().any(|bound| !(1..=BOUND_MAX).contains(bound)) || times.contains(&0) {
+        let bounds = bounds.into_iter().chain([limits.body_mebibytes]);
+        let times = [limits.request_seconds, limits.body_seconds, limits.write_seconds, limits.sweep_seconds];
+        if bounds.into_iter().any(|bound| !(1..=BOUND_MAX).contains(&bound)) || times.contains(&0) {
             return Err(format!("a limit that is 0 or more than {BOUND_MAX}"));
         }
         Ok(())

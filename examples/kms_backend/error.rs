@@ -41,13 +41,17 @@ impl Refusal {
         Self { status: StatusCode::FORBIDDEN, code: "APIGW.0302", message }
     }
 
-    pub(crate) fn no_such_path() -> Self {
-        Self { status: StatusCode::NOT_FOUND, code: "KMS.0201", message: "no such path".to_owned() }
+    pub(crate) fn no_such_version() -> Self {
+        let message = "there is no such version of the API: there is v1.0".to_owned();
+        Self { status: StatusCode::NOT_FOUND, code: "KMS.0201", message }
     }
 
-    pub(crate) fn wrong_method() -> Self {
-        let message = "this path has no such method".to_owned();
-        Self { status: StatusCode::METHOD_NOT_ALLOWED, code: "KMS.0215", message }
+    /// An operation that the service does not offer, whether the path or the method is unknown. It is not 404:
+    /// clients take that for the answer that a resource is gone, and forget it.
+    pub(crate) fn not_offered() -> Self {
+        let message =
+            "this service does not offer this operation: there is no such path, or not with this method";
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, code: "KMS.0215", message: message.to_owned() }
     }
 
     pub(crate) fn too_long() -> Self {
@@ -144,9 +148,9 @@ pub(crate) enum Refusals {
     Unauthorized(RefusalBody),
     #[response(status = 403, description = "The project belongs to another account")]
     Forbidden(RefusalBody),
-    #[response(status = 404, description = "There is no such key, alias, tag or path")]
+    #[response(status = 404, description = "There is no such key, alias or tag")]
     NotFound(RefusalBody),
-    #[response(status = 405, description = "The path has no such method")]
+    #[response(status = 405, description = "The service does not offer this operation")]
     WrongMethod(RefusalBody),
     #[response(status = 408, description = "The body did not come in time")]
     BodyTooSlow(RefusalBody),

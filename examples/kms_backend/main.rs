@@ -3,11 +3,14 @@
 //!
 //! `cargo run --release --example kms_backend`
 
+mod body;
 mod caller;
 mod config;
+mod descriptors;
 mod edge;
 mod engine;
 mod error;
+mod first_keys;
 mod metrics;
 mod openapi;
 mod random;
@@ -15,6 +18,7 @@ mod routes;
 mod server;
 mod signature;
 mod state;
+mod stream;
 mod sweeper;
 mod text;
 mod wire;
@@ -87,6 +91,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     };
     let config = Config::load(&path)?;
     let limits = config.limits;
+    descriptors::make_room_for(limits.connections).map_err(|wrong| format!("{}: {wrong}", path.display()))?;
     let store = arguments.place.open(&state::store_options(&config), &config)?;
     let app = Arc::new(App::new(config, store)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -15,6 +15,7 @@ pub(crate) struct Metrics {
     store_seconds: Histogram,
     pub(crate) requests_in_work: IntGauge,
     pub(crate) unauthenticated: IntCounter,
+    pub(crate) first_keys_absent: IntCounter,
     pub(crate) keys_purged: IntCounter,
     pub(crate) materials_expired: IntCounter,
     pub(crate) outcomes_pruned: IntCounter,
@@ -31,6 +32,8 @@ impl Metrics {
             Ok::<_, prometheus::Error>(counter)
         };
         let unauthenticated = counter("kms_unauthenticated_total", "Requests without a right signature")?;
+        let first_keys_absent =
+            counter("kms_first_keys_absent_total", "Keys of the configuration that could not be made")?;
         let keys_purged = counter("kms_keys_purged_total", "Keys that the sweeper purged")?;
         let materials_expired = counter("kms_materials_expired_total", "Key materials that expired")?;
         let outcomes_pruned = counter("kms_outcomes_pruned_total", "Outcomes of requests forgotten")?;
@@ -58,6 +61,7 @@ impl Metrics {
             store_seconds,
             requests_in_work,
             unauthenticated,
+            first_keys_absent,
             keys_purged,
             materials_expired,
             outcomes_pruned,

@@ -5,18 +5,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use keystead::{
-    AsyncQueue, AsyncStore, Error, KeyFilter, NewKey, Options, Request, RequestId, Scope, Snapshot, Store,
-    Transaction,
-};
+use keystead::{AsyncQueue, AsyncStore, Options, Request, RequestId, Scope, Snapshot, Store, Transaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tracing::Span;
 
+use crate::body::BodyBudget;
 use crate::caller::{Call, Directory};
 use crate::config::{Account, Config, Limits};
-use crate::error::{Refusal, refused};
+use crate::error::Refusal;
+use crate::first_keys::FirstKeys;
 use crate::metrics::Metrics;
 
 /// What all requests share.
@@ -30,6 +29,8 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     /// One permit for each request in work, from when its body is there.
     pub(crate) requests: Arc<Semaphore>,
+    /// The memory of all bodies together.
+    pub(crate) bodies: BodyBudget,
     idempotent_sequence: bool,
     services: Vec<String>,
     /// The projects that have what they have from their first use on.
@@ -55,6 +56,7 @@ impl App {
             store,
             metrics: Metrics::new()?,
             requests: Arc::new(Semaphore::new(limits.requests)),
+            bodies: BodyBudget::new(limits.body_mebibytes * 1024 * 1024),
             limits,
             idempotent_sequence: config.idempotent_sequence,
             services: config.default_key_services,
@@ -108,10 +110,13 @@ impl App {
             request = request.request_id(sequence.clone());
         }
         let once = sequence.filter(|_| self.idempotent_sequence);
-        let body = [operation.as_bytes(), call.path.as_bytes(), &call.body].join(&b'\n');
+        // A copy for as long as it takes, only where it is needed: it may be a mebibyte.
+        let once = once.map(|sequence| {
+            (sequence, [operation.as_bytes(), call.path.as_bytes(), call.body()].join(&b'\n'))
+        });
         let committed = self.blocking(AsyncQueue::Writes, move |store| {
             Ok(match once {
-                Some(sequence) => store.write_once(&request, &sequence, &body, change)?,
+                Some((sequence, body)) => store.write_once(&request, &sequence, &body, change)?,
                 None => store.write(&request, change)?,
             })
         });
@@ -123,15 +128,14 @@ impl App {
         if self.is_prepared(scope) {
             return Ok(());
         }
-        let first = first_keys(account, scope)?;
-        let defaults = self.services.iter().map(|service| NewKey::default_of(service));
-        let defaults: Vec<NewKey> = defaults.collect::<Result<_, _>>().map_err(refused)?;
+        let first = FirstKeys::of(account, scope, &self.services)?;
         let (app, request) = (Arc::clone(self), Request::new(scope).actor("platform"));
         let prepare = move |store: &Store| {
             // Here and not around it: a request that ends early does not end this work.
             let _alone = app.preparing.lock().unwrap_or_else(PoisonError::into_inner);
             if !app.is_prepared(request.scope()) {
-                make_first(store, &request, &first, &defaults)?;
+                let absent = first.make(store, &request)?;
+                app.metrics.first_keys_absent.inc_by(absent);
                 let mut prepared = app.prepared.write().unwrap_or_else(PoisonError::into_inner);
                 prepared.insert(request.scope().clone());
             }
@@ -143,50 +147,6 @@ impl App {
     fn is_prepared(&self, scope: &Scope) -> bool {
         self.prepared.read().unwrap_or_else(PoisonError::into_inner).contains(scope)
     }
-}
-
-/// Makes what a project has from its first use on. That it can't be made is not the caller's fault.
-fn make_first(
-    store: &Store,
-    request: &Request,
-    first: &[NewKey],
-    defaults: &[NewKey],
-) -> Result<(), Refusal> {
-    match make_keys(store, request, first, defaults) {
-        Err(error) if !error.is_retryable() => {
-            Err(Refusal::internal(&format_args!("the first keys of a project: {error}")))
-        }
-        made => Ok(made?),
-    }
-}
-
-/// Makes the keys of the configuration in a project without any key, and the default keys.
-fn make_keys(
-    store: &Store,
-    request: &Request,
-    first: &[NewKey],
-    defaults: &[NewKey],
-) -> keystead::Result<()> {
-    let is_empty = store.read(request.scope(), |snap| snap.count_keys(&KeyFilter::all()))? == 0;
-    if is_empty && !first.is_empty() {
-        match store.write(request, |txn| first.iter().try_for_each(|new| txn.create_key(new).map(drop))) {
-            // Another process on the same store came first. It made all of them, or none.
-            Err(Error::KeyIdExists(_)) => {}
-            made => drop(made?),
-        }
-    }
-    let ensure = |new: &NewKey, txn: &mut Transaction<'_>| txn.ensure_default_key(new).map(drop);
-    store.write(request, |txn| defaults.iter().try_for_each(|new| ensure(new, txn)))?;
-    Ok(())
-}
-
-fn first_keys(account: &Account, scope: &Scope) -> Result<Vec<NewKey>, Refusal> {
-    let of_project = account.key.iter().filter(|first| first.project == *scope.project());
-    let keys = of_project.map(|first| {
-        let new = NewKey::new(first.key_alias.as_str()).map_err(refused)?.id(first.key_id);
-        Ok(first.aliases.iter().fold(new, |new, alias| new.alias(alias.clone())))
-    });
-    keys.collect()
 }
 
 /// A clock for durations.

@@ -1,6 +1,7 @@
 """Who is calling: signatures and tokens."""
 
 import json
+import re
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -154,14 +155,16 @@ def test_the_method_is_signed(tenant):
     assert tenant.send(request).refusal() == UNKNOWN
 
 
-@pytest.mark.parametrize("seconds", [-86400, -1000, 1000, 86400])
+@pytest.mark.parametrize("seconds", [-86400, -1000, -850, 70, 800, 1000, 86400])
 def test_dates_out_of_the_window(tenant, seconds):
     request = create(tenant, headers={"X-Sdk-Date": at(seconds)})
-    assert tenant.send(request).refusal() == UNKNOWN
+    answer = tenant.send(request)
+    assert answer.refusal() == UNKNOWN
+    assert ("ahead" if seconds > 0 else "ago") in answer.json()["error_msg"]
     assert instances(tenant) == 0
 
 
-@pytest.mark.parametrize("seconds", [-800, 800])
+@pytest.mark.parametrize("seconds", [-830, -60, 50])
 def test_dates_in_the_window(tenant, seconds):
     assert tenant.send(create(tenant, headers={"X-Sdk-Date": at(seconds)})).status == 200
 
@@ -176,6 +179,35 @@ def test_the_hash_of_the_body(tenant):
         request.header_params["X-Sdk-Content-Sha256"] = wrong
         assert tenant.send(request).refusal() == UNKNOWN
     assert tenant.send(create(tenant, headers={"X-Sdk-Content-Sha256": sha256(body)})).status == 200
+
+
+def test_refused_logins_are_in_the_log(start):
+    backend = start(log="info,kms_backend=warn")
+    tenant = backend.tenant()
+    strange = 'AK"\u202e' + "x" * 500
+    tenant.send(create(tenant))
+    claims = {
+        "AKUNKNOWN": create(tenant, access_key="AKUNKNOWN"),
+        tenant.account.access_key: create(tenant, secret_key="a-wrong-secret-key"),
+        "AKOLD": create(tenant, access_key="AKOLD", headers={"X-Sdk-Date": at(-1000)}),
+        "AKMALFORMED": create(tenant),
+        strange: create(tenant),
+    }
+    authorization(lambda _: "SDK-HMAC-SHA256 Access=AKMALFORMED, Signature=x")(claims["AKMALFORMED"])
+    authorization(lambda was: was.replace(tenant.account.access_key, strange).encode())(claims[strange])
+    for request in claims.values():
+        assert tenant.send(request).refusal() == UNKNOWN
+    assert tenant.http("GET", "aliases", headers={"X-Auth-Token": "a-wrong-token"}).refusal() == UNKNOWN
+    assert tenant.http("GET", "aliases", token=False).refusal() == UNKNOWN
+    lines = [line for line in backend.log().splitlines() if "a login was refused" in line]
+    assert len(lines) == len(claims) + 2, backend.log()
+    assert all(re.search(r"peer=127\.0\.0\.1:[0-9]+", line) for line in lines), lines
+    for claimed, line in zip(list(claims)[:-1], lines):
+        assert f'access_key="{claimed}"' in line
+    # What a stranger writes is neither long nor anything that a terminal obeys.
+    assert len(lines[len(claims) - 1]) < 600
+    assert all(" " <= sign <= "~" for line in lines for sign in line), lines
+    assert "a-wrong-token" not in backend.log() and "a-wrong-secret-key" not in backend.log()
 
 
 def test_a_signature_is_not_replaced_by_a_token(tenant):

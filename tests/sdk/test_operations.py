@@ -117,6 +117,16 @@ def test_pending_days_as_a_number(tenant):
     assert tenant.http("POST", "schedule-key-deletion", {"key_id": key, "pending_days": 7}).status == 200
 
 
+def test_each_alias_can_be_described(tenant):
+    key = tenant.create_key()
+    # A name of the URN may end as no name may that is chosen, and be as long as an alias.
+    for name in ["default", "n" * 249, "m" * 250, "l" * 255, "kms:a", "x"]:
+        tenant.create_alias(name, key)
+        assert tenant.describe(f"alias/{name}").key_id == key
+    tenant.create_alias("alias/alias/y", key)
+    assert tenant.describe("alias/alias/y").key_id == key
+
+
 def test_aliases(tenant):
     first, second = tenant.create_key(), tenant.create_key()
     created = tenant.create_alias("alias/orders", first)

@@ -68,7 +68,7 @@ def test_numbers_as_numbers_and_as_strings(seven):
     assert (pages[0]["next_marker"], pages[0]["truncated"], pages[0]["total"]) == ("5", "true", 9)
 
 
-@pytest.mark.parametrize("limit", ["0", "2001", "-1", "x", "", "1.5", "99999999999999999999"])
+@pytest.mark.parametrize("limit", ["0", "2001", "-1", "x", "1.5", "99999999999999999999"])
 def test_wrong_limits_of_keys(tenant, limit):
     refused(400, "KMS.1601", lambda: list_keys(tenant, limit=limit))
 

@@ -34,7 +34,7 @@ pub(crate) async fn create_alias(
     State(app): State<Arc<App>>,
     call: Call,
 ) -> Result<(StatusCode, Json<AliasEntity>), Refusal> {
-    let body: CreateAliasBody = parse(&call.body)?;
+    let body: CreateAliasBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let alias = alias(body.alias.as_deref())?;
     let key_id = key_id(body.key_id.as_deref())?;
@@ -53,7 +53,7 @@ pub(crate) async fn create_alias(
     security(("token" = []))
 )]
 pub(crate) async fn delete_aliases(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
-    let body: DeleteAliasBody = parse(&call.body)?;
+    let body: DeleteAliasBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let names = required(body.aliases, "aliases")?;
     let aliases =
@@ -109,7 +109,7 @@ pub(crate) async fn list_aliases(State(app): State<Arc<App>>, call: Call) -> Ans
     security(("token" = []))
 )]
 pub(crate) async fn associate_alias(State(app): State<Arc<App>>, call: Call) -> Answer<AliasEntity> {
-    let body: AssociateAliasBody = parse(&call.body)?;
+    let body: AssociateAliasBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let alias = alias(body.alias.as_deref())?;
     let target = required(body.target_key_id.as_deref(), "target_key_id")?;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use keystead::{
-    Alias, AliasUrn, Description, EnterpriseProjectId, Error, InvalidAlias, KeyAlias, KeyId, KeySpec,
-    KeystoreId, NewKey,
+    AliasUrn, Description, EnterpriseProjectId, InvalidAlias, KeyAlias, KeyId, KeySpec, KeystoreId, NewKey,
 };
 
 use super::Answer;
@@ -26,7 +25,7 @@ use crate::wire::{
     security(("token" = []))
 )]
 pub(crate) async fn create_key(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<CreatedKey>> {
-    let body: CreateKeyBody = parse(&call.body)?;
+    let body: CreateKeyBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let new = new_key(&body)?;
     let region = app.store.region().clone();
@@ -37,26 +36,25 @@ pub(crate) async fn create_key(State(app): State<Arc<App>>, call: Call) -> Answe
 }
 
 fn new_key(body: &CreateKeyBody) -> Result<NewKey, Refusal> {
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let name = required(body.key_alias.as_deref(), "key_alias")?;
     let mut new = NewKey::new(name).map_err(refused)?;
-    if let Some(spec) = given(&body.key_spec) {
+    if let Some(spec) = &body.key_spec {
         new = new.spec(spec.parse::<KeySpec>().map_err(refused)?);
     }
-    if let Some(usage) = given(&body.key_usage) {
+    if let Some(usage) = &body.key_usage {
         new = new.usage(usage.parse().map_err(refused::<keystead::InvalidKeySpec>)?);
     }
-    if let Some(origin) = given(&body.origin) {
+    if let Some(origin) = &body.origin {
         new = new.origin(origin.parse().map_err(refused::<keystead::InvalidKeySpec>)?);
     }
     if let Some(description) = &body.key_description {
         new = new.description(Description::new(description).map_err(refused)?);
     }
-    if let Some(id) = given(&body.enterprise_project_id) {
-        new = new.enterprise_project(EnterpriseProjectId::new(&id).map_err(refused)?);
+    if let Some(id) = &body.enterprise_project_id {
+        new = new.enterprise_project(EnterpriseProjectId::new(id).map_err(refused)?);
     }
-    if let Some(id) = given(&body.keystore_id) {
-        new = new.keystore(KeystoreId::new(&id).map_err(refused)?);
+    if let Some(id) = &body.keystore_id {
+        new = new.keystore(KeystoreId::new(id).map_err(refused)?);
     }
     Ok(new)
 }
@@ -76,7 +74,7 @@ enum Named {
     security(("token" = []))
 )]
 pub(crate) async fn describe_key(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<KeyDetails>> {
-    let body: OperateKeyBody = parse(&call.body)?;
+    let body: OperateKeyBody = parse(call.body())?;
     sequence(body.sequence.as_deref())?;
     let named = named(required(body.key_id.as_deref(), "key_id")?, &app, &call)?;
     let region = app.store.region().clone();
@@ -94,11 +92,11 @@ fn named(text: &str, app: &App, call: &Call) -> Result<Named, Refusal> {
     if text.starts_with("kms:") {
         return text.parse().map(Named::Alias).map_err(refused::<InvalidAlias>);
     }
-    if text.starts_with("alias/") {
-        let alias = Alias::new(text).map_err(refused)?;
-        let urn = format!("kms:{}:{}:alias:{}", app.store.region(), call.scope.domain(), alias.urn_name());
-        let missing = |_| Refusal::from(Error::AliasNotFound { alias: text.into() });
-        return urn.parse().map(Named::Alias).map_err(|wrong: InvalidAlias| missing(wrong));
+    // What follows is the name in the URN, which is that of the alias with or without this prefix. So it may
+    // be `default`, and as long as an alias.
+    if let Some(name) = text.strip_prefix("alias/") {
+        let urn = format!("kms:{}:{}:alias:{name}", app.store.region(), call.scope.domain());
+        return urn.parse().map(Named::Alias).map_err(refused::<InvalidAlias>);
     }
     key_id(Some(text)).map(Named::Id)
 }
@@ -111,7 +109,7 @@ fn named(text: &str, app: &App, call: &Call) -> Result<Named, Refusal> {
     security(("token" = []))
 )]
 pub(crate) async fn update_key_alias(State(app): State<Arc<App>>, call: Call) -> Answer<KeyInfo<KeyName>> {
-    let body: UpdateKeyAliasBody = parse(&call.body)?;
+    let body: UpdateKeyAliasBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let name = KeyAlias::new(required(body.key_alias.as_deref(), "key_alias")?).map_err(refused)?;
     if name.is_reserved() {
@@ -136,7 +134,7 @@ pub(crate) async fn update_key_description(
     State(app): State<Arc<App>>,
     call: Call,
 ) -> Answer<KeyInfo<KeyDescription>> {
-    let body: UpdateKeyDescriptionBody = parse(&call.body)?;
+    let body: UpdateKeyDescriptionBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let key_id = key_id(body.key_id.as_deref())?;
     let text = required(body.key_description.as_deref(), "key_description")?;

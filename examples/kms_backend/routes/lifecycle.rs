@@ -15,7 +15,7 @@ use crate::wire::{
 };
 
 fn operated(call: &Call) -> Result<(KeyId, Option<RequestId>), Refusal> {
-    let body: OperateKeyBody = parse(&call.body)?;
+    let body: OperateKeyBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     Ok((key_id(body.key_id.as_deref())?, sequence))
 }
@@ -56,7 +56,7 @@ pub(crate) async fn disable_key(State(app): State<Arc<App>>, call: Call) -> Answ
     security(("token" = []))
 )]
 pub(crate) async fn schedule_key_deletion(State(app): State<Arc<App>>, call: Call) -> Answer<KeyStatus> {
-    let body: ScheduleKeyDeletionBody = parse(&call.body)?;
+    let body: ScheduleKeyDeletionBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let key_id = key_id(body.key_id.as_deref())?;
     let days = required(body.pending_days, "pending_days")?.value();

@@ -36,8 +36,6 @@ fn limit(given: Option<&Number>, default: u64, max: u64) -> Result<u64, Refusal>
 
 /// How many keys come before the page.
 fn offset(given: Option<&Number>, name: &str) -> Result<u64, Refusal> {
-    // An empty marker is that of the first page, as answers have it.
-    let given = given.filter(|given| !matches!(given, Number::Text(text) if text.is_empty()));
     let offset = given.map_or(Some(0), Number::value);
     offset.ok_or_else(|| Refusal::of_request("KMS.1602", format!("{name} is not the number of a place")))
 }
@@ -74,7 +72,7 @@ fn page<T>(
 /// What list-keys is asked for.
 fn listed(body: &ListKeysBody) -> Result<(KeyFilter, bool), Refusal> {
     let mut filter = KeyFilter::all();
-    match body.key_spec.as_deref().filter(|spec| !spec.is_empty()).unwrap_or("AES_256") {
+    match body.key_spec.as_deref().unwrap_or("AES_256") {
         "ALL" => {}
         spec => filter = filter.spec(spec.parse::<KeySpec>().map_err(refused)?),
     }
@@ -96,12 +94,12 @@ fn listed(body: &ListKeysBody) -> Result<(KeyFilter, bool), Refusal> {
     security(("token" = []))
 )]
 pub(crate) async fn list_keys(State(app): State<Arc<App>>, call: Call) -> Answer<KeyList> {
-    let body: ListKeysBody = parse(&call.body)?;
+    let body: ListKeysBody = parse(call.body())?;
     sequence(body.sequence.as_deref())?;
     let limit = limit(body.limit.as_ref(), KEYS_MAX, KEYS_MAX)?;
     let offset = offset(body.marker.as_ref(), "marker")?;
     let (filter, possible) = listed(&body)?;
-    let of_project = body.enterprise_project_id.filter(|id| !id.is_empty() && id != "all");
+    let of_project = body.enterprise_project_id.filter(|id| id != "all");
     let region = app.store.region().clone();
     let list = app.read(&call, move |snap| {
         let wanted = |key: &KeyRecord| {
@@ -182,14 +180,15 @@ fn resource(key: &KeyRecord, region: &Region) -> Resource {
 /// Lists or counts keys by their tags.
 #[utoipa::path(
     post, path = "/v1.0/{project_id}/kms/resource_instances/action", tag = "tags",
-    params(("project_id" = String, Path)), request_body = ResourcesBody,
+    params(("project_id" = String, Path)), request_body = Option<ResourcesBody>,
     responses((status = 200, description = "Done", body = Resources), Refusals),
     security(("token" = []))
 )]
 pub(crate) async fn list_resources(State(app): State<Arc<App>>, call: Call) -> Answer<Resources> {
-    let body: ResourcesBody = parse(&call.body)?;
+    let body: ResourcesBody = parse(call.body())?;
     sequence(body.sequence.as_deref())?;
-    let part = match required(body.action.as_deref(), "action")? {
+    // The SDKs need not say it, and what they give besides is for a list.
+    let part = match body.action.as_deref().unwrap_or("filter") {
         "filter" => Some((
             offset(body.offset.as_ref(), "offset")?,
             limit(body.limit.as_ref(), RESOURCES_DEFAULT, RESOURCES_MAX)?,

@@ -23,7 +23,7 @@ use crate::wire::{
     security(("token" = []))
 )]
 pub(crate) async fn enable_key_rotation(State(app): State<Arc<App>>, call: Call) -> Answer<Empty> {
-    let body: OperateKeyBody = parse(&call.body)?;
+    let body: OperateKeyBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let key_id = key_id(body.key_id.as_deref())?;
     let enable = move |txn: &mut Transaction<'_>| {
@@ -40,7 +40,7 @@ pub(crate) async fn enable_key_rotation(State(app): State<Arc<App>>, call: Call)
     security(("token" = []))
 )]
 pub(crate) async fn disable_key_rotation(State(app): State<Arc<App>>, call: Call) -> Answer<Empty> {
-    let body: OperateKeyBody = parse(&call.body)?;
+    let body: OperateKeyBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let key_id = key_id(body.key_id.as_deref())?;
     let disable = move |txn: &mut Transaction<'_>| txn.disable_rotation(key_id).map(|_| Empty {});
@@ -55,7 +55,7 @@ pub(crate) async fn disable_key_rotation(State(app): State<Arc<App>>, call: Call
     security(("token" = []))
 )]
 pub(crate) async fn update_key_rotation_interval(State(app): State<Arc<App>>, call: Call) -> Answer<Empty> {
-    let body: UpdateRotationIntervalBody = parse(&call.body)?;
+    let body: UpdateRotationIntervalBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let key_id = key_id(body.key_id.as_deref())?;
     let days = required(body.rotation_interval, "rotation_interval")?.value();
@@ -79,7 +79,7 @@ pub(crate) async fn get_key_rotation_status(
     State(app): State<Arc<App>>,
     call: Call,
 ) -> Answer<RotationStatus> {
-    let body: OperateKeyBody = parse(&call.body)?;
+    let body: OperateKeyBody = parse(call.body())?;
     sequence(body.sequence.as_deref())?;
     let key_id = key_id(body.key_id.as_deref())?;
     let status = app.read(&call, move |snap| {

@@ -62,7 +62,7 @@ async fn remove_tags(
     security(("token" = []))
 )]
 pub(crate) async fn create_tag(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
-    let body: CreateTagBody = parse(&call.body)?;
+    let body: CreateTagBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let tags = Tags::from([tag(&required(body.tag, "tag")?)?]);
     set_tags(&app, &call, (key_id(Some(call.part("key_id")?))?, tags), sequence).await
@@ -89,7 +89,7 @@ pub(crate) async fn list_tags(State(app): State<Arc<App>>, call: Call) -> Answer
     security(("token" = []))
 )]
 pub(crate) async fn batch_tags(State(app): State<Arc<App>>, call: Call) -> Result<StatusCode, Refusal> {
-    let body: BatchTagsBody = parse(&call.body)?;
+    let body: BatchTagsBody = parse(call.body())?;
     let sequence = sequence(body.sequence.as_deref())?;
     let given = required(body.tags.filter(|tags| !tags.is_empty()), "tags")?;
     let keys = given.iter().map(|tag| tag_key(tag.key.as_deref())).collect::<Result<Vec<_>, _>>()?;

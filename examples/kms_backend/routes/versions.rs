@@ -34,6 +34,6 @@ pub(crate) async fn list_versions() -> Json<Versions> {
 pub(crate) async fn show_version(path: Result<Path<String>, PathRejection>) -> Answer<Version> {
     match path {
         Ok(Path(version_id)) if version_id == "v1.0" => Ok(Json(Version { version: current() })),
-        _ => Err(Refusal::no_such_path()),
+        _ => Err(Refusal::no_such_version()),
     }
 }
