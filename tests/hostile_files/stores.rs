@@ -302,8 +302,10 @@ fn new_key(scope: usize, number: u16, touched: &mut BTreeSet<Name>) -> NewKey {
     let key_alias = format!("key-{scope}-{number}");
     let mut new = NewKey::new(&key_alias).unwrap().id(key_id(scope, number));
     new = new.alias(Alias::new(&alias(scope, number)).unwrap());
+    // Long ones, so that there are many pages.
+    new = new
+        .description(Description::new(&format!("{key_alias} is described at length, ").repeat(6)).unwrap());
     if number.is_multiple_of(4) {
-        new = new.description(Description::new(&"a description of some length ".repeat(4)).unwrap());
         new = new.tag("team".parse().unwrap(), format!("team-{}", number % 7).parse().unwrap());
     }
     touched.insert(Name::Alias(scope, alias(scope, number)));

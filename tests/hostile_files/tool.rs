@@ -13,7 +13,7 @@ use crate::operations::{Said, Subject};
 use crate::stores::{NOTHING, Name, TABLE, copy_files, scope};
 
 /// The tool's file.
-const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_keystead");
+const TOOL: Option<&str> = if cfg!(feature = "cli") { option_env!("CARGO_BIN_EXE_keystead") } else { None };
 
 /// Every so many cases also the tool is run: it makes seven processes.
 const EVERY: u64 = 8;
