@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mutations::{Case, Kind};
 use crate::operations::{Operation, Said, Subject, folders};
+use crate::runner;
 use crate::stores::{self, Base, Image};
 
 /// Tells the process what to do.
@@ -42,6 +43,12 @@ pub(crate) fn run(job: Job) {
     }
 }
 
+/// What a panic says.
+pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default()
+}
+
 fn say(line: &Line) {
     let line = format!("\n{MARK}{}\n", serde_json::to_string(line).unwrap());
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
@@ -52,8 +59,7 @@ fn run_cases(cases: &[Case], mut from: usize, stores: &std::path::Path, work: &s
     panic::set_hook(Box::new(|panic| {
         let place =
             panic.location().map(|place| format!("{}:{}", place.file(), place.line())).unwrap_or_default();
-        let text = panic.payload_as_str().unwrap_or_default();
-        eprintln!("panic at {place}: {text}");
+        eprintln!("panic at {place}: {}", panic_text(panic.payload()));
     }));
     let mut image: Option<(Base, Image, Option<Image>)> = None;
     for (number, case) in cases.iter().enumerate() {
@@ -72,9 +78,9 @@ fn run_cases(cases: &[Case], mut from: usize, stores: &std::path::Path, work: &s
         limit_memory(Some(damage.bytes));
         let image_of_backup = of_backup.as_ref().filter(|_| case.kind != Kind::ChangeFiles);
         let subject = Subject { case: *case, seed, damage, files, scratch, image, image_of_backup };
-        for operation in Operation::of(case.kind).iter().skip(from) {
-            say(&Line::Begin(*operation));
-            say(&Line::Said(subject.run(*operation)));
+        for operation in runner::operations(*case).into_iter().skip(from) {
+            say(&Line::Begin(operation));
+            say(&Line::Said(subject.run(operation)));
         }
         from = 0;
     }

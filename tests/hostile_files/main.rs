@@ -21,4 +21,6 @@ mod stores;
 #[cfg(target_os = "linux")]
 mod tests;
 #[cfg(target_os = "linux")]
+mod tool;
+#[cfg(target_os = "linux")]
 mod verdict;

@@ -6,9 +6,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pages::{Holder, PAGE, Pages};
+use crate::pages::{Holder, PAGE, Pages, first_key};
 use crate::random::Random;
 use crate::stores::{Base, CHANGES, LOG, MOMENTS, TABLE};
+
+/// The header of a log, and what its frames begin at multiples of.
+const HEADER: usize = 4096;
+const SECTOR: usize = 512;
 
 /// What is done to the files of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,6 +62,18 @@ impl Kind {
             Self::Orders | Self::OrdersThatFit => &[Base::Small, Base::Closed, Base::Logged],
             Self::FlipsThatFit => &[Base::Small, Base::Closed, Base::Logged],
             Self::Backups | Self::ChangeFiles => &[Base::Backup],
+        }
+    }
+
+    /// Of so many calls at least one meets the damage; much of a file is of no use to any of them.
+    pub(crate) fn detected_one_in(self) -> usize {
+        match self {
+            Self::LogMissing => 1,
+            Self::Exchanged | Self::Misdirected | Self::Stale | Self::Lengths | Self::LogLengths => 2,
+            Self::ChangeFiles | Self::OrdersThatFit => 2,
+            Self::Flips | Self::Headers | Self::LogEarlier | Self::LogDamaged | Self::FlipsThatFit => 4,
+            Self::Backups | Self::Orders => 4,
+            Self::Zeros => 6,
         }
     }
 
@@ -277,7 +293,18 @@ fn put_back(bytes: &mut [u8], base: Base, stores: &Path, random: &mut Random) ->
         |page: &usize| *page + PAGE <= length && bytes[*page..page + PAGE] != earlier[*page..page + PAGE];
     let of_used: Vec<_> = used.into_iter().filter(differs).collect();
     let any: Vec<_> = (PAGE..length).step_by(PAGE).filter(differs).collect();
-    let from = if random.one_in(5) || of_used.is_empty() { &any } else { &of_used };
+    // Most pages were something else before. Those that were the same part of the tree fit into it still.
+    let is_same = |page: &&usize| {
+        let [now, then] = [&bytes[**page..**page + PAGE], &earlier[**page..**page + PAGE]].map(first_key);
+        now.is_some() && now == then
+    };
+    let same: Vec<_> = of_used.iter().filter(is_same).copied().collect();
+    let from = match random.below(5) {
+        0 => &any,
+        1 | 2 if !same.is_empty() => &same,
+        _ if of_used.is_empty() => &any,
+        _ => &of_used,
+    };
     let mut what = format!("of moment {moment} the pages at");
     let count = *random.pick(&[1, 1, 1, 2, 5]);
     for _ in 0..count {
@@ -352,20 +379,33 @@ fn flip_and_mend(bytes: &mut [u8], random: &mut Random) -> String {
     what
 }
 
+/// Where the newest frames of a log begin: each begins with the same mark, on a sector of its own, and has the number of its
+/// use of the segment.
+fn newest_frames(bytes: &[u8]) -> Vec<usize> {
+    let mark = &bytes[HEADER..HEADER + 4];
+    let number = |frame: usize| u64::from_le_bytes(bytes[frame + 8..frame + 16].try_into().unwrap());
+    let frames = (HEADER..bytes.len()).step_by(SECTOR).filter(|sector| bytes[*sector..].starts_with(mark));
+    let newest = frames.clone().map(number).max().unwrap();
+    let frames: Vec<_> = frames.filter(|frame| number(*frame) == newest).collect();
+    // Older ones are in the table too.
+    frames[frames.len().saturating_sub(10)..].to_vec()
+}
+
 fn damage_log(bytes: &mut [u8], random: &mut Random) -> String {
-    let used: Vec<_> = (0..bytes.len())
-        .step_by(512)
-        .filter(|sector| bytes[*sector..].iter().take(512).any(|byte| *byte != 0))
-        .collect();
-    let sector = if random.one_in(6) { 0 } else { *random.pick(&used) };
+    let frames = newest_frames(bytes);
+    let sector = match random.below(8) {
+        0 => 0,
+        1 => random.index(bytes.len() / SECTOR) * SECTOR,
+        _ => *random.pick(&frames),
+    };
     if random.one_in(4) {
-        let to = (sector + 512 * (1 + random.index(6))).min(bytes.len());
+        let to = (sector + SECTOR * (1 + random.index(6))).min(bytes.len());
         bytes[sector..to].fill(0);
         return format!("zeros in the log from {sector} to {to}");
     }
     let mut what = "flipped in the log".to_owned();
     for _ in 0..1 + random.below(3) {
-        let within = if random.one_in(2) { 48 } else { 512 };
+        let within = if random.one_in(2) { 48 } else { SECTOR };
         let (place, bit) = (sector + random.index(within), random.below(8));
         bytes[place] ^= 1 << bit;
         what += &format!(" {place}.{bit}");

@@ -11,9 +11,11 @@ use keystead::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::child::panic_text;
 use crate::mutations::{Case, Damage, Kind};
 use crate::random::Random;
 use crate::stores::{Base, CHANGES, Image, NOTHING, Name, TABLE, copy_files, options, request, scope};
+use crate::tool;
 use crate::verdict::{Judged, Rules, is_answer, word};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,6 +36,8 @@ pub(crate) enum Operation {
     Restore,
     Repair,
     Compact,
+    /// The tool's commands.
+    Tool,
 }
 
 impl Operation {
@@ -52,6 +56,7 @@ impl Operation {
                 Self::Restore,
                 Self::Repair,
                 Self::Compact,
+                Self::Tool,
             ],
         }
     }
@@ -87,9 +92,8 @@ impl Subject<'_> {
         fs::create_dir_all(&self.scratch).unwrap();
         let said = catch_unwind(AssertUnwindSafe(|| self.operate(operation)));
         said.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Said { outcome: "panic".to_owned(), faults: vec![format!("panic: {}", text.unwrap_or_default())] }
+            let text = panic_text(&*panic);
+            Said { outcome: "panic".to_owned(), faults: vec![format!("panic: {text}")] }
         })
     }
 
@@ -106,6 +110,7 @@ impl Subject<'_> {
             Operation::Restore => self.restore(),
             Operation::Repair => self.repair(),
             Operation::Compact => self.compact(),
+            Operation::Tool => tool::run(self),
         };
         said.unwrap_or_else(|error| self.refused(&error))
     }
@@ -126,11 +131,11 @@ impl Subject<'_> {
         self.files.join(TABLE)
     }
 
-    fn image(&self) -> &Image {
+    pub(crate) fn image(&self) -> &Image {
         self.image_of_backup.unwrap_or(self.image)
     }
 
-    fn rules(&self) -> Rules {
+    pub(crate) fn rules(&self) -> Rules {
         Rules::of(self.case.kind, &self.damage, self.image())
     }
 
@@ -143,7 +148,7 @@ impl Subject<'_> {
         self.checked().is_ok()
     }
 
-    fn judge(&self, store: &Store) -> Judged {
+    pub(crate) fn judge(&self, store: &Store) -> Judged {
         Judged::of(store, self.image(), &BTreeSet::new())
     }
 
@@ -304,7 +309,15 @@ impl Subject<'_> {
 
     fn repair(&self) -> Result<Said> {
         let new = self.scratch.join("repaired");
-        let report = repair(self.table(), &new)?;
+        let report = match repair(self.table(), &new) {
+            // The table itself is whole.
+            Err(error) if self.case.kind.is_of_log() => {
+                let mut said = self.refused(&error);
+                said.faults.push(format!("not salvaged: the table is whole, but repair says {error:?}"));
+                return Ok(said);
+            }
+            repaired => repaired?,
+        };
         let says_lost = !report.lost.is_empty() || report.not_kept > 0;
         let judged = self.judge(&Options::new().open_read_only(new)?);
         let mut faults = Vec::new();
@@ -330,6 +343,9 @@ impl Subject<'_> {
             }
             // Without the log all that is left is what the table had.
             faults.extend(judged.faults(self.rules()));
+        }
+        if self.case.kind == Kind::LogMissing && !says_lost {
+            faults.push("lost in silence: the log is missing, and lost is 0".to_owned());
         }
         let outcome = match (judged.outcome(), says_lost) {
             (outcome, true) => format!("repaired, lost told ({outcome})"),

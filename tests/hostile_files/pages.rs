@@ -124,9 +124,9 @@ fn entries(
 /// How much of a page its checksum covers.
 fn covered(page: &[u8], widths: Widths) -> Option<usize> {
     let count = u16_at(page, 2)?;
-    let end = match page.first()? {
-        &LEAF => entries(page, widths)?.last()?.1.end,
-        &BRANCH => {
+    let end = match *page.first()? {
+        LEAF => entries(page, widths)?.last()?.1.end,
+        BRANCH => {
             let numbers = 8 + (CHECKSUM + NUMBER) * (count + 1);
             widths.0.map_or_else(
                 || u32_at(page, numbers + 4 * count.checked_sub(1)?),
@@ -136,6 +136,17 @@ fn covered(page: &[u8], widths: Widths) -> Option<usize> {
         _ => return None,
     };
     (end <= page.len()).then_some(end)
+}
+
+/// The first key of a page of rows, or that behind its first child: it tells which part of the tree a page is.
+pub(crate) fn first_key(page: &[u8]) -> Option<&[u8]> {
+    if *page.first()? == LEAF {
+        return Some(&page[entries(page, (None, None))?.first()?.0.clone()]);
+    }
+    let children = u16_at(page, 2)? + 1;
+    let ends = 8 + (CHECKSUM + NUMBER) * children;
+    let keys = ends + 4 * (children - 1);
+    (page[0] == BRANCH).then(|| page.get(keys..u32_at(page, ends)?))?
 }
 
 impl Pages {

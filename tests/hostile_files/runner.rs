@@ -14,11 +14,18 @@ use crate::child::{JOB, Job, Line, MARK};
 use crate::mutations::Case;
 use crate::operations::{Operation, Said};
 use crate::stores::Base;
+use crate::tool;
 
 /// How long one call may take, on a machine that does much else.
 const TIME: Duration = Duration::from_secs(120);
 /// How many cases one process runs.
 const AT_ONCE: usize = 20;
+
+/// What is called in a case.
+pub(crate) fn operations(case: Case) -> Vec<Operation> {
+    let all = Operation::of(case.kind).iter().copied();
+    all.filter(|operation| *operation != Operation::Tool || tool::is_run(case.number)).collect()
+}
 
 /// What must not be, and where.
 #[derive(Debug, Clone)]
@@ -121,7 +128,7 @@ impl Piece<'_> {
         while case < self.cases.len() {
             let Some(died) = self.run_from(case, operation) else { return };
             (case, operation) = (died.case, died.operation + 1);
-            if operation >= Operation::of(self.cases[case].kind).len() {
+            if operation >= operations(self.cases[case]).len() {
                 (case, operation) = (case + 1, 0);
             }
         }
@@ -149,7 +156,7 @@ impl Piece<'_> {
                             place = Place { case: case + number, operation: 0, damage }
                         }
                         Line::Begin(operation) => {
-                            let all = Operation::of(self.cases[place.case].kind);
+                            let all = operations(self.cases[place.case]);
                             place.operation = all.iter().position(|one| *one == operation).unwrap();
                             began = Some(operation);
                         }

@@ -36,7 +36,7 @@ pub(crate) enum Base {
     Killed,
     /// Written with a write-ahead log by a process that was killed.
     Logged,
-    /// A closed one of 45 KiB.
+    /// A small one that was closed.
     Small,
     /// A full backup, and a backup of the changes behind it.
     Backup,
@@ -243,7 +243,7 @@ impl Making {
         }
         let result = self.store.write(&request(scope), |txn| {
             match kind {
-                0 | 1 | 2 => {
+                0..=2 => {
                     for name in &names {
                         move_alias(txn, name, to)?;
                     }
@@ -302,8 +302,10 @@ fn new_key(scope: usize, number: u16, touched: &mut BTreeSet<Name>) -> NewKey {
     let key_alias = format!("key-{scope}-{number}");
     let mut new = NewKey::new(&key_alias).unwrap().id(key_id(scope, number));
     new = new.alias(Alias::new(&alias(scope, number)).unwrap());
-    if number % 4 == 0 {
-        new = new.description(Description::new(&"a description of some length ".repeat(4)).unwrap());
+    // Long ones, so that there are many pages.
+    new = new
+        .description(Description::new(&format!("{key_alias} is described at length, ").repeat(6)).unwrap());
+    if number.is_multiple_of(4) {
         new = new.tag("team".parse().unwrap(), format!("team-{}", number % 7).parse().unwrap());
     }
     touched.insert(Name::Alias(scope, alias(scope, number)));
@@ -345,7 +347,8 @@ pub(crate) fn make(base: Base, stores: &Path, seed: u64) {
         let noted = opened_commit(base, &copy, &folder);
         assert_eq!(noted, making.store.position().unwrap().commit().number(), "moment {moment} is not whole");
     }
-    (0..COMMITS).for_each(|_| making.change());
+    // Several of them are in the log alone.
+    (0..2 * COMMITS).for_each(|_| making.change());
     making.all_is_noted();
     if base == Base::Backup {
         making.store.backup_changes(&position, folder.join(CHANGES)).unwrap();

@@ -1,6 +1,6 @@
 //! How many cases of each kind there are, and what must come of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -9,7 +9,9 @@ use tempfile::TempDir;
 
 use crate::child;
 use crate::mutations::{Case, Kind};
+use crate::pages::{Holder, PAGE, Pages};
 use crate::runner::{self, Tally};
+use crate::stores::{Base, HOT, Image, NOTHING, Name, TABLE};
 
 /// How many of 2,000 cases are of each kind.
 const PLAN: [(Kind, u64); 16] = [
@@ -82,7 +84,7 @@ fn cases_of(kinds: &[Kind]) -> Vec<Case> {
 }
 
 /// Runs the cases of these kinds, prints what came of them, and fails with what must not be.
-fn run(kinds: &[Kind]) -> Tally {
+fn run(kinds: &[Kind]) {
     let cases = cases_of(kinds);
     let tally = runner::run(&cases, stores(), seed());
     println!("KEYSTEAD_HOSTILE_SEED={}: {} cases of {kinds:?}", seed(), cases.len());
@@ -94,7 +96,22 @@ fn run(kinds: &[Kind]) -> Tally {
         println!("{kind:?} {operation:?}: {outcomes:?}");
     }
     assert!(tally.faults.is_empty(), "{}", told(&tally));
-    tally
+    // So many calls as were meant to be made were made, and of each kind some met the damage.
+    let one = env::var("KEYSTEAD_HOSTILE_CASE").is_ok();
+    for kind in kinds.iter().filter(|_| !one) {
+        let of_kind = tally.counts.iter().filter(|((case, _), _)| case.kind == *kind);
+        let detected = of_kind.clone().filter(|(_, outcome)| is_detected(outcome)).count();
+        let calls =
+            cases.iter().filter(|case| case.kind == *kind).map(|case| runner::operations(*case).len());
+        let (calls, made) = (calls.sum::<usize>(), of_kind.count());
+        assert_eq!(made, calls, "{kind:?}");
+        assert!(detected * kind.detected_one_in() >= calls, "{kind:?}: {detected} of {calls} calls met it");
+    }
+}
+
+/// Whether a call met the damage.
+fn is_detected(outcome: &str) -> bool {
+    ["detected", "lost told", "earlier"].iter().any(|word| outcome.contains(word))
 }
 
 /// One of each kind of fault whole, with its files, and how many there are.
@@ -129,6 +146,43 @@ fn keep(case: Case) -> PathBuf {
     std::fs::create_dir_all(&folder).unwrap();
     case.make(seed(), stores(), &folder);
     folder
+}
+
+#[test]
+fn the_plan_has_2000_cases() {
+    assert_eq!(PLAN.iter().map(|(_, cases)| cases).sum::<u64>(), 2000);
+}
+
+/// Otherwise hardly anything that is about pages would be tried.
+#[test]
+fn the_stores_have_what_is_to_be_damaged() {
+    for base in [Base::Closed, Base::Killed, Base::Logged, Base::Small] {
+        let bytes = std::fs::read(base.folder(stores()).join(TABLE)).unwrap();
+        let (pages, image) = (Pages::of(&bytes), Image::read(base, stores()));
+        let used = pages.used().iter().map(|(_, length)| length / PAGE).sum::<usize>();
+        let of =
+            |holder: Holder| pages.references.iter().filter(|reference| reference.holder == holder).count();
+        let [slot, definition, branch, list] =
+            [Holder::Slot, Holder::Definition, Holder::Branch, Holder::List].map(of);
+        println!(
+            "{base:?}: {} bytes, depth {}, {used} pages used, references {slot} {definition} {branch} {list}",
+            bytes.len(),
+            pages.depth
+        );
+        assert!(slot > 0 && definition > 0 && branch > 0, "{base:?}");
+        assert!(used + 3 < bytes.len() / PAGE, "{base:?} has free pages");
+        if base == Base::Small {
+            continue;
+        }
+        let keys = image.names.iter().zip(image.newest());
+        let keys = keys.filter(|(name, answer)| matches!(name, Name::Key(..)) && **answer != NOTHING).count();
+        assert!(pages.depth > 2 && keys >= 400 && list > 0, "{base:?}: depth {}, {keys} keys", pages.depth);
+    }
+    // The records of what each commit left tell a former key from the present one.
+    let image = Image::read(Base::Logged, stores());
+    let hot = image.names.iter().position(|name| *name == Name::Alias(0, HOT.to_owned())).unwrap();
+    let answers: BTreeSet<_> = image.commits.values().filter_map(|answers| answers.get(hot)).collect();
+    assert!(answers.len() > 5, "{answers:?}");
 }
 
 #[test]
