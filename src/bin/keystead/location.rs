@@ -94,6 +94,9 @@ impl WriteRules {
     }
 }
 
+/// How many damaged pages are named; all are counted.
+const DAMAGED_PAGES_NAMED: usize = 5;
+
 /// What became of a look at all pages of a file.
 pub(crate) enum PageCheck {
     Sound,
@@ -254,12 +257,28 @@ impl Location {
         match self {
             Self::File(path) => {
                 must_exist(path)?;
-                match Options::new().check_integrity(true).open_read_only(path) {
-                    Ok(_) => Ok(Some(PageCheck::Sound)),
-                    Err(Error::Corrupted(why)) => Ok(Some(PageCheck::Damaged(why.to_string()))),
-                    Err(Error::AlreadyOpen) => Ok(Some(PageCheck::InUse)),
-                    Err(error) => Err(Failure::of_file(path)(error)),
-                }
+                let found = match Options::new().open_read_only(path) {
+                    Ok(store) => store.check_pages(u64::MAX)?,
+                    Err(Error::AlreadyOpen) => return Ok(Some(PageCheck::InUse)),
+                    // What can't be opened is not being written either.
+                    Err(Error::Corrupted(_) | Error::RecoveryNeeded | Error::LogMismatch(_)) => {
+                        keystead::check_pages(path)?
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let found_in_words = || {
+                    let count = found.damaged.len() as u64 + found.damaged_not_kept;
+                    let pages = found.damaged.iter().take(DAMAGED_PAGES_NAMED);
+                    let pages: Vec<_> =
+                        pages.map(|page| format!("at byte {}: {}", page.offset, page.what)).collect();
+                    let more = if count > DAMAGED_PAGES_NAMED as u64 { "; ..." } else { "" };
+                    format!("{count} damaged; {}{more}", pages.join("; "))
+                };
+                Ok(Some(if found.is_clean() {
+                    PageCheck::Sound
+                } else {
+                    PageCheck::Damaged(found_in_words())
+                }))
             }
             #[cfg(feature = "etcd")]
             Self::Etcd(_) => Ok(None),

@@ -64,11 +64,14 @@ impl Verify {
         match &self.backup {
             Some(path) => verify_backup(path, &mut context.output),
             None => {
-                // First, while nobody has it open, this command too.
                 let pages = context.store.location()?.check_pages()?;
-                let store = context.store.read()?;
-                let report = watched(|| store.verify())?;
-                tell_report(&report, pages.as_ref(), &mut context.output)
+                let verify = |store: Store| Ok(watched(|| store.verify())?);
+                match (context.store.read().and_then(verify), &pages) {
+                    (Err(failure), Some(PageCheck::Damaged(why))) => {
+                        report_unreadable(why, &failure, &mut context.output)
+                    }
+                    (report, pages) => tell_report(&report?, pages.as_ref(), &mut context.output),
+                }
             }
         }
     }
@@ -98,6 +101,28 @@ fn verify_backup(path: &Path, output: &mut Output) -> Result<(), Failure> {
         ("commits in the history", backup.entries.to_string()),
         ("size", show_size(backup.bytes, backup.disk_bytes)),
     ])
+}
+
+const PAGES_ARE_DAMAGED: &str = "pages of the file are damaged";
+
+/// So many pages are damaged that the content can't be read.
+fn report_unreadable(why: &str, failure: &Failure, output: &mut Output) -> Result<(), Failure> {
+    if output.is_json() {
+        let unreadable = failure.to_string();
+        output.json(
+            &json!({ "clean": false, "pages": "damaged", "pages_damage": why, "unreadable": unreadable }),
+        )?;
+    } else {
+        output.bad(format!("the pages of the file: {why}"))?;
+        output.bad(format!("the content could not be verified: {failure}"))?;
+    }
+    output.flush()?;
+    Err(of_damage(PAGES_ARE_DAMAGED.to_owned()))
+}
+
+fn of_damage(found: String) -> Failure {
+    Failure::findings(found)
+        .advice("keep the file; restore a backup, or let `keystead repair` save what is left")
 }
 
 fn tell_report(report: &Report, pages: Option<&PageCheck>, output: &mut Output) -> Result<(), Failure> {
@@ -141,12 +166,11 @@ fn tell_report(report: &Report, pages: Option<&PageCheck>, output: &mut Output) 
     output.flush()?;
     let broken = format!("{violations} promises of the store do not hold");
     let found = match (violations, damage) {
-        (0, _) => "pages of the file are damaged".to_owned(),
+        (0, _) => PAGES_ARE_DAMAGED.to_owned(),
         (_, None) => broken,
         (_, Some(_)) => format!("pages of the file are damaged, and {broken}"),
     };
-    Err(Failure::findings(found)
-        .advice("keep the file; restore a backup, or let `keystead repair` save what is left"))
+    Err(of_damage(found))
 }
 
 /// Tell what kind of store it is, and how much is in it.

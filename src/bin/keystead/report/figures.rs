@@ -143,7 +143,6 @@ fn can_rotate(key: &KeyRecord) -> bool {
 
 impl Figures {
     pub(super) fn gather(location: &Location, asked: &Asked, now: Timestamp) -> Result<Self, Failure> {
-        // First, while nobody has it open, this command too.
         let pages = if asked.verify { location.check_pages()? } else { None };
         let store = &location.read()?;
         let mut figures = Self::none(store, asked, now, store.position()?);
