@@ -7,7 +7,7 @@ use keystead::{
 };
 use serde_json::json;
 
-use crate::files::damage;
+use crate::files::{damage, fill};
 use crate::tool::{DOMAIN, PROJECT, Tool, scope};
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
@@ -227,7 +227,9 @@ fn a_page_is_made_beside_the_process_that_writes() {
 #[test]
 fn a_page_of_a_damaged_store_says_so() {
     let tool = Tool::with_store();
+    fill(&tool, "before");
     tool.ok("create orders --description this-will-be-damaged");
+    fill(&tool, "behind");
     damage(&tool, "this-will-be-damaged");
     for (line, verified) in
         [("report --output all.html", true), ("report --no-verify --output part.html", false)]
@@ -239,7 +241,9 @@ fn a_page_of_a_damaged_store_says_so() {
             page.contains("<strong>Not sound: ")
                 && page.contains("could not be read; the figures above lack it")
         );
-        assert!(page.contains(&format!("<li>{DOMAIN}/{PROJECT}: ")) && page.contains("<li>history: "));
+        let scopes =
+            page.contains("<li>the list of scopes: ") || page.contains(&format!("<li>{DOMAIN}/{PROJECT}: "));
+        assert!(scopes && page.contains("<li>history: "), "{page}");
         assert_eq!(page.contains("Promises that do not hold:"), verified);
     }
 }

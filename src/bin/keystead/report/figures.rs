@@ -206,7 +206,13 @@ impl Figures {
         }
         let mut after = None;
         loop {
-            let page = store.scopes(after.as_ref().into(), Limit::MAX)?;
+            let page = match store.scopes(after.as_ref().into(), Limit::MAX) {
+                Err(Error::Corrupted(what)) => {
+                    self.damaged(format!("the list of scopes: {what}"));
+                    return Ok(());
+                }
+                page => page?,
+            };
             page.items.iter().try_for_each(|scope| self.read_scope(store, scope, &bar))?;
             after = page.next;
             if after.is_none() {
