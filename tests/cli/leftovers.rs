@@ -17,17 +17,27 @@ fn temporary_in(folder: &Path) -> Vec<PathBuf> {
     entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".keystead-")).collect()
 }
 
+/// Looks again and again, for a minute.
+fn wait_until(is_so: impl Fn() -> bool) {
+    for _ in 0..30_000 {
+        if is_so() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    panic!("what was waited for has not come");
+}
+
 /// A dry run that waits for its input, with a copy of the store among the temporary files.
 fn trying(tool: &Tool, folder: &Path) -> Child {
     let before = temporary_in(folder).len();
     let mut command = tool.command("import --dry-run");
     command.env("TMPDIR", folder).stdin(Stdio::piped()).stdout(Stdio::piped());
     let child = command.spawn().unwrap();
-    while temporary_in(folder).len() == before
-        || temporary_in(folder).iter().any(|path| !path.join("copy").exists())
-    {
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait_until(|| {
+        let there = temporary_in(folder);
+        there.len() > before && there.iter().all(|path| path.join("copy").exists())
+    });
     child
 }
 
@@ -62,9 +72,7 @@ fn trying_beside(tool: &Tool, folder: &Path, left: &Path) -> Child {
     command.env("TMPDIR", folder).stdin(Stdio::piped()).stdout(Stdio::piped());
     let child = command.spawn().unwrap();
     let made = |path: &PathBuf| path != left && path.join("copy").exists();
-    while left.exists() || !temporary_in(folder).iter().any(made) {
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait_until(|| !left.exists() && temporary_in(folder).iter().any(made));
     child
 }
 

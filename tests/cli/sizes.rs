@@ -48,19 +48,6 @@ fn a_compacted_store_is_no_larger_on_the_disk_and_that_is_told() {
     }
 }
 
-/// A file with a hole says so.
-#[test]
-#[cfg(unix)]
-fn a_hole_in_a_file_is_told() {
-    let tool = Tool::with_store();
-    let store = Store::open(tool.store()).unwrap();
-    store.backup(tool.path("copy")).unwrap();
-    let length = tool.path("copy").metadata().unwrap().len();
-    assert_eq!(on_disk(&tool, "copy"), length, "a small one has none");
-    let told = tool.ok("verify --backup copy");
-    assert!(!told.contains("on the disk"), "{told}");
-}
-
 #[test]
 #[cfg(unix)]
 fn a_pipe_is_no_page_that_is_replaced() {

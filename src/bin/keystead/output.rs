@@ -191,3 +191,24 @@ pub(crate) fn show_size(bytes: u64, disk_bytes: u64) -> String {
 pub(crate) fn show_bytes(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "in a test a failure is a panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_holes_has_two_sizes() {
+        assert_eq!(show_size(8192, 8192), "8.00 KiB");
+        assert_eq!(show_size(361, 4096), "361 B", "its last block is not full");
+        assert_eq!(show_size(16_384, 8192), "16.00 KiB (8.00 KiB on the disk)");
+    }
+
+    #[test]
+    fn escaped_json_is_the_same_json() {
+        let text = "a\u{1b}\u{7f}\u{9b}\u{61c}\u{202e}\u{2028}\"\\\u{e4}";
+        let json = json_text(&json!({ text: text })).unwrap();
+        assert!(!json.contains(acts), "{json:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), json!({ text: text }));
+    }
+}
