@@ -12,7 +12,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use keystead::{
     After, Alias, KeyAlias, KeyFilter, KeyId, Limit, NewKey, Options, PendingDays, Quotas, Request, Result,
     Scope, Store, Timestamp,
@@ -246,6 +246,16 @@ fn create(criterion: &mut Criterion, loaded: &Loaded) {
     purge_last();
 }
 
+/// Every page of the table, read from the file past redb's cache and compared with its checksum.
+fn check_pages(criterion: &mut Criterion, loaded: &Loaded) {
+    let mut group = criterion.benchmark_group("check pages");
+    let bytes = loaded.store.check_pages(u64::MAX).expect("the file can be read").bytes;
+    group.throughput(Throughput::Bytes(bytes)).sample_size(20);
+    group.bench_function(BenchmarkId::new("as fast as possible", &loaded.label), |bencher| {
+        bencher.iter(|| assert!(loaded.store.check_pages(u64::MAX).expect("the file can be read").is_clean()));
+    });
+}
+
 /// Of a file that was closed, and with all of its pages in memory. Consumes the store, to close it.
 fn open(criterion: &mut Criterion, loaded: Loaded) {
     let Loaded { folder, store, label, .. } = loaded;
@@ -269,7 +279,7 @@ fn store(criterion: &mut Criterion) {
     let sizes: &[usize] = if smoke { &[400] } else { &[1_000, 100_000] };
     for size in sizes {
         let loaded = Loaded::new(*size).expect("the store can be loaded");
-        for operation in [resolve, resolve_hot, describe, pages, associate, rename, create] {
+        for operation in [resolve, resolve_hot, describe, pages, associate, rename, create, check_pages] {
             operation(criterion, &loaded);
         }
         let report = loaded.store.verify().expect("the store can be read");
