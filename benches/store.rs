@@ -252,7 +252,8 @@ fn check_pages(criterion: &mut Criterion, loaded: &Loaded) {
     let bytes = loaded.store.check_pages(u64::MAX).expect("the file can be read").bytes;
     group.throughput(Throughput::Bytes(bytes)).sample_size(20);
     group.bench_function(BenchmarkId::new("as fast as possible", &loaded.label), |bencher| {
-        bencher.iter(|| assert!(loaded.store.check_pages(u64::MAX).expect("the file can be read").is_clean()));
+        bencher
+            .iter(|| assert!(loaded.store.check_pages(u64::MAX).expect("the file can be read").is_clean()));
     });
 }
 

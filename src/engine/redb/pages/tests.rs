@@ -230,3 +230,33 @@ fn first_page() -> Vec<u8> {
     let (_folder, path) = store();
     fs::read(path).unwrap()[..HEADER_BYTES].to_vec()
 }
+
+/// What was read once is compared again each time that it comes from the file.
+#[test]
+fn a_page_that_is_damaged_after_it_was_read_is_not_served() {
+    let (_folder, path) = store();
+    let reader = RedbReader::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+    let read_all = || {
+        let rows = reader.begin_read()?.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX)?;
+        rows.into_iter().map(|(_, stored)| stored.map(drop)).collect::<Result<Vec<_>>>()
+    };
+    let rows = read_all().unwrap().len();
+    assert_eq!(read_all().unwrap().len(), rows);
+    let sound = fs::read(&path).unwrap();
+    let mut refused = 0;
+    for offset in named(&path) {
+        let mut damaged = sound.clone();
+        damaged[usize::try_from(offset).unwrap() + 60] ^= 2;
+        fs::write(&path, &damaged).unwrap();
+        match read_all() {
+            Ok(read) => assert_eq!(read.len(), rows, "a page of redb's own tables at {offset}"),
+            Err(error) => {
+                assert!(matches!(error, Error::Corrupted(_)), "{error:?}");
+                refused += 1;
+            }
+        }
+        fs::write(&path, &sound).unwrap();
+    }
+    assert!(refused > 100, "{refused} pages");
+    assert_eq!(read_all().unwrap().len(), rows, "what was put right is served again");
+}
