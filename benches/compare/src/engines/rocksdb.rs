@@ -23,7 +23,7 @@ struct Rocks {
 /// Opens or makes a store.
 pub fn open(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
     let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(&Cache::new_lru_cache(settings.cache_bytes)?);
+    blocks.set_block_cache(&Cache::new_lru_cache(settings.cache_bytes));
     blocks.set_bloom_filter(FILTER_BITS, false);
     let mut options = Options::default();
     options.create_if_missing(true);
