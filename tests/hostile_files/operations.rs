@@ -301,6 +301,11 @@ impl Subject<'_> {
         if !judged.errors.is_empty() {
             said.faults.push(format!("not seen: it was called sound, but reading says {}", judged.errors[0]));
         }
+        if let Some(commit) = judged.earlier.filter(|_| said.faults.is_empty() && !self.fits()) {
+            said.faults.push(format!(
+                "not seen: it was called sound, but is as after commit {commit}, and pages don't fit"
+            ));
+        }
         Ok(said)
     }
 
