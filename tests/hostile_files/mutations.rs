@@ -266,8 +266,34 @@ fn resize(bytes: &mut Vec<u8>, random: &mut Random) -> String {
     format!("{new} bytes instead of {length}")
 }
 
+/// Two pages: any, or one that is in use and one that was the same part of the tree before, and is free now.
+fn two_pages(bytes: &[u8], random: &mut Random) -> (usize, usize) {
+    let any = (any_page(bytes, random), any_page(bytes, random));
+    if random.one_in(2) {
+        return any;
+    }
+    let used: Vec<_> = Pages::of(bytes).used().into_iter().map(|(start, _)| start).collect();
+    let all = (PAGE..bytes.len()).step_by(PAGE).filter(|page| page + PAGE <= bytes.len());
+    let keys: Vec<_> = all.filter_map(|page| Some((page, first_key(&bytes[page..page + PAGE])?))).collect();
+    let mut twins = Vec::new();
+    for (page, key) in keys.iter().filter(|(page, _)| used.contains(page)) {
+        let before = keys.iter().filter(|(other, of)| of == key && !used.contains(other));
+        twins.extend(before.map(|(other, _)| (*page, *other, key.is_empty())));
+    }
+    // The first page of rows says which commit is the newest, and whether there is a log.
+    let first: Vec<_> = twins.iter().filter(|(.., is_first)| *is_first).collect();
+    match (first.is_empty(), twins.is_empty()) {
+        (_, true) => any,
+        (false, _) if random.one_in(3) => (random.pick(&first).0, random.pick(&first).1),
+        _ => {
+            let (page, other, _) = random.pick(&twins);
+            (*page, *other)
+        }
+    }
+}
+
 fn exchange(bytes: &mut [u8], random: &mut Random) -> String {
-    let (one, mut other) = (any_page(bytes, random), any_page(bytes, random));
+    let (one, mut other) = two_pages(bytes, random);
     while other == one {
         other = random.index(bytes.len() / PAGE - 1) * PAGE + PAGE;
     }
@@ -278,7 +304,7 @@ fn exchange(bytes: &mut [u8], random: &mut Random) -> String {
 }
 
 fn misdirect(bytes: &mut [u8], random: &mut Random) -> String {
-    let (from, to) = (any_page(bytes, random), any_page(bytes, random));
+    let (to, from) = two_pages(bytes, random);
     bytes.copy_within(from..from + PAGE, to);
     format!("the page at {from} lies at {to} too")
 }

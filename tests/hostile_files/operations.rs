@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use keystead::{
-    After, Alias, Error, HistoryOf, Limit, NewKey, Options, Order, PendingDays, Restore, Result, Store,
-    compact, repair,
+    After, Alias, Error, HistoryOf, Limit, NewKey, Options, Order, PendingDays, Position, Restore, Result,
+    Store, compact, repair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -160,12 +160,24 @@ impl Subject<'_> {
         let judged = self.judge(store);
         // Whatever these say, they come to an end.
         let _ = store.scopes(After::Start, Limit::MAX);
-        let mut position = None;
+        let mut position: Option<Position> = None;
+        let mut stuck = None;
         while let Ok(changes) = store.changes(position.as_ref(), Limit::MAX) {
             if changes.commits.is_empty() {
                 break;
             }
+            let (before, now) = (
+                position.map_or(0, |position| position.commit().number()),
+                changes.position.commit().number(),
+            );
             position = Some(changes.position);
+            if now <= before {
+                // Whoever follows the feed would never come to its end.
+                stuck = Some(format!(
+                    "endless: the feed behind commit {before} has changes, and goes on behind {now}"
+                ));
+                break;
+            }
         }
         for name in self.image().names.iter().step_by(50) {
             if let Name::Alias(number, alias) = name {
@@ -176,7 +188,9 @@ impl Subject<'_> {
                 });
             }
         }
-        self.said(&judged)
+        let mut said = self.said(&judged);
+        said.faults.extend(stuck);
+        said
     }
 
     /// A copy that may be written.
@@ -304,6 +318,11 @@ impl Subject<'_> {
         if !judged.errors.is_empty() {
             said.faults.push(format!("not seen: it was called sound, but reading says {}", judged.errors[0]));
         }
+        if let Some(commit) = judged.earlier.filter(|_| said.faults.is_empty() && !self.fits()) {
+            said.faults.push(format!(
+                "not seen: it was called sound, but is as after commit {commit}, and pages don't fit"
+            ));
+        }
         Ok(said)
     }
 
@@ -331,16 +350,13 @@ impl Subject<'_> {
                 report.lost.len()
             ));
         }
+        if !says_lost && !self.fits() {
+            faults.push("lost 0 said, though not all pages fit".to_owned());
+        }
         if let Some(hidden) = judged.hidden.first().filter(|_| !says_lost) {
             faults.push(format!("lost in silence: {hidden} ({} such)", judged.hidden.len()));
         }
-        if let Some(commit) = judged.earlier {
-            let told = says_lost || self.fits();
-            if !told {
-                faults.push(format!(
-                    "lost in silence: all is as after commit {commit}, and something does not fit"
-                ));
-            }
+        if judged.earlier.is_some() {
             // Without the log all that is left is what the table had.
             faults.extend(judged.faults(self.rules()));
         }

@@ -19,7 +19,7 @@ use crate::random::Random;
 const KEYS: [u16; 3] = [260, 100, 40];
 const KEYS_OF_SMALL: [u16; 3] = [8, 0, 0];
 /// How many moments are copied, and how many commits come before each.
-pub(crate) const MOMENTS: usize = 8;
+pub(crate) const MOMENTS: usize = 10;
 const COMMITS: usize = 5;
 /// The name of a store's file in its folder, of its write-ahead log, and of a backup of changes.
 pub(crate) const TABLE: &str = "kms.redb";
@@ -335,20 +335,29 @@ pub(crate) fn make(base: Base, stores: &Path, seed: u64) {
     if base == Base::Backup {
         making.store.backup(folder.join(TABLE)).unwrap();
     }
-    let (position, commits) =
-        (making.store.position().unwrap(), if base == Base::Small { 1 } else { COMMITS });
+    let position = making.store.position().unwrap();
     making.image.of_backup = (base == Base::Backup).then(|| position.commit().number());
     for moment in 0..if base == Base::Backup { 0 } else { MOMENTS } {
+        // The last moments are near the end, so that most pages are what they were.
+        let commits = if base == Base::Small || moment + 2 >= MOMENTS { 1 } else { COMMITS };
         (0..commits).for_each(|_| making.change());
         // A checkpoint that runs must not come between the copies of the two files.
         std::thread::sleep(std::time::Duration::from_millis(if base == Base::Logged { 300 } else { 0 }));
         let copy = base.moment(stores, moment);
+        // Also moments at which it was closed: their headers say so.
+        let reopened = matches!(base, Base::Closed | Base::Small) && moment % 2 == 1;
+        if reopened {
+            drop(std::mem::replace(&mut making.store, Store::in_memory().unwrap()));
+        }
         copy_files(&folder, &copy);
+        if reopened {
+            making.store = options(base).open(&path).unwrap();
+        }
         let noted = opened_commit(base, &copy, &folder);
         assert_eq!(noted, making.store.position().unwrap().commit().number(), "moment {moment} is not whole");
     }
-    // Several of them are in the log alone.
-    (0..2 * COMMITS).for_each(|_| making.change());
+    // With a log, several of them are in it alone.
+    (0..if base == Base::Logged { 2 * COMMITS } else { 2 }).for_each(|_| making.change());
     making.all_is_noted();
     if base == Base::Backup {
         making.store.backup_changes(&position, folder.join(CHANGES)).unwrap();

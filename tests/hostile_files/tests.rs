@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tempfile::TempDir;
 
@@ -53,15 +53,17 @@ fn child() {
     }
 }
 
-/// The stores are made once for all tests.
-fn stores() -> &'static Path {
-    static STORES: OnceLock<TempDir> = OnceLock::new();
-    let stores = STORES.get_or_init(|| {
-        let stores = tempfile::tempdir().unwrap();
+/// The stores are made once for all tests that run at the same time, and go with the last of them.
+fn stores() -> Arc<TempDir> {
+    static STORES: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    // A test that failed while it made them made none.
+    let mut known = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    known.upgrade().unwrap_or_else(|| {
+        let stores = Arc::new(tempfile::tempdir().unwrap());
         runner::make_stores(stores.path(), seed());
+        *known = Arc::downgrade(&stores);
         stores
-    });
-    stores.path()
+    })
 }
 
 fn cases_of(kinds: &[Kind]) -> Vec<Case> {
@@ -86,7 +88,8 @@ fn cases_of(kinds: &[Kind]) -> Vec<Case> {
 /// Runs the cases of these kinds, prints what came of them, and fails with what must not be.
 fn run(kinds: &[Kind]) {
     let cases = cases_of(kinds);
-    let tally = runner::run(&cases, stores(), seed());
+    let stores = stores();
+    let tally = runner::run(&cases, stores.path(), seed());
     println!("KEYSTEAD_HOSTILE_SEED={}: {} cases of {kinds:?}", seed(), cases.len());
     let mut table: BTreeMap<_, BTreeMap<&str, u64>> = BTreeMap::new();
     for ((case, operation), outcome) in &tally.counts {
@@ -95,7 +98,7 @@ fn run(kinds: &[Kind]) {
     for ((kind, operation), outcomes) in table {
         println!("{kind:?} {operation:?}: {outcomes:?}");
     }
-    assert!(tally.faults.is_empty(), "{}", told(&tally));
+    assert!(tally.faults.is_empty(), "{}", told(&tally, stores.path()));
     // So many calls as were meant to be made were made, and of each kind some met the damage.
     let one = env::var("KEYSTEAD_HOSTILE_CASE").is_ok();
     for kind in kinds.iter().filter(|_| !one) {
@@ -115,7 +118,7 @@ fn is_detected(outcome: &str) -> bool {
 }
 
 /// One of each kind of fault whole, with its files, and how many there are.
-fn told(tally: &Tally) -> String {
+fn told(tally: &Tally, stores: &Path) -> String {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for fault in &tally.faults {
         let what = fault.what.split(':').next().unwrap_or_default();
@@ -126,7 +129,7 @@ fn told(tally: &Tally) -> String {
         let first = faults[0];
         told += &format!("\n{kind:?}, {operation:?}: {what}: {} times\n", faults.len());
         told += &format!("  {}\n  {}\n", first.damage, first.what);
-        told += &format!("  files: {}\n", keep(first.case).display());
+        told += &format!("  files: {}\n", keep(first.case, stores).display());
         told += &format!(
             "  again: KEYSTEAD_HOSTILE_SEED={} KEYSTEAD_HOSTILE_CASE={kind:?}-{} cargo test --test hostile_files\n",
             seed(),
@@ -137,14 +140,14 @@ fn told(tally: &Tally) -> String {
 }
 
 /// Keeps the damaged files of a case.
-fn keep(case: Case) -> PathBuf {
+fn keep(case: Case, stores: &Path) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join("hostile")
         .join(format!("{:?}-{}", case.kind, case.number));
     // Of an earlier run.
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
-    case.make(seed(), stores(), &folder);
+    case.make(seed(), stores, &folder);
     folder
 }
 
@@ -156,9 +159,11 @@ fn the_plan_has_2000_cases() {
 /// Otherwise hardly anything that is about pages would be tried.
 #[test]
 fn the_stores_have_what_is_to_be_damaged() {
+    let stores = stores();
+    let stores = stores.path();
     for base in [Base::Closed, Base::Killed, Base::Logged, Base::Small] {
-        let bytes = std::fs::read(base.folder(stores()).join(TABLE)).unwrap();
-        let (pages, image) = (Pages::of(&bytes), Image::read(base, stores()));
+        let bytes = std::fs::read(base.folder(stores).join(TABLE)).unwrap();
+        let (pages, image) = (Pages::of(&bytes), Image::read(base, stores));
         let used = pages.used().iter().map(|(_, length)| length / PAGE).sum::<usize>();
         let of =
             |holder: Holder| pages.references.iter().filter(|reference| reference.holder == holder).count();
@@ -179,7 +184,7 @@ fn the_stores_have_what_is_to_be_damaged() {
         assert!(pages.depth > 2 && keys >= 400 && list > 0, "{base:?}: depth {}, {keys} keys", pages.depth);
     }
     // The records of what each commit left tell a former key from the present one.
-    let image = Image::read(Base::Logged, stores());
+    let image = Image::read(Base::Logged, stores);
     let hot = image.names.iter().position(|name| *name == Name::Alias(0, HOT.to_owned())).unwrap();
     let answers: BTreeSet<_> = image.commits.values().filter_map(|answers| answers.get(hot)).collect();
     assert!(answers.len() > 5, "{answers:?}");
