@@ -190,5 +190,5 @@ pub use txn::{At, HistoryOf, Order};
 
 // What may go wrong, and what is wrong.
 pub use error::{Actual, ApiCode, Error, Quota, Result};
-pub use store::{Finding, RepairReport, repair};
+pub use store::{Finding, RepairReport, WalUse, repair};
 pub use verify::{Report, Violation};

@@ -22,9 +22,7 @@ pub use copying::Copied;
 pub use feed::Changes;
 pub use import::{Import, Imported};
 pub use options::Options;
-#[cfg(test)]
-pub(crate) use repair::repair_store;
-pub use repair::{Finding, RepairReport, repair};
+pub use repair::{Finding, RepairReport, WalUse, repair};
 pub use restore::{Restore, Restored};
 pub use sweep::{Removed, Swept};
 

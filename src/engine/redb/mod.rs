@@ -8,6 +8,7 @@ mod draft;
 mod errors;
 mod log_state;
 mod read;
+mod salvage;
 mod spaces;
 mod write;
 
@@ -38,6 +39,7 @@ pub(crate) use super::seal::{seal, unseal};
 pub(crate) use draft::Draft;
 pub(crate) use log_state::LogState;
 pub(crate) use read::RedbRead;
+pub(crate) use salvage::{DamagedPage, Places, Salvage, Salvaged};
 pub(crate) use spaces::log_row;
 
 use errors::{guarded, of_database};
