@@ -87,7 +87,7 @@ fn repair_files(damaged: Damaged, path: &Path, at: Timestamp) -> Result<RepairRe
     let mut given_up = None;
     match other {
         Some(other) if other.reaches(&log, found.looked.newest_known()) => {
-            given_up = Some(found.looked.damaged_pages);
+            given_up = Some(found.looked.damaged_pages + found.salvage.given_up());
             found = other;
         }
         Some(other) if found.looked.fixed.is_none() => found.looked.fixed = other.looked.fixed,
@@ -101,6 +101,7 @@ fn repair_files(damaged: Damaged, path: &Path, at: Timestamp) -> Result<RepairRe
     if let Some(pages) = given_up {
         repairing.note_search(pages);
     }
+    repairing.damaged_pages += salvage.given_up();
     salvage.doubts().iter().for_each(|doubt| repairing.may_be_missing(&[], *doubt));
     let wal = repairing.choose_wal(&salvage, log, &log_path)?;
     repairing.salvage(&salvage, wal)?;

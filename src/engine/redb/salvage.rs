@@ -75,6 +75,8 @@ pub(crate) struct Salvage<'a> {
     lists: Option<Named>,
     /// Where each page lies, by its checksum, if that was asked for.
     pages: OnceCell<HashMap<u128, u64>>,
+    /// How many pages did not fit that are not looked at any more: those of a commit that is left out.
+    given_up: u64,
     /// Why the slot may not be the newest, or that the header is damaged.
     doubts: Vec<&'static str>,
 }
@@ -206,8 +208,16 @@ impl<'a> Salvage<'a> {
             return Err(Error::NotAStore(format!("it is a redb file of the old format {version}").into()));
         }
         let rows = RowsAt::Tables(None);
-        let mut salvage =
-            Self { file, length, regions, rows, lists: None, pages: OnceCell::new(), doubts: Vec::new() };
+        let mut salvage = Self {
+            file,
+            length,
+            regions,
+            rows,
+            lists: None,
+            pages: OnceCell::new(),
+            given_up: 0,
+            doubts: Vec::new(),
+        };
         salvage.choose(slots, header[FLAGS_AT])?;
         Ok(salvage)
     }
@@ -228,7 +238,8 @@ impl<'a> Salvage<'a> {
                 tried.push(root);
                 let rows = RowsAt::Root(root, widths);
                 let (file, length, regions, pages) = (self.file, self.length, self.regions, OnceCell::new());
-                let candidate = Self { file, length, regions, rows, lists: None, pages, doubts: Vec::new() };
+                let candidate =
+                    Self { file, length, regions, rows, lists: None, pages, given_up: 0, doubts: Vec::new() };
                 let mut checked = Checked::default();
                 let mut walk = Walk::new(&candidate, &mut checked);
                 walk.left = left;
@@ -262,6 +273,11 @@ impl<'a> Salvage<'a> {
         &self.doubts
     }
 
+    /// How many pages do not fit to which nothing that is read leads any more.
+    pub(crate) fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
     /// Takes the slot that redb would take; or the other, where that is damaged, or leads to nothing, or was being
     /// written when the process ended.
     fn choose(&mut self, slots: [Slot; 2], flags: u8) -> Result<()> {
@@ -275,6 +291,7 @@ impl<'a> Salvage<'a> {
             self.doubts.push(
                 "the slot of the last commit in the first page does not fit its checksum: that commit is left out",
             );
+            self.given_up += 1;
             (first, other) = (other, first);
         }
         if !first.fits {
@@ -297,6 +314,7 @@ impl<'a> Salvage<'a> {
             self.take(other);
             let others = self.checked()?;
             if others.reads_rows && (others.damaged == 0 || !found.reads_rows) {
+                self.given_up += found.damaged;
                 self.doubts.push(match was_being_written {
                     true => {
                         "the pages of the last commit do not fit: a crash while it was written leaves them so, and \
