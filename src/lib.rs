@@ -190,5 +190,5 @@ pub use txn::{At, HistoryOf, Order};
 
 // What may go wrong, and what is wrong.
 pub use error::{Actual, ApiCode, Error, Quota, Result};
-pub use store::{DamagedPage, Finding, PageCheck, RepairReport, check_pages, repair};
+pub use store::{DamagedPage, Finding, PageCheck, RepairReport, WalUse, check_pages, repair};
 pub use verify::{Report, Violation};

@@ -933,10 +933,6 @@ impl ReadTransaction for Snapshot {
         RedbRead::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
     }
 
-    fn next_space(&self, from: &[u8]) -> Result<Option<Row>> {
-        self.view.base.next_space(from)
-    }
-
     fn length(&self) -> Result<Option<u64>> {
         self.view.base.length()
     }

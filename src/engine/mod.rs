@@ -44,7 +44,7 @@ use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 use crate::time::Stopwatch;
 
-pub(crate) use self::redb::Draft;
+pub(crate) use self::redb::{DamagedPage, Draft, LogState, Places, Salvage, Salvaged};
 pub(crate) use load::{Load, LoadedRow};
 
 /// How often a transaction that met another one is run again, if the engine says nothing else.
@@ -210,12 +210,6 @@ pub(crate) trait ReadTransaction: Send + Sync {
     /// The first entries of the log after a commit, at most `limit`, in order. Damage as in
     /// [`scan`](Self::scan).
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>>;
-
-    /// The first space at or behind an address that may have rows, on an engine that knows where its spaces
-    /// begin: so reading can go on behind one whose rows can't be read.
-    fn next_space(&self, _from: &[u8]) -> Result<Option<Row>> {
-        Ok(None)
-    }
 
     /// About how many rows and entries of the log there are, if that can be told without counting them; to tell
     /// how far a walk is.

@@ -17,6 +17,8 @@
 //! sector of its own, so a write that is torn never damages an older frame; and it is written only when
 //! the one before it is on the disk, so a valid frame behind an invalid one means damage, not a crash.
 
+mod salvage;
+
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
@@ -27,6 +29,8 @@ use super::disk::StorageBackend;
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::sync::Mutex;
+
+pub(crate) use salvage::{LogEnd, SalvagedLog};
 
 /// Which log a file is; the table file names the log that it needs.
 pub(crate) type LogId = [u8; 16];

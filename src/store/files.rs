@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::engine::direct::DirectFile;
-use crate::engine::disk::StorageBackend;
+use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::logged::{LoggedEngine, LoggedReader};
 use crate::engine::redb::{LogState, Pages, RedbEngine, RedbReader, TableFile, backend};
 use crate::engine::redo::{LogId, RedoLog};
@@ -202,6 +203,47 @@ impl Files<'_> {
         sync_folder_of(&path)?;
         Ok(Box::new(DirectFile::new(disk, &path)))
     }
+}
+
+/// The files of a damaged store, to be read without the engine.
+pub(super) struct Damaged {
+    /// Nobody can write it while this is held.
+    pub(super) table: Box<dyn StorageBackend>,
+    pub(super) log: WalFile,
+    pub(super) log_path: PathBuf,
+}
+
+/// The write-ahead log beside a file, whether it can be opened, and whether there is one.
+pub(super) type WalFile = io::Result<Option<Box<dyn StorageBackend>>>;
+
+/// Opens the files of a store that others refuse; neither is looked into, and neither is written.
+///
+/// # Errors
+///
+/// `NoStore`, `AlreadyOpen` if somebody has it open to write, `Io`.
+pub(super) fn open_for_repair(path: &Path) -> Result<Damaged> {
+    let table = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::NoStore(path.display().to_string().into()));
+        }
+        opened => backend(opened?)?,
+    };
+    patiently(|| match table.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
+        Ok(true) | Err(BackendError::Unsupported) => Ok(()),
+        Ok(false) => Err(Error::AlreadyOpen),
+        Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(BackendError::Io(error)) => Err(error.into()),
+        Err(other) => Err(io::Error::other(other.to_string()).into()),
+    })?;
+    let log_path = log_path(path);
+    let log = match File::open(&log_path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.and_then(|file| {
+            let file = backend(file).map_err(|error| io::Error::other(error.to_string()))?;
+            Ok(Some(Box::new(file) as Box<dyn StorageBackend>))
+        }),
+    };
+    Ok(Damaged { table: Box::new(table), log, log_path })
 }
 
 /// A file that is written under no name of its own, and gets its name when it is whole.

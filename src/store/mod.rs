@@ -25,9 +25,7 @@ pub use feed::Changes;
 pub use import::{Import, Imported};
 pub use options::Options;
 pub use page_check::{BackgroundCheck, DamagedPage, PageCheck, check_pages};
-#[cfg(test)]
-pub(crate) use repair::repair_store;
-pub use repair::{Finding, RepairReport, repair};
+pub use repair::{Finding, RepairReport, WalUse, repair};
 pub use restore::{Restore, Restored};
 pub use sweep::{Removed, Swept};
 

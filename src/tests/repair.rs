@@ -3,22 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::backup::{Rows, rows_of};
 use super::new_key;
 use crate::engine::redb::{Pages, RedbEngine, RedbReader, seal};
-use crate::engine::{Draft, Engine, Range, ReadTransaction, Reading, Waited, WriteTransaction};
+use crate::engine::{Draft, Engine};
 use crate::error::Result;
 use crate::format::{
-    Address, RecordId, Row, ScopedTable, Space, Stored, Table, Value, decode_alias, decode_alias_names,
-    decode_claim, decode_counts, decode_floor, decode_key, decode_outcome, encode_alias_names, encode_claim,
-    encode_counts, encode_key, encode_key_id, encode_nothing, encode_restored, encode_tombstone,
-    read_address,
+    Address, RecordId, Row, ScopedTable, Space, Stored, decode_alias, decode_alias_names, decode_claim,
+    decode_counts, decode_floor, decode_key, decode_outcome, encode_alias_names, encode_claim, encode_counts,
+    encode_key, encode_key_id, encode_nothing, encode_restored, encode_tombstone, read_address,
 };
-use crate::store::repair_store;
 use crate::{
     AliasScope, Commit, Error, KeyId, NewKey, Options, Origin, PendingDays, RepairReport, Request, Scope,
     Store, Timestamp, repair,
@@ -595,7 +592,7 @@ fn a_whole_store_is_left_as_it_is_and_nothing_is_overwritten() {
     for rig in kinds() {
         let (repaired, report) = rig.repair(&[]).unwrap();
         rig.assert_same(&rig.rows, &repaired, "nothing");
-        assert!(report.repaired.is_empty() && report.lost.is_empty(), "{report:#?}");
+        assert!(report.repaired.is_empty() && report.complete(), "{report:#?}");
         let refused = repair(rig.path("whole"), rig.path("damaged"));
         assert!(matches!(refused, Err(Error::FileExists(_))));
         let store = Store::open(rig.path("repaired")).unwrap();
@@ -667,114 +664,6 @@ fn an_alias_of_a_lost_key_goes_with_its_history() {
     let floor = Space::of_store().floor();
     left.rows.insert(floor.clone(), repaired.rows[&floor].clone());
     rig.assert_same(&left.trimmed(newest), &repaired, "without the key");
-}
-
-/// A store of which some rows can't be read at all, as if they lay on a page that is damaged.
-struct Unreadable {
-    engine: RedbEngine,
-    from: Row,
-    to: Row,
-}
-
-struct UnreadableRows {
-    rows: Reading,
-    from: Row,
-    to: Row,
-}
-
-impl Engine for Unreadable {
-    fn begin_read(&self) -> Result<Reading> {
-        let (from, to) = (self.from.clone(), self.to.clone());
-        Ok(Reading::of(UnreadableRows { rows: self.engine.begin_read()?, from, to }))
-    }
-
-    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        Err(Error::ReadOnly)
-    }
-
-    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
-        self.engine.wait(after, timeout)
-    }
-
-    fn stop_waiting(&self) {
-        self.engine.stop_waiting();
-    }
-}
-
-impl ReadTransaction for UnreadableRows {
-    fn commit(&self) -> Commit {
-        self.rows.commit()
-    }
-
-    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
-        self.rows.get(rows)
-    }
-
-    fn with_rows(
-        &self,
-        range: Range<'_>,
-        limit: usize,
-        see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
-    ) -> Result<()> {
-        let found = self.rows.scan(range, limit)?;
-        if found.iter().any(|(row, _)| (&self.from..&self.to).contains(&row)) {
-            return Err(Error::Corrupted("a page can't be read".into()));
-        }
-        for (row, stored) in found {
-            see(&row, Ok((&stored?).into()));
-        }
-        Ok(())
-    }
-
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.rows.log_entry(commit)
-    }
-
-    fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
-        self.rows.log(after, limit)
-    }
-
-    fn next_space(&self, from: &[u8]) -> Result<Option<Row>> {
-        self.rows.next_space(from)
-    }
-}
-
-/// The end of one scope and the beginning of the next are on the same page. What is behind them is saved.
-#[test]
-fn reading_goes_on_behind_what_can_not_be_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let options = Options::new().history(false);
-    let engine = RedbEngine::in_memory(1 << 20).unwrap();
-    options.begin(&engine).unwrap();
-    let store = options.on(Box::new(engine)).unwrap();
-    let scopes = ["a", "b", "c", "d"].map(|project| Scope::new("domain", project).unwrap());
-    for scope in &scopes {
-        let new = new_key("key", 1).alias("name".parse().unwrap());
-        store.write(&Request::new(scope), |txn| txn.create_key(&new)).unwrap();
-    }
-    store.backup(folder.path().join("whole")).unwrap();
-    drop(store);
-    let spaces = scopes.clone().map(|scope| Space::of_scope(&scope));
-    let unreadable = |from: usize, to: usize| Unreadable {
-        engine: RedbEngine::open(&folder.path().join("whole"), Pages::believed(1 << 20)).unwrap(),
-        from: spaces[from].table(Table::Alias),
-        to: spaces[to].table(Table::Alias),
-    };
-    // The rows of a table are lost with its beginning, and the scopes in between.
-    for (number, (from, to, kept)) in
-        [(0, 1, [true, false, true, true]), (0, 2, [true, false, false, true])].into_iter().enumerate()
-    {
-        let store = options.on(Box::new(unreadable(from, to))).unwrap();
-        let path = folder.path().join(format!("repaired {number}"));
-        let report = repair_store(&store, &path, NOW).unwrap();
-        let gaps = report.lost.iter().filter(|finding| finding.what.contains("can't be read")).count();
-        assert_eq!(gaps, 1, "{report:#?}");
-        let repaired = read(&path);
-        for ((scope, space), kept) in scopes.iter().zip(&spaces).zip(kept) {
-            let key = space.key(ORDERS);
-            assert_eq!(repaired.rows.contains_key(&key), kept, "{scope:?}: {report:#?}");
-        }
-    }
 }
 
 /// An entry whose place was damaged, and one of a number that no commit can have: the history is whole without.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keystead::{Commit, Error, Position, RepairReport, Store};
+use keystead::{Commit, Error, Position, RepairReport, Store, WalUse};
 
 use crate::Context;
 use crate::ask::Confirm;
@@ -125,28 +125,70 @@ impl Repair {
 }
 
 fn tell_repair(report: &RepairReport, output: &mut Output) -> Result<(), Failure> {
+    let complete = report.complete();
     if output.is_json() {
-        output.json(report)?;
+        let mut json = serde_json::to_value(report).map_err(|error| Failure::failed(error.to_string()))?;
+        json["complete"] = complete.into();
+        output.json(&json)?;
     } else {
         report
             .repaired
             .iter()
             .try_for_each(|found| output.line(format!("repaired: {} {}", found.row, found.what)))?;
         report.lost.iter().try_for_each(|found| output.bad(format!("lost: {} {}", found.row, found.what)))?;
+        report
+            .may_be_missing
+            .iter()
+            .try_for_each(|found| output.bad(format!("may be missing: {} {}", found.row, found.what)))?;
+        if complete {
+            output.good("complete: nothing is lost, and nothing may be missing")?;
+        }
+        let lost = match report.lost.len() {
+            0 if !complete => "nothing that is known".to_owned(),
+            lost => lost.to_string(),
+        };
         output.fields(&[
             ("repaired", report.repaired.len().to_string()),
-            ("lost", report.lost.len().to_string()),
+            ("lost", lost),
+            ("may be missing", report.may_be_missing.len().to_string()),
             ("found besides", report.not_kept.to_string()),
+            ("damaged pages of the file", report.damaged_pages.to_string()),
+            ("write-ahead log", show_wal(&report.wal)),
             ("position", report.position.to_string()),
             ("rows", report.rows.to_string()),
             ("size", show_bytes(report.bytes)),
         ])?;
     }
-    match losses(report.lost.len(), report.not_kept) {
-        None => Ok(()),
-        Some(losses) => {
-            output.flush()?;
-            Err(Failure::findings(losses))
+    if complete {
+        return Ok(());
+    }
+    output.flush()?;
+    let found = [losses(report.lost.len(), report.not_kept), doubts(report)];
+    let found: Vec<_> = found.into_iter().flatten().collect();
+    Err(Failure::findings(found.join("; ")).advice(
+        "compare the new store with the newest backup; keep the damaged files until nothing is missed",
+    ))
+}
+
+fn show_wal(wal: &WalUse) -> String {
+    match wal {
+        WalUse::None => "none".to_owned(),
+        WalUse::NotNeeded => "not needed: the file has all that is in it".to_owned(),
+        WalUse::Used { up_to } => format!("used, up to commit {up_to}"),
+        WalUse::Missing => "missing".to_owned(),
+        WalUse::NotUsed { why } => format!("not used: {why}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// What is said of things that may be missing, and of pages that are damaged, if there are any.
+fn doubts(report: &RepairReport) -> Option<String> {
+    match (report.may_be_missing.len(), report.damaged_pages) {
+        (0, 0) => None,
+        (0, pages) => Some(format!("damaged pages of the file: {pages}; nothing is missing for that")),
+        (_, 0) => Some("something may be missing".to_owned()),
+        (_, pages) => {
+            Some(format!("damaged or stale pages of the file: {pages}; something may be missing or stale"))
         }
     }
 }

@@ -263,7 +263,7 @@ fn advice_for(error: &Error) -> Option<&'static str> {
         }
         Error::LogMismatch(_) => {
             "put the log that belongs to the store beside it, under the store's name with .redo added; don't delete \
-             either"
+             either. If the log is gone, restore a backup, or let `keystead repair` save what is in the file"
         }
         Error::Unsupported { .. } => "use a newer keystead; nothing was changed",
         Error::Corrupted(_) => {

@@ -262,11 +262,6 @@ impl ReadTransaction for RedbRead {
         Self::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
     }
 
-    fn next_space(&self, from: &[u8]) -> Result<Option<Row>> {
-        let next = guarded(|| Spaces::new(&self.table, (Bound::Included(from), Bound::Unbounded))?.next())?;
-        Ok(next.map(|(space, _)| space))
-    }
-
     fn length(&self) -> Result<Option<u64>> {
         guarded(|| self.table.len().map(Some).map_err(of_storage))
     }

@@ -33,7 +33,7 @@ struct Missing {
 
 impl Repairing<'_> {
     pub(super) fn take_from_history(&mut self) -> Result<()> {
-        if self.policy.history {
+        if self.fixed.history {
             let mut missing = MissingRecords::new();
             let written = self.building.written()?;
             self.find_missing(&*written, &mut missing)?;
@@ -190,7 +190,7 @@ impl Repairing<'_> {
                 if names.is_some_and(|names| !names.contains(&alias.alias)) {
                     return Ok(true);
                 }
-                if self.policy.alias_scope == AliasScope::Project {
+                if self.fixed.alias_scope == AliasScope::Project {
                     return Ok(false);
                 }
                 let row = Space::of_domain(scope.domain()).claim(alias.alias.urn_name());

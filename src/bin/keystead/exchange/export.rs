@@ -10,6 +10,7 @@ use serde_json::json;
 use super::line::{FORMAT, KeyLine, Line};
 use crate::Context;
 use crate::failure::Failure;
+use crate::location::PageCheck;
 use crate::look::all_aliases;
 use crate::new_file::NewFile;
 use crate::output::json_text;
@@ -37,6 +38,28 @@ const KEYS_AT_ONCE: usize = 200;
 
 impl Export {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        // First, while nobody has it open, this command too.
+        let pages = context.store.location()?.check_pages()?;
+        let exported = self.export(context);
+        match pages {
+            Some(PageCheck::Damaged(why)) => {
+                let what = format!("the pages of the file are damaged: {why}");
+                let what = match exported {
+                    Ok(()) => {
+                        format!("{what}. What was written may lack keys, or have them as they were earlier")
+                    }
+                    Err(failure) => format!("{what}. What was written ends too early: {failure}"),
+                };
+                context.output.flush()?;
+                Err(Failure::findings(what).advice(
+                    "keep the file; restore a backup, or let `keystead repair` save what is left, and export that",
+                ))
+            }
+            _ => exported,
+        }
+    }
+
+    fn export(&self, context: &mut Context) -> Result<(), Failure> {
         let store = context.store.read()?;
         let Some(path) = &self.output else {
             return self.write(&store, io::stdout()).map(drop);

@@ -1,0 +1,403 @@
+//! Repairing stores whose pages are damaged, stale or exchanged, and whose write-ahead log is missing or damaged.
+//!
+//! The damage is made here, in files of stores that this test writes.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use keystead::{
+    After, Alias, Commit, Error, KeyFilter, KeyId, Limit, NewKey, Options, RepairReport, Request, Scope,
+    Store, Timestamp, WalUse, repair,
+};
+use tempfile::TempDir;
+
+const PAGE: usize = 4096;
+
+fn scope() -> Scope {
+    Scope::new("domain", "project").unwrap()
+}
+
+fn request() -> Request {
+    Request::new(&scope()).at(Timestamp::from_millis(1_700_000_000_000))
+}
+
+fn key_id(number: u32) -> KeyId {
+    let mut bytes = [0; 16];
+    bytes[12..].copy_from_slice(&number.to_be_bytes());
+    KeyId::from_bytes(bytes)
+}
+
+fn moving() -> Alias {
+    "moving".parse().unwrap()
+}
+
+/// Makes the next key and moves an alias to it: commit `number + 2`, after the one that begins a store.
+fn step(store: &Store, number: u32) {
+    let new = NewKey::new(&format!("key-{number}")).unwrap().id(key_id(number));
+    let committed = store.write(&request(), |txn| {
+        txn.create_key(&new)?;
+        match number {
+            0 => txn.create_alias(&moving(), new.key_id).map(drop),
+            _ => txn.associate_alias(&moving(), new.key_id).map(drop),
+        }
+    });
+    committed.unwrap();
+}
+
+fn direct() -> Options {
+    Options::new().cache_bytes(1 << 20)
+}
+
+fn logged() -> Options {
+    direct().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+}
+
+/// What a store has: each key by its id, and the key of the alias.
+#[derive(Debug, PartialEq, Clone)]
+struct Content {
+    keys: BTreeMap<KeyId, String>,
+    target: Option<KeyId>,
+}
+
+fn content(path: &Path) -> Content {
+    let store = direct().open_read_only(path).unwrap();
+    let report = store.verify().unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    let read = store.read(&scope(), |snap| {
+        let keys = snap.keys_by_id(&KeyFilter::all(), After::Start, Limit::new(1000)?)?.items;
+        let keys = keys.into_iter().map(|key| (key.key_id, key.key_alias.to_string())).collect();
+        Ok(Content { keys, target: snap.resolve(&moving()).ok().map(|resolved| resolved.key_id) })
+    });
+    read.unwrap()
+}
+
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn table(&self) -> PathBuf {
+        self.path("kms.redb")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.path("kms.redb.redo")
+    }
+
+    /// What is left after a crash now.
+    fn crashed(&self) -> Self {
+        let copy = Self::new();
+        fs::copy(self.table(), copy.table()).unwrap();
+        fs::copy(self.log(), copy.log()).unwrap();
+        copy
+    }
+
+    /// Repairs, and says whether what was read is as it was.
+    fn repair(&self) -> Result<(RepairReport, Content), Error> {
+        let repaired = self.path("repaired");
+        drop(fs::remove_file(&repaired));
+        let before = (fs::read(self.table()).unwrap(), fs::read(self.log()).ok());
+        let report = repair(self.table(), &repaired);
+        let after = (fs::read(self.table()).unwrap(), fs::read(self.log()).ok());
+        assert!(before == after, "what is damaged was written");
+        let report = report?;
+        Ok((report, content(&repaired)))
+    }
+
+    fn set(&self, bytes: &[u8]) {
+        fs::write(self.table(), bytes).unwrap();
+    }
+}
+
+fn mentions(report: &RepairReport, words: &str) -> bool {
+    report.may_be_missing.iter().any(|finding| finding.what.contains(words))
+}
+
+/// A closed store of so many steps, without a log.
+fn closed(steps: u32) -> (Files, Vec<u8>, Content) {
+    let files = Files::new();
+    let store = direct().open(files.table()).unwrap();
+    (0..steps).for_each(|number| step(&store, number));
+    drop(store);
+    let (bytes, content) = (fs::read(files.table()).unwrap(), content(&files.table()));
+    (files, bytes, content)
+}
+
+/// A store of so many steps with a log, as a crash leaves it; part of it is in the table file.
+fn with_log(steps: u32) -> (Files, Content) {
+    with_log_of(&(0..steps).collect::<Vec<_>>())
+}
+
+fn with_log_of(numbers: &[u32]) -> (Files, Content) {
+    let files = Files::new();
+    let (before, after) = numbers.split_at(numbers.len() / 2);
+    let store = logged().open(files.table()).unwrap();
+    before.iter().for_each(|number| step(&store, *number));
+    drop(store);
+    let store = logged().open(files.table()).unwrap();
+    after.iter().for_each(|number| step(&store, *number));
+    let crashed = files.crashed();
+    drop(store);
+    let content = content(&files.table());
+    (crashed, content)
+}
+
+/// No key but those of before, no name that leads elsewhere, and no silence.
+fn must_be_honest(report: &RepairReport, found: &Content, whole: &Content, what: &str) {
+    for (key_id, name) in &found.keys {
+        assert_eq!(whole.keys.get(key_id), Some(name), "{what}");
+    }
+    assert!(found.target.is_none() || found.target == whole.target, "{what}: a stale name: {report:#?}");
+    if found != whole {
+        assert!(!report.complete(), "{what}: {report:#?}");
+        assert!(!(report.lost.is_empty() && report.may_be_missing.is_empty()), "{what}: {report:#?}");
+    }
+}
+
+#[test]
+fn each_page_that_is_of_an_earlier_moment_or_exchanged_is_left_out_or_found() {
+    let (files, bytes, whole) = closed(60);
+    let (_, earlier, _) = {
+        let copy = Files::new();
+        let store = direct().open(copy.table()).unwrap();
+        (0..59).for_each(|number| step(&store, number));
+        drop(store);
+        let bytes = fs::read(copy.table()).unwrap();
+        (copy, bytes, ())
+    };
+    let checks = |bytes: &[u8]| {
+        fs::write(files.path("checked"), bytes).unwrap();
+        direct().check_integrity(true).open_read_only(files.path("checked")).is_ok()
+    };
+    let pages = bytes.len() / PAGE;
+    let (mut seen, mut all) = (0, 0);
+    for page in 1..pages {
+        let other = 1 + page % (pages - 1);
+        let mut exchanged = bytes.clone();
+        exchanged[page * PAGE..][..PAGE].copy_from_slice(&bytes[other * PAGE..][..PAGE]);
+        exchanged[other * PAGE..][..PAGE].copy_from_slice(&bytes[page * PAGE..][..PAGE]);
+        let mut lost_write = bytes.clone();
+        if let Some(before) = earlier.get(page * PAGE..(page + 1) * PAGE) {
+            lost_write[page * PAGE..][..PAGE].copy_from_slice(before);
+        }
+        let mut flipped = bytes.clone();
+        flipped[page * PAGE + 700] ^= 1;
+        for (what, damaged) in [("exchanged", exchanged), ("lost write", lost_write), ("flipped", flipped)] {
+            let what = format!("{what}, page {page}");
+            files.set(&damaged);
+            let (report, found) = match files.repair() {
+                Ok(repaired) => repaired,
+                Err(Error::Corrupted(_)) => continue,
+                Err(error) => panic!("{what}: {error}"),
+            };
+            must_be_honest(&report, &found, &whole, &what);
+            let fits = checks(&damaged);
+            assert_eq!(report.damaged_pages > 0, !fits, "{what}: {report:#?}");
+            assert_eq!(report.complete(), fits, "{what}: {report:#?}");
+            seen += u32::from(!fits);
+            all += u32::from(!fits && found == whole);
+        }
+    }
+    assert!(seen > 5 && all > 1, "{seen} were damaged, of {all} all was saved");
+}
+
+/// The first page is of an earlier moment: the newest commit is in pages to which it does not lead.
+#[test]
+fn a_stale_first_page_hides_nothing() {
+    let files = Files::new();
+    let store = direct().open(files.table()).unwrap();
+    (0..30).for_each(|number| step(&store, number));
+    drop(store);
+    let before = fs::read(files.table()).unwrap();
+    let store = direct().open(files.table()).unwrap();
+    (30..40).for_each(|number| step(&store, number));
+    drop(store);
+    let whole = content(&files.table());
+    let mut bytes = fs::read(files.table()).unwrap();
+    bytes[..PAGE].copy_from_slice(&before[..PAGE]);
+    files.set(&bytes);
+    let (report, found) = files.repair().unwrap();
+    assert!(!report.complete() && report.damaged_pages > 0, "{report:#?}");
+    assert!(mentions(&report, "was found in the file without it"), "{report:#?}");
+    assert_eq!(found, whole);
+}
+
+#[test]
+fn a_log_beside_the_file_is_used_whatever_the_file_says() {
+    let (files, whole) = with_log(40);
+    let (report, found) = files.repair().unwrap();
+    assert!(report.complete(), "{report:#?}");
+    assert_eq!((&report.wal, &found), (&WalUse::Used { up_to: Commit::new(41) }, &whole));
+    // The row that tells of the log lies in one of these pages.
+    let bytes = fs::read(files.table()).unwrap();
+    let (mut used, mut saved) = (0, 0);
+    for page in 1..bytes.len() / PAGE {
+        let mut damaged = bytes.clone();
+        damaged[page * PAGE..][4..8].copy_from_slice(&[0xff; 4]);
+        files.set(&damaged);
+        let Ok((report, found)) = files.repair() else { continue };
+        must_be_honest(&report, &found, &whole, &format!("page {page}"));
+        assert_eq!(report.complete(), report.damaged_pages == 0, "{report:#?}");
+        used += u32::from(report.wal == WalUse::Used { up_to: Commit::new(41) });
+        saved += u32::from(report.damaged_pages > 0 && found == whole);
+    }
+    assert!(used > 3 && saved > 0, "{used} used it, {saved} had all in spite of damage");
+    // No state of the file tells it any more.
+    let mut damaged = bytes;
+    for page in damaged.chunks_exact_mut(PAGE).skip(1).filter(|page| page[0] == 1) {
+        let number =
+            |at: usize| usize::try_from(u32::from_le_bytes(page[at..at + 4].try_into().unwrap())).unwrap();
+        let pairs = usize::from(u16::from_le_bytes([page[2], page[3]]));
+        if number(4) == 4 + 8 * pairs {
+            let end = number(4 * 2 * pairs);
+            page[end - 1] ^= 1;
+        }
+    }
+    files.set(&damaged);
+    let (report, found) = files.repair().unwrap();
+    assert_eq!(report.wal, WalUse::Used { up_to: Commit::new(41) }, "{report:#?}");
+    assert!(mentions(&report, "does not tell any more") && !report.complete(), "{report:#?}");
+    must_be_honest(&report, &found, &whole, "no page tells of the log");
+    assert!(found.keys.len() >= 20, "those of the log are there: {}", found.keys.len());
+}
+
+#[test]
+fn without_its_log_the_table_is_salvaged_and_what_may_be_missing_is_told() {
+    let (files, whole) = with_log(40);
+    let log = fs::read(files.log()).unwrap();
+    fs::remove_file(files.log()).unwrap();
+    let (report, found) = files.repair().unwrap();
+    assert_eq!(report.wal, WalUse::Missing);
+    assert!(!report.complete() && mentions(&report, "after commit 21 may be missing"), "{report:#?}");
+    assert_eq!(found.keys.len(), 20);
+    assert_eq!(found.target, Some(key_id(19)));
+    // That of another store, and what is none.
+    let (others, _) = with_log(44);
+    let cases = [
+        (fs::read(others.log()).unwrap(), "another store"),
+        (b"no log".to_vec(), "nothing"),
+        (vec![0; log.len()], "nothing"),
+    ];
+    for (bytes, why) in cases {
+        fs::write(files.log(), bytes).unwrap();
+        let (report, found) = files.repair().unwrap();
+        assert!(!report.complete(), "{report:#?}");
+        match &report.wal {
+            WalUse::NotUsed { why: said } => assert!(said.contains(why), "{said}"),
+            // The file tells the id, by which frames would be known.
+            WalUse::Used { up_to } => assert_eq!((up_to.number(), why), (21, "nothing")),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(found.keys.len(), 20);
+    }
+    fs::write(files.log(), log).unwrap();
+    assert_eq!(files.repair().unwrap().1, whole);
+}
+
+#[test]
+fn a_log_of_another_store_beside_a_closed_file_changes_nothing() {
+    let (files, _, whole) = closed(5);
+    let (others, _) = with_log_of(&[0, 101, 102, 103, 104, 105, 106, 107]);
+    fs::copy(others.log(), files.log()).unwrap();
+    let (report, found) = files.repair().unwrap();
+    assert!(matches!(report.wal, WalUse::NotUsed { .. }) && report.complete(), "{report:#?}");
+    assert_eq!(found, whole);
+}
+
+/// Flips bytes of a log: its frames up to there are used, and what comes behind may be missing.
+#[test]
+fn of_a_damaged_log_the_frames_before_the_damage_are_used() {
+    let (files, whole) = with_log(24);
+    let log = fs::read(files.log()).unwrap();
+    let used = log.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    // The newest frames are in the second half; those in the first are in the table file too.
+    let half = log.len() / 2 + PAGE / 2;
+    let (mut fewer, mut torn, mut kept) = (0, 0, 0);
+    for place in
+        [20].into_iter().chain([PAGE + 100].into_iter().chain((half..used).step_by(1201))).chain([used - 10])
+    {
+        let mut damaged = log.clone();
+        damaged[place] ^= 0x10;
+        fs::write(files.log(), damaged).unwrap();
+        let (report, found) = files.repair().unwrap();
+        must_be_honest_of_log(&report, &found, &whole, place);
+        assert!(found.keys.len() >= 12, "what is in the table file is there: {}", found.keys.len());
+        if found == whole {
+            kept += 1;
+            continue;
+        }
+        let WalUse::Used { up_to } = &report.wal else { panic!("byte {place}: {report:#?}") };
+        assert_eq!(found.keys.len() as u64, up_to.number() - 1, "byte {place}");
+        fewer += u32::from(mentions(&report, "is damaged behind commit"));
+        torn += u32::from(mentions(&report, "is not whole"));
+    }
+    assert!(fewer > 2 && torn > 0 && kept > 0, "{fewer} {torn} {kept}");
+    // Cut off.
+    for length in [PAGE + 700, half + 700, used - 1, log.len() - 1] {
+        fs::write(files.log(), &log[..length]).unwrap();
+        let (report, found) = files.repair().unwrap();
+        assert!(!report.complete(), "{length}: {report:#?}");
+        must_be_honest_of_log(&report, &found, &whole, length);
+    }
+}
+
+/// After damage to the log the alias may be what it was at the commit up to which the log is used.
+fn must_be_honest_of_log(report: &RepairReport, found: &Content, whole: &Content, place: usize) {
+    let last = found.keys.keys().max().copied();
+    assert_eq!(found.target, last, "byte {place}");
+    assert!(found.keys.iter().all(|(key_id, name)| whole.keys.get(key_id) == Some(name)), "byte {place}");
+    assert!(found == whole || !report.complete(), "byte {place}: {report:#?}");
+}
+
+/// The table file is of before the log went on: it has all that is between them.
+#[test]
+fn a_table_file_of_an_earlier_moment_is_brought_up_to_date_by_its_log() {
+    let files = Files::new();
+    let store = logged().open(files.table()).unwrap();
+    step(&store, 0);
+    drop(store);
+    let closed = fs::read(files.table()).unwrap();
+    let store = logged().open(files.table()).unwrap();
+    (1..9).for_each(|number| step(&store, number));
+    let crashed = files.crashed();
+    drop(store);
+    crashed.set(&closed);
+    let (report, found) = crashed.repair().unwrap();
+    assert_eq!(report.wal, WalUse::Used { up_to: Commit::new(10) });
+    assert!(mentions(&report, "of an earlier moment"), "{report:#?}");
+    assert_eq!(found, content(&files.table()));
+    // Another copy of the store went on otherwise: its commits are not those of the log.
+    fs::remove_file(crashed.log()).unwrap();
+    let store = direct().open(crashed.table()).unwrap();
+    (21..24).for_each(|number| step(&store, number));
+    drop(store);
+    fs::copy(files.log(), crashed.log()).unwrap();
+    let whole = content(&crashed.table());
+    let (report, found) = crashed.repair().unwrap();
+    assert!(matches!(report.wal, WalUse::NotUsed { .. }), "{report:#?}");
+    assert_eq!(found, whole);
+}
+
+#[test]
+fn what_somebody_writes_is_not_repaired() {
+    let (files, ..) = closed(3);
+    for options in [direct(), logged()] {
+        let store = options.open(files.table()).unwrap();
+        assert!(matches!(repair(files.table(), files.path("repaired")), Err(Error::AlreadyOpen)));
+        drop(store);
+    }
+    let reader = direct().open_read_only(files.table()).unwrap();
+    assert!(files.repair().unwrap().0.complete());
+    drop(reader);
+}
