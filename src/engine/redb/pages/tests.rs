@@ -216,6 +216,22 @@ fn a_page_that_can_not_be_is_refused_before_it_is_asked_for() {
 }
 
 #[test]
+fn a_page_that_names_a_larger_one_than_the_file_is_refused() {
+    let (_folder, path) = store();
+    let bytes = fs::read(&path).unwrap();
+    let layout = Header::read(&bytes[..HEADER_BYTES], bytes.len() as u64).unwrap().layout;
+    let is_branch = |page: &&[u8]| page[0] == 2 && Node::read(page, Tree::ROWS).is_ok();
+    let branch = bytes.chunks_exact(4096).skip(1).find(is_branch).unwrap();
+    assert!(Node::read(branch, Tree::ROWS).unwrap().names_only_pages(layout));
+    let children = usize::from(branch[2]) + 256 * usize::from(branch[3]) + 1;
+    for child in 0..children {
+        let mut page = branch.to_vec();
+        page[8 + 16 * children + 8 * child + 7] |= 20 << 3;
+        assert!(!Node::read(&page, Tree::ROWS).unwrap().names_only_pages(layout), "child {child}");
+    }
+}
+
+#[test]
 fn what_stands_for_a_damaged_page_is_refused_by_every_kind_of_tree() {
     for tree in [Tree::Definitions, Tree::ROWS, Tree::Table { key: Some(16), value: None, freed: true }] {
         let mut page = vec![0xAB; 4096];
