@@ -137,6 +137,7 @@ fn names_stand_only_where_they_may() {
                 "engine/redb/mod.rs",
                 "engine/redb/draft.rs",
                 "engine/redb/errors.rs",
+                "engine/redb/salvage.rs",
                 "engine/redb/spaces.rs",
                 "engine/redb/read.rs",
                 "engine/redb/write.rs",
