@@ -137,6 +137,7 @@ fn names_stand_only_where_they_may() {
                 "engine/redb/pages/mod.rs",
                 "engine/redb/pages/node.rs",
                 "engine/redb/pages/walk.rs",
+                "engine/redb/salvage.rs",
                 "engine/redb/spaces.rs",
                 "engine/redb/read.rs",
                 "engine/redb/write.rs",

@@ -166,10 +166,22 @@ fn damage_is_found_and_what_is_left_is_saved() {
     tool.fails(6, "repair --into saved");
     let answer = tool.run("repair --into saved --yes");
     assert_eq!(answer.code, 3, "{answer:?}");
-    assert!(answer.out.contains("lost: ") && answer.err.contains("lost"), "{answer:?}");
+    assert!(answer.out.contains("may be missing: ") && answer.err.contains("may be missing"), "{answer:?}");
+    let lost = answer.out.lines().find(|line| line.starts_with("lost ")).unwrap();
+    assert!(lost.ends_with("nothing that is known"), "never 0 of a file whose pages don't fit: {lost}");
+    assert!(answer.out.contains("is damaged, or of an earlier moment"), "{answer:?}");
     assert_eq!(fs::read(tool.store()).unwrap(), before, "the damaged file stays as it is");
     assert_eq!(tool.json("keys --store saved --project other")["key_alias"], json!("invoices"));
     tool.ok("verify --store saved");
+    let answer = tool.run("repair --into again --yes --json");
+    let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!(
+        (answer.code, &report["complete"], &report["wal"]["state"]),
+        (3, &json!(false), &json!("none"))
+    );
+    let answer = tool.run("export --all --output damaged.jsonl");
+    assert!(answer.code == 3 && answer.err.contains("ends too early"), "{answer:?}");
+    assert!(!tool.path("damaged.jsonl").exists());
     assert!(tool.fails(1, "repair --into saved --yes").contains("there is a file already"));
 }
 
@@ -194,6 +206,11 @@ fn damage_of_pages_alone_is_no_broken_promise() {
             assert!(report["pages_damage"].is_string(), "{answer:?}");
             let says = answer.err.contains("damaged") && !answer.err.contains("promises");
             assert!(says, "{answer:?}");
+            let exported = tool.run("export --all");
+            assert!(
+                exported.code == 3 && exported.err.contains("pages of the file are damaged"),
+                "{exported:?}"
+            );
             found += 1;
         }
     }
@@ -206,6 +223,9 @@ fn a_sound_store_is_repaired_without_loss() {
     tool.ok("create orders");
     let report = tool.json("repair --into saved --yes");
     assert_eq!((&report["lost"], &report["repaired"]), (&json!([]), &json!([])));
+    assert_eq!((&report["complete"], &report["may_be_missing"]), (&json!(true), &json!([])));
+    let said = tool.ok("repair --into again --yes");
+    assert!(said.starts_with("complete: nothing is lost"), "{said}");
 }
 
 #[test]

@@ -10,13 +10,11 @@
 //! slot       = version (1)  has rows (1)  has lists (1)  -  root of tables (32)  root of lists (32)  -  transaction (8)
 //!              -  checksum (16)
 //! root       = page (8)  checksum (16)  length (8)
-//! branch     = 02 -  number of keys (2)  -  checksums (16 each)  pages (8 each)  ends of keys (4 each)  keys
-//! leaf       = 01 -  number of pairs (2)  ends of keys (4 each)  ends of values (4 each)  keys  values
 //! ```
 //!
-//! The ends are left out where keys or values have a fixed width. A page covers `4096 << order` bytes; its checksum
-//! covers what is in use of them.
+//! What is in the other pages, `page` says.
 
+mod page;
 mod rows;
 
 use std::cell::OnceCell;
@@ -32,6 +30,10 @@ use crate::engine::disk::StorageBackend;
 use crate::engine::seal::unseal;
 use crate::error::{Error, Result};
 use crate::id::Commit;
+use page::{
+    Branch, CHECKSUM_BYTES, FoundTable, LEAF, Named, ROOT_BYTES, ROWS, Widths, fits, fixed, read_leaf,
+    read_table, roots_in, used,
+};
 
 const MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
 const PAGE: u64 = 4096;
@@ -39,8 +41,6 @@ const HEADER_BYTES: usize = 320;
 const FLAGS_AT: usize = 9;
 const SLOTS_AT: [usize; 2] = [64, 192];
 const SLOT_BYTES: usize = 128;
-const ROOT_BYTES: usize = 32;
-const CHECKSUM_BYTES: usize = 16;
 const VERSION: u8 = 3;
 
 /// Flags of the first page: which slot is the newest, that the file was not closed, that slots are written in two
@@ -49,10 +49,6 @@ const SECOND_IS_NEWEST: u8 = 1;
 const NOT_CLOSED: u8 = 2;
 const TWO_PHASES: u8 = 4;
 
-const LEAF: u8 = 1;
-const BRANCH: u8 = 2;
-/// The kind of a table whose keys have one value each.
-const ONE_VALUE: u8 = 3;
 /// No tree is deeper: with two children for each page, it would fill more than any disk.
 const DEPTH_MAX: usize = 64;
 /// How many pages a search may read, for each page of the file, and how many roots it may try: a file that somebody
@@ -61,8 +57,6 @@ const SEARCHED_PER_PAGE: u64 = 16;
 const ROOTS_MAX: usize = 4096;
 /// The most pages of a region, and before one.
 const REGION_PAGES_MAX: u64 = 1 << 20;
-/// The table that has the store's rows, by its name.
-const ROWS: &[u8] = b"keystead";
 
 /// A table file, and which of its two commit slots is read.
 pub(crate) struct Salvage<'a> {
@@ -135,13 +129,6 @@ struct Regions {
     pages: u64,
 }
 
-/// A page with its checksum, as its parent has them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Named {
-    page: u64,
-    checksum: u128,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     tables: Option<Named>,
@@ -154,13 +141,6 @@ struct Slot {
 enum RowsAt {
     Tables(Option<Named>),
     Root(Named, Widths),
-}
-
-/// The widths of keys and values of a tree, where they are fixed.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Widths {
-    key: Option<usize>,
-    value: Option<usize>,
 }
 
 /// Which rows a tree has, for what is told of it.
@@ -425,13 +405,6 @@ impl Slot {
     }
 }
 
-impl Named {
-    /// The root at the beginning of these bytes.
-    fn read(bytes: &[u8]) -> Self {
-        Self { page: u64::from_le_bytes(fixed(bytes, 0)), checksum: u128::from_le_bytes(fixed(bytes, 8)) }
-    }
-}
-
 impl Regions {
     /// Where in the file a page lies, if such a page can be.
     fn place(self, page: u64, length: u64) -> Option<Range<u64>> {
@@ -460,9 +433,6 @@ struct Walk<'a, 'b> {
     /// Where the tables are collected while the tree of them is walked.
     tables: Option<Vec<(Vec<u8>, Vec<u8>)>>,
 }
-
-/// A table: its name, where its tree begins, and the widths in it.
-type FoundTable = (Vec<u8>, Option<Named>, Widths);
 
 impl<'a, 'b> Walk<'a, 'b> {
     fn new(salvage: &'a Salvage<'b>, salvaging: &'a mut dyn Salvaging) -> Self {
@@ -604,108 +574,4 @@ impl<'a, 'b> Walk<'a, 'b> {
         };
         self.salvaging.damaged(DamagedPage { offset, why, places, found_at: None })
     }
-}
-
-/// A branch page, as it says it.
-struct Branch<'a> {
-    used: &'a [u8],
-    children: Vec<Named>,
-    keys: Vec<&'a [u8]>,
-}
-
-/// Whether the part of a page that is in use has this checksum.
-fn fits(page: &[u8], widths: Widths, checksum: u128) -> bool {
-    used(page, widths).is_some_and(|used| XxHash3_128::oneshot(used) == checksum)
-}
-
-/// The part of a page that is in use; `None` if it is none of a tree.
-fn used(page: &[u8], widths: Widths) -> Option<&[u8]> {
-    match page[0] {
-        LEAF => read_leaf(page, widths).and_then(|(_, end)| page.get(..end)),
-        BRANCH => Branch::read(page, widths.key).map(|branch| branch.used),
-        _ => None,
-    }
-}
-
-impl<'a> Branch<'a> {
-    fn read(page: &'a [u8], key_width: Option<usize>) -> Option<Self> {
-        let count = usize::from(u16::from_le_bytes(page.get(2..4)?.try_into().ok()?));
-        let checksums = 8;
-        let pages = checksums + (count + 1) * CHECKSUM_BYTES;
-        let ends = pages + (count + 1) * 8;
-        let mut at = ends + if key_width.is_none() { 4 * count } else { 0 };
-        let mut keys = Vec::with_capacity(count);
-        for number in 0..count {
-            let end = match key_width {
-                Some(width) => at.checked_add(width)?,
-                None => end_at(page, ends + 4 * number)?,
-            };
-            keys.push(page.get(at..end)?);
-            at = end;
-        }
-        let child = |number: usize| {
-            let checksum = page.get(checksums + number * CHECKSUM_BYTES..)?.first_chunk()?;
-            let page = page.get(pages + number * 8..)?.first_chunk()?;
-            Some(Named { page: u64::from_le_bytes(*page), checksum: u128::from_le_bytes(*checksum) })
-        };
-        let children = (0..=count).map(child).collect::<Option<_>>()?;
-        (count > 0).then_some(Self { used: page.get(..at)?, children, keys })
-    }
-}
-
-/// Where the keys and values of a leaf are, and where the last one ends; `None` if that can't be.
-fn read_leaf(page: &[u8], widths: Widths) -> Option<(Vec<(Range<usize>, Range<usize>)>, usize)> {
-    let count = usize::from(u16::from_le_bytes(page.get(2..4)?.try_into().ok()?));
-    let key_ends = 4;
-    let value_ends = key_ends + if widths.key.is_none() { 4 * count } else { 0 };
-    let keys = value_ends + if widths.value.is_none() { 4 * count } else { 0 };
-    let ranges = |mut at: usize, ends: usize, width: Option<usize>| {
-        let mut ranges = Vec::with_capacity(count);
-        for number in 0..count {
-            let end = match width {
-                Some(width) => at.checked_add(width)?,
-                None => end_at(page, ends + 4 * number)?,
-            };
-            page.get(at..end)?;
-            ranges.push(at..end);
-            at = end;
-        }
-        Some((ranges, at))
-    };
-    let (keys, values_at) = ranges(keys, key_ends, widths.key)?;
-    let (values, end) = ranges(values_at, value_ends, widths.value)?;
-    (count > 0).then(|| (keys.into_iter().zip(values).collect(), end))
-}
-
-/// Where the rows begin, if a page is one of tables, as it says it.
-fn roots_in(page: &[u8]) -> Vec<(Named, Widths)> {
-    let leaf = if page[0] == LEAF { read_leaf(page, Widths::default()) } else { None };
-    let pairs = leaf.map(|(pairs, _)| pairs).unwrap_or_default().into_iter();
-    let tables = pairs.filter(|(name, _)| page[name.clone()] == *ROWS);
-    let tables = tables.filter_map(|(name, value)| read_table(page[name].to_vec(), &page[value]));
-    tables.filter_map(|(_, root, widths)| Some((root?, widths))).collect()
-}
-
-fn end_at(page: &[u8], at: usize) -> Option<usize> {
-    let end = u32::from_le_bytes(*page.get(at..)?.first_chunk()?);
-    usize::try_from(end).ok()
-}
-
-/// What the tree of tables says of one of them; `None` for a kind that a store has not.
-fn read_table(name: Vec<u8>, bytes: &[u8]) -> Option<FoundTable> {
-    let (kind, has_root) = (*bytes.first()?, *bytes.get(9)?);
-    let root = Named::read(bytes.get(10..10 + ROOT_BYTES)?);
-    let width = |at: usize| {
-        let width = bytes.get(at + 1..)?.first_chunk()?;
-        Some((*bytes.get(at)? != 0).then(|| u32::from_le_bytes(*width) as usize))
-    };
-    let widths = Widths { key: width(42)?, value: width(47)? };
-    (kind == ONE_VALUE).then_some((name, (has_root != 0).then_some(root), widths))
-}
-
-/// So many bytes at a place, of bytes that are surely long enough.
-fn fixed<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut found = [0; N];
-    found.copy_from_slice(&bytes[at..at + N]);
-    found
 }

@@ -127,7 +127,7 @@ impl SalvagedLog {
     }
 
     /// Shows each row that a commit wrote, in the order in which they were written; a deleted one without a value.
-    pub(crate) fn each_row(&self, see: &mut dyn FnMut(Commit, &[u8], Option<&[u8]>)) -> Result<()> {
+    pub(crate) fn each_row(&self, mut see: impl FnMut(Commit, &[u8], Option<&[u8]>)) -> Result<()> {
         for frame in &self.frames {
             let bytes = &frame.commits;
             read_commits(bytes, |commit, row| {

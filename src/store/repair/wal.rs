@@ -98,7 +98,7 @@ impl Repairing<'_> {
             }
             Some((_, LogState::None | LogState::Closed { .. })) => {}
             None => {
-                let newest = self.looked.newest_row;
+                let newest = self.looked.newest_known();
                 self.may_be_missing(
                     &[],
                     format!(
@@ -218,7 +218,7 @@ impl Repairing<'_> {
 fn newer_rows(log: &SalvagedLog, after: Commit) -> Result<Result<BTreeMap<Row, NewerRow>, String>> {
     let (mut rows, mut bytes) = (BTreeMap::new(), 0);
     let max = log.segment_bytes().saturating_mul(MEMORY_OF_LOG);
-    log.each_row(&mut |commit, row, value| {
+    log.each_row(|commit, row, value| {
         if commit > after && bytes <= max {
             bytes += (ROW_BYTES + row.len() + value.map_or(0, <[u8]>::len)) as u64;
             rows.insert(row.to_vec(), (commit, value.map(<[u8]>::to_vec)));
@@ -231,7 +231,7 @@ fn newer_rows(log: &SalvagedLog, after: Commit) -> Result<Result<BTreeMap<Row, N
 fn evidence(salvage: &Salvage<'_>, log: &SalvagedLog) -> Result<Evidence> {
     let hashes = RandomState::new();
     let mut of_log = HashMap::new();
-    log.each_row(&mut |commit, row, value| {
+    log.each_row(|commit, row, value| {
         if let Some(value) = value {
             of_log.insert(hashes.hash_one((commit.number(), row)), hashes.hash_one(value));
         }

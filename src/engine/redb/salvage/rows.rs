@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::super::log_state::LogState;
+use super::super::spaces::{Beginning, LOG, NEWEST, NUMBERS, Start, read_count, read_number};
 use super::{DamagedPage, Salvage, Salvaging};
-use crate::engine::redb::log_state::LogState;
-use crate::engine::redb::spaces::{Beginning, LOG, NEWEST, NUMBERS, Start, read_count, read_number};
 use crate::engine::seal::unseal;
 use crate::error::{Error, Result};
 use crate::format::{COMMIT_MAX, Row, Stored, Value, corrupted};
