@@ -279,6 +279,15 @@ pub(crate) fn recovered(commit: Commit) {
     traces::recovered(commit);
 }
 
+/// A page of the table was found damaged, at this byte of the file; writes are refused from then on.
+#[inline]
+pub(crate) fn page_damaged(offset: u64) {
+    of_engine(|| {
+        #[cfg(feature = "tracing")]
+        traces::page_damaged(offset);
+    });
+}
+
 /// The engine failed, and takes no more writes.
 #[inline]
 pub(crate) fn stopped(error: &Error) {

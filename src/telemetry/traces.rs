@@ -133,6 +133,10 @@ pub(super) fn recovered(commit: Commit) {
     tell!(INFO, "recovered", commit = commit.number());
 }
 
+pub(super) fn page_damaged(offset: u64) {
+    tell!(ERROR, "page_damaged", offset);
+}
+
 pub(super) fn stopped(error: &Error) {
     tell!(WARN, "stopped", code = error.code());
 }

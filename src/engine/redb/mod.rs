@@ -133,6 +133,7 @@ impl RedbEngine {
         let pages = PageFile::new(backend)?;
         let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
         write_first(&database)?;
+        pages.opened();
         Self::of(database, Some(pages))
     }
 
@@ -424,6 +425,7 @@ impl RedbReader {
             let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
             let reader = Self { database, pages, numbers, bell: Bell::default() };
             reader.newest()?;
+            reader.pages.opened();
             if check_integrity {
                 check(&*reader.database, &reader.pages, None, u64::MAX)?;
                 reader.pages.must_be_sound()?;
@@ -519,6 +521,7 @@ impl<D> Drop for Closing<D> {
 fn open_database(backend: impl StorageBackend, builder: &Builder) -> Result<(Database, Arc<PageFile>)> {
     let pages = PageFile::new(backend)?;
     let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
+    pages.recovered();
     pages.opened();
     Ok((database, pages))
 }

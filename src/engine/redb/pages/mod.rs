@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
@@ -34,6 +34,7 @@ use twox_hash::XxHash3_64;
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::{PageRound, PageState, PageStats};
 use crate::error::{Error, Result};
+use crate::telemetry;
 
 use header::{Header, Layout, PageNumber, u64_at};
 use node::{Node, write_impossible};
@@ -90,6 +91,7 @@ pub(super) struct PageFile {
     trees: RwLock<Vec<Tree>>,
     expected: [RwLock<HashMap<u32, Expected, RandomState>>; SHARDS],
     damage: Damage,
+    is_open: AtomicBool,
     /// Checks of all pages that came to their end, and the bytes of all that were made.
     checks: AtomicU64,
     checked_bytes: AtomicU64,
@@ -141,6 +143,7 @@ impl PageFile {
             trees: RwLock::default(),
             expected: Default::default(),
             damage: Damage::default(),
+            is_open: AtomicBool::new(false),
             checks: AtomicU64::new(0),
             checked_bytes: AtomicU64::new(0),
         }))
@@ -157,13 +160,18 @@ impl PageFile {
         PageState { stats, unclean }
     }
 
-    /// When redb has opened the file: if it went back from a commit that a crash cut off, that is no damage. Of
+    /// When redb has opened the file to write: if it went back from a commit that a crash cut off, that is no damage. Of
     /// what it opened it has compared everything then.
-    pub(super) fn opened(&self) {
+    pub(super) fn recovered(&self) {
         if self.found.get().is_some_and(|(_, cut_off)| *cut_off) {
             self.damage.pages().clear();
             self.damage.count.store(0, Ordering::Release);
         }
+    }
+
+    /// When the file is open: from now on what is damaged is reported when it is found, and not by the opening.
+    pub(super) fn opened(&self) {
+        self.is_open.store(true, Ordering::Release);
     }
 
     /// # Errors
@@ -199,11 +207,17 @@ impl PageFile {
     /// Notes that a page is damaged.
     fn note_damage(&self, offset: u64, what: &'static str) {
         let mut pages = self.damage.pages();
-        if !pages.contains_key(&offset) {
-            self.damage.count.fetch_add(1, Ordering::AcqRel);
-            if pages.len() < DAMAGED_MAX {
-                pages.insert(offset, what);
-            }
+        if pages.contains_key(&offset) {
+            return;
+        }
+        self.damage.count.fetch_add(1, Ordering::AcqRel);
+        let is_kept = pages.len() < DAMAGED_MAX;
+        if is_kept {
+            pages.insert(offset, what);
+        }
+        drop(pages);
+        if is_kept && self.is_open.load(Ordering::Acquire) {
+            telemetry::page_damaged(offset);
         }
     }
 
