@@ -68,11 +68,10 @@ impl Kind {
     /// Of so many calls at least one meets the damage; much of a file is of no use to any of them.
     pub(crate) fn detected_one_in(self) -> usize {
         match self {
-            Self::LogMissing => 1,
             Self::Exchanged | Self::Misdirected | Self::Stale | Self::Lengths | Self::LogLengths => 2,
-            Self::ChangeFiles | Self::OrdersThatFit => 2,
+            Self::ChangeFiles | Self::LogMissing => 2,
             Self::Flips | Self::Headers | Self::LogEarlier | Self::LogDamaged | Self::FlipsThatFit => 4,
-            Self::Backups | Self::Orders => 4,
+            Self::Backups | Self::Orders | Self::OrdersThatFit => 4,
             Self::Zeros => 6,
         }
     }

@@ -10,12 +10,12 @@ use keystead::{KeyId, Options, Result};
 use serde_json::Value;
 
 use crate::operations::{Said, Subject};
-use crate::stores::{NOTHING, Name, TABLE, copy_files, scope};
+use crate::stores::{NOTHING, Name, TABLE, copy_files, key_id, scope};
 
 /// The tool's file.
 const TOOL: Option<&str> = if cfg!(feature = "cli") { option_env!("CARGO_BIN_EXE_keystead") } else { None };
 
-/// Every so many cases also the tool is run: it makes seven processes.
+/// Every so many cases also the tool is run: it makes six processes.
 const EVERY: u64 = 8;
 
 /// Whether the tool is run in the case with this number.
@@ -38,8 +38,8 @@ pub(crate) fn run(subject: &Subject<'_>) -> Result<Said> {
         commands.faults.extend(missing(subject, &fs::read_to_string(&export).unwrap()));
     }
     commands.run(subject, "verify", &[]);
-    commands.run(subject, "recover", &["--yes"]);
-    commands.run(subject, "create", &["another"]);
+    commands.run(subject, "recover", &[]);
+    commands.run(subject, "disable", &[&key_id(0, 1).to_string()]);
     commands.run(subject, "compact", &["--yes"]);
     let repaired = subject.scratch.join("repaired");
     let path = repaired.to_str().unwrap().to_owned();
