@@ -337,7 +337,7 @@ impl Subject<'_> {
             }
             repaired => repaired?,
         };
-        let says_lost = !report.lost.is_empty() || report.not_kept > 0;
+        let says_lost = !report.complete();
         let judged = self.judge(&Options::new().open_read_only(new)?);
         let mut faults = Vec::new();
         if let Some(error) = judged.errors.first() {
@@ -356,8 +356,8 @@ impl Subject<'_> {
         if let Some(hidden) = judged.hidden.first().filter(|_| !says_lost) {
             faults.push(format!("lost in silence: {hidden} ({} such)", judged.hidden.len()));
         }
-        if judged.earlier.is_some() {
-            // Without the log all that is left is what the table had.
+        if judged.earlier.is_some() && !says_lost {
+            // A complete earlier state is the best there is if the newest can't be read; the report must say so.
             faults.extend(judged.faults(self.rules()));
         }
         if self.case.kind == Kind::LogMissing && !says_lost {

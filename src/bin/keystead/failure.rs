@@ -338,8 +338,8 @@ mod tests {
     #[test]
     fn what_to_do_fits_what_happened() {
         let advice = |kind: io::ErrorKind| {
-            let failure = Failure::of_file(Path::new("/data/kms.redb"))(io::Error::from(kind).into());
-            assert!(failure.message.contains("/data/kms.redb"), "{failure:?}");
+            let failure = Failure::of_file(Path::new("/data/kms"))(io::Error::from(kind).into());
+            assert!(failure.message.contains("/data/kms"), "{failure:?}");
             failure.advice.unwrap()
         };
         assert!(advice(io::ErrorKind::StorageFull).starts_with("make room"));
@@ -347,8 +347,8 @@ mod tests {
         assert!(advice(io::ErrorKind::FileTooLarge).contains("ulimit -f"));
         assert!(advice(io::ErrorKind::InvalidFilename).contains("shorter name"));
         assert!(advice(io::ErrorKind::NotFound).contains("check the path"));
-        let locked = Failure::of_file(Path::new("/data/kms.redb"))(Error::AlreadyOpen);
-        assert_eq!(locked.message, "locked by another process: /data/kms.redb");
+        let locked = Failure::of_file(Path::new("/data/kms"))(Error::AlreadyOpen);
+        assert_eq!(locked.message, "locked by another process: /data/kms");
         assert_eq!(locked.kind, Kind::NotOpened);
         let unknown = Failure::from(Error::CommitUnknown("No space left on device".into()));
         assert!(unknown.advice.unwrap().contains("make room"));
