@@ -34,8 +34,8 @@ pub struct Compacted {
     pub took: Duration,
 }
 
-/// Writes a store anew, into full pages, and puts the new file in the place of the old one, unless that takes no
-/// more of the disk: then the old one stays. It is the same store: its incarnation, commits, versions and positions
+/// Writes a store anew, into full pages, and puts the new file in the place of the old one. The old file stays if the
+/// new one would take more of the disk, or as much without being shorter. It is the same store: its incarnation, commits, versions and positions
 /// stay what they were.
 ///
 /// Nobody else may have the store open meanwhile, not even to read. The new file is made as a
