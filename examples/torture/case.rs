@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::atomic::AtomicU64;
 
-use keystead::{Error, Options, Store};
+use keystead::{BackgroundCheck, Error, Options, Store};
 
 use crate::call::options;
 use crate::disk::{Calls, Disk, Effect, Figures, Trouble};
@@ -66,7 +66,13 @@ pub(crate) fn run(seed: u64, settings: Settings) -> Verdict {
     };
     let heavy = random.one_in(8);
     let checkpoints = if heavy { &[usize::MAX, 300_000][..] } else { &[1, 4_000, 30_000, 300_000] };
+    // A check of pages is a thread of its own: with one thread a case is to do the same each time.
+    let page_check = match settings.threads {
+        Some(1) => BackgroundCheck::Never,
+        _ => *random.pick(&[BackgroundCheck::AfterUncleanEnd, BackgroundCheck::AfterOpening]),
+    };
     let options = options()
+        .page_check(page_check)
         .redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
         .checkpoint_bytes(*random.pick(checkpoints))
         .cache_bytes(*random.pick(&[0, 100_000, 10_000_000]))

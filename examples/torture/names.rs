@@ -25,7 +25,7 @@ pub(crate) fn call(random: &mut Random, number: u64, heavy: bool) -> Call {
         _ => What::Write(op_or_several(random)),
     };
     // Some come from a time at which what was to be deleted is due.
-    let late = if random.one_in(2) { 30 * DAY } else { 0 };
+    let late = random.below(4) * 30 * DAY;
     let time = Timestamp::from_millis(BEGIN + number + late);
     Call { actor: format!("call-{number}"), scope, time, what }
 }
