@@ -246,12 +246,27 @@ impl Recover {
         context.store.file("a store on etcd is always in order: nothing of it is in a process")?;
         // To open it for writing is all: what was committed is there then.
         let position: Position = context.store.write(&self.rules)?.position()?;
-        match context.output.is_json() {
-            true => context.output.json(&json!({ "position": position })),
-            false => context
+        // Closed it counts as sound from now on, so nobody else would check it after this crash.
+        let pages = context.store.location()?.check_pages()?;
+        let damage = match &pages {
+            Some(PageCheck::Damaged(why)) => Some(why),
+            _ => None,
+        };
+        if context.output.is_json() {
+            let pages = pages.as_ref().map(PageCheck::as_str);
+            context.output.json(&json!({ "position": position, "pages": pages, "pages_damage": damage }))?;
+        } else if let Some(why) = damage {
+            context.output.bad(format!("the pages of the file: {why}"))?;
+        } else {
+            context
                 .output
-                .line(format!("the store is in order; its newest commit is {}", position.commit())),
+                .line(format!("the store is in order; its newest commit is {}", position.commit()))?;
         }
+        if damage.is_none() {
+            return Ok(());
+        }
+        context.output.flush()?;
+        Err(of_damage(PAGES_ARE_DAMAGED.to_owned()))
     }
 }
 
