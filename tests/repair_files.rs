@@ -212,25 +212,39 @@ fn each_page_that_is_of_an_earlier_moment_or_exchanged_is_left_out_or_found() {
     assert!(seen > 5 && all > 1, "{seen} were damaged, of {all} all was saved");
 }
 
-/// The first page is of an earlier moment: the newest commit is in pages to which it does not lead.
+/// The first page is of an earlier moment, by few commits or many: the newest one is in pages to which it does not
+/// lead. What it leads to may be complete.
 #[test]
 fn a_stale_first_page_hides_nothing() {
-    let files = Files::new();
-    let store = direct().open(files.table()).unwrap();
-    (0..30).for_each(|number| step(&store, number));
-    drop(store);
-    let before = fs::read(files.table()).unwrap();
-    let store = direct().open(files.table()).unwrap();
-    (30..40).for_each(|number| step(&store, number));
-    drop(store);
-    let whole = content(&files.table());
-    let mut bytes = fs::read(files.table()).unwrap();
-    bytes[..PAGE].copy_from_slice(&before[..PAGE]);
-    files.set(&bytes);
-    let (report, found) = files.repair().unwrap();
-    assert!(!report.complete() && report.damaged_pages > 0, "{report:#?}");
-    assert!(mentions(&report, "was found in the file without it"), "{report:#?}");
-    assert_eq!(found, whole);
+    for (later, closed) in [(1, true), (2, true), (3, true), (10, true), (1, false), (2, false), (3, false)] {
+        let files = Files::new();
+        let copy = |path: &Path| fs::read(path).unwrap();
+        let store = direct().open(files.table()).unwrap();
+        (0..30).for_each(|number| step(&store, number));
+        let before = if closed {
+            drop(store);
+            copy(&files.table())
+        } else {
+            let before = copy(&files.table());
+            drop(store);
+            before
+        };
+        let store = direct().open(files.table()).unwrap();
+        (30..30 + later).for_each(|number| step(&store, number));
+        // As it is while it is open, and as a killed process leaves it.
+        let open = copy(&files.table());
+        drop(store);
+        let whole = content(&files.table());
+        let mut bytes = if closed { copy(&files.table()) } else { open };
+        bytes[..PAGE].copy_from_slice(&before[..PAGE]);
+        files.set(&bytes);
+        let (report, found) = files.repair().unwrap();
+        assert!(!report.complete(), "{later} commits, closed: {closed}: {report:#?}");
+        assert!(found == whole || !report.may_be_missing.is_empty(), "{later} commits: {report:#?}");
+        // The newest state is whole in the file.
+        assert!(mentions(&report, "was found in the file without it"), "{later}, {closed}: {report:#?}");
+        assert!(found == whole, "{later} commits, closed: {closed}");
+    }
 }
 
 #[test]

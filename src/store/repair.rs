@@ -139,13 +139,14 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    /// Another state of the file that is whole, if this one is not.
+    /// Another complete state of the file, if this one is not complete, or older: the first page may be of an earlier
+    /// moment, and fits itself then.
     fn other(&self) -> Result<Option<Self>> {
-        if self.looked.hidden_pages == 0 {
-            return Ok(None);
-        }
         let other = self.salvage.search()?;
-        other.map(|salvage| Ok(Self { looked: Looked::at(&salvage)?, salvage })).transpose()
+        let looked = |salvage| Looked::at(&salvage).map(|looked| Self { looked, salvage });
+        let other = other.map(looked).transpose()?;
+        let newest = |found: &Self| found.looked.newest.map(|(commit, _)| commit);
+        Ok(other.filter(|other| self.looked.hidden_pages > 0 || newest(other) > newest(self)))
     }
 
     /// Whether it has, with what the write-ahead log goes on to, all up to a commit.
@@ -234,10 +235,13 @@ impl<'a> Repairing<'a> {
     fn note_search(&mut self, damaged_pages: u64) {
         self.damaged_pages += damaged_pages;
         let newest = self.looked.newest.map(|(newest, _)| newest).unwrap_or_default();
+        let why = match damaged_pages {
+            0 => "the first page of the file is of an earlier moment, or the process ended while it wrote a commit".to_owned(),
+            pages => format!("{pages} pages to which the first page of the file leads are damaged, or of another moment"),
+        };
         let what = format!(
-            "{damaged_pages} pages to which the first page of the file leads are damaged, or of another moment: the state \
-             after commit {newest} was found in the file without it, whole and at least as new as anything else in it, \
-             and is used. What was committed later may be missing, unless the write-ahead log has it"
+            "{why}: the state after commit {newest} was found in the file without it, complete and at least as new as \
+             anything else in it, and is used. What was committed later may be missing, unless the write-ahead log has it"
         );
         self.may_be_missing(&[], what);
     }

@@ -203,9 +203,12 @@ impl Repairing<'_> {
             return;
         }
         if page.places.is_none() {
-            self.repaired(
+            self.may_be_missing(
                 &[],
-                format!("{at}. It is of the lists of free pages, which the new file has no need of"),
+                format!(
+                    "{at}. It is of the lists of free pages, which the new file has no need of; but a first page of an \
+                     earlier moment leads to such pages too, and then the commits since are missing"
+                ),
             );
             return;
         }
