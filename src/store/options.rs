@@ -525,8 +525,9 @@ impl Options {
             BackgroundCheck::AfterUncleanEnd => state.unclean,
             BackgroundCheck::AfterOpening => true,
         };
-        let checked = || Checker::begin(Arc::clone(&engine), self.page_check_rate);
-        let checker = check.then(checked).transpose()?;
+        // If no thread can be had for it, the store is as good without: `Stats::pages` counts no check then.
+        let checked = || Checker::begin(Arc::clone(&engine), self.page_check_rate).ok();
+        let checker = check.then(checked).flatten();
         self.on_engine(engine, checker)
     }
 
