@@ -43,8 +43,8 @@ const PAGE: u64 = 4096;
 
 /// How many locks what is known of pages is spread over.
 const SHARDS: usize = 16;
-/// How many damaged pages are kept; the rest is counted.
-const DAMAGED_MAX: usize = 1000;
+/// How many damaged pages are reported by an event each; all are counted.
+const REPORTED_MAX: usize = 1000;
 
 /// What kind of tree a page belongs to: how its entries lie in it follows from that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,7 @@ pub(super) struct PageFile {
 #[derive(Default)]
 struct Damage {
     pages: Mutex<BTreeMap<u64, &'static str>>,
+    /// How many pages there are in it.
     count: AtomicU64,
 }
 
@@ -211,12 +212,10 @@ impl PageFile {
             return;
         }
         self.damage.count.fetch_add(1, Ordering::AcqRel);
-        let is_kept = pages.len() < DAMAGED_MAX;
-        if is_kept {
-            pages.insert(offset, what);
-        }
+        pages.insert(offset, what);
+        let is_reported = pages.len() <= REPORTED_MAX;
         drop(pages);
-        if is_kept && self.is_open.load(Ordering::Acquire) {
+        if is_reported && self.is_open.load(Ordering::Acquire) {
             telemetry::page_damaged(offset);
         }
     }

@@ -277,3 +277,48 @@ fn a_page_that_is_damaged_after_it_was_read_is_not_served() {
     assert!(refused > 100, "{refused} pages");
     assert_eq!(read_all().unwrap().len(), rows, "what was put right is served again");
 }
+
+/// A file of which the disk can't read one page.
+#[derive(Debug)]
+struct BadSector {
+    file: FileBackend,
+    at: u64,
+}
+
+impl StorageBackend for BadSector {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if (offset..offset + out.len() as u64).contains(&self.at) {
+            return Err(io::Error::other("a bad sector"));
+        }
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+}
+
+#[test]
+fn a_page_that_the_disk_can_not_read_is_found_and_the_others_are_checked() {
+    let (_folder, path) = store();
+    let named = named(&path);
+    let file = FileBackend::new(fs::File::open(&path).unwrap()).unwrap();
+    let leaf = *named.iter().max().unwrap();
+    let pages = PageFile::new(BadSector { file, at: leaf + 100 }).unwrap();
+    let found = pages.check(None, u64::MAX).unwrap();
+    assert_eq!(found.damaged, [(leaf, "the disk can't read it")]);
+    assert_eq!(found.pages, named.len() as u64);
+    assert!(pages.must_be_sound().is_err());
+}

@@ -80,13 +80,13 @@ fn has_other_length(header: &Header) -> bool {
 }
 
 fn first_page(file: &PageFile) -> io::Result<Option<Header>> {
-    let length = file.file.len()?;
     let mut bytes = [0; HEADER_BYTES];
-    if length < HEADER_BYTES as u64 {
+    if file.file.len()? < HEADER_BYTES as u64 {
         return Ok(None);
     }
     file.file.read(0, &mut bytes)?;
-    Ok(Header::read(&bytes, length))
+    // After that: the file may grow at any time, and the commits in it name no page behind its end by then.
+    Ok(Header::read(&bytes, file.file.len()?))
 }
 
 /// The newest commit that is in the file as a whole, if there is one.
@@ -176,7 +176,8 @@ impl<'a> Walk<'a> {
             if let Some(rows) = next.rows {
                 self.end_table(table);
                 table = Some(Reference { rows: Some(rows), ..next });
-                (self.last, self.rows) = (None, 0);
+                self.last = self.after.clone().filter(|_| next.tree == Tree::ROWS);
+                self.rows = 0;
             }
             if depth > DEPTH_MAX || !self.is_first_time(next) {
                 self.damaged(next, "it is named twice");
@@ -184,9 +185,13 @@ impl<'a> Walk<'a> {
             }
             page.clear();
             page.resize(usize::try_from(next.bytes()).unwrap_or_default(), 0);
-            self.file.read(next.offset, &mut page)?;
             self.round.pages += 1;
             self.round.bytes += next.bytes();
+            if self.file.read(next.offset, &mut page).is_err() {
+                // Others can be read all the same.
+                self.damaged(next, "the disk can't read it");
+                continue;
+            }
             let node = match Node::read(&page, next.tree) {
                 Ok(node) if node.checksum() != next.checksum => Err("it does not fit its checksum"),
                 Ok(node) if !node.names_only_pages(self.layout) => {
@@ -226,7 +231,10 @@ impl<'a> Walk<'a> {
         if page.tree != Tree::ROWS {
             return;
         }
-        for key in (0..node.entries()).filter_map(|n| node.key(n)) {
+        // Keys up to that one were walked before.
+        let walked = |key: &&[u8]| self.after.as_deref() >= Some(*key);
+        let keys = (0..node.entries()).filter_map(|n| node.key(n)).skip_while(walked).collect::<Vec<_>>();
+        for key in keys {
             if self.last.as_deref() >= Some(key) {
                 return self.damaged(page, "its keys are out of order");
             }
