@@ -5,49 +5,28 @@
 //! moment (a write that was lost), or another page (a write that went astray). Which of these it is nobody can tell,
 //! so nothing in it is read as good, and what lies below it is not looked for.
 //!
-//! ```text
-//! first page = magic (9)  flags (1)  -  page size (4)  pages before and in a region (4, 4)  -  slot 0 at 64, slot 1 at 192
-//! slot       = version (1)  has rows (1)  has lists (1)  -  root of tables (32)  root of lists (32)  -  transaction (8)
-//!              -  checksum (16)
-//! root       = page (8)  checksum (16)  length (8)
-//! ```
-//!
-//! What is in the other pages, `page` says.
+//! What the first page says, and the others, `pages::header` and `pages::node` read.
 
-mod page;
 mod rows;
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::ops::Range;
-
-use twox_hash::XxHash3_128;
 
 pub(crate) use rows::{Places, Salvaged};
 
+use super::pages::header::{HEADER_BYTES, Header, Layout, MAGIC, Named, Slot};
+use super::pages::node::{Node, Table};
+use super::pages::{PAGE, Tree};
 use super::spaces::{LOG, NEWEST};
 use crate::engine::disk::StorageBackend;
 use crate::engine::seal::unseal;
 use crate::error::{Error, Result};
 use crate::id::Commit;
-use page::{
-    Branch, CHECKSUM_BYTES, FoundTable, LEAF, Named, ROOT_BYTES, ROWS, Widths, fits, fixed, read_leaf,
-    read_table, roots_in, used,
-};
 
-const MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
-const PAGE: u64 = 4096;
-const HEADER_BYTES: usize = 320;
-const FLAGS_AT: usize = 9;
-const SLOTS_AT: [usize; 2] = [64, 192];
-const SLOT_BYTES: usize = 128;
+/// The table that has the store's rows, by its name.
+const ROWS: &[u8] = b"keystead";
+/// The format of redb's files.
 const VERSION: u8 = 3;
-
-/// Flags of the first page: which slot is the newest, that the file was not closed, that slots are written in two
-/// phases.
-const SECOND_IS_NEWEST: u8 = 1;
-const NOT_CLOSED: u8 = 2;
-const TWO_PHASES: u8 = 4;
 
 /// No tree is deeper: with two children for each page, it would fill more than any disk.
 const DEPTH_MAX: usize = 64;
@@ -55,14 +34,11 @@ const DEPTH_MAX: usize = 64;
 /// made may have as many roots as pages.
 const SEARCHED_PER_PAGE: u64 = 16;
 const ROOTS_MAX: usize = 4096;
-/// The most pages of a region, and before one.
-const REGION_PAGES_MAX: u64 = 1 << 20;
 
 /// A table file, and which of its two commit slots is read.
 pub(crate) struct Salvage<'a> {
     file: &'a dyn StorageBackend,
-    length: u64,
-    regions: Regions,
+    layout: Layout,
     /// Where the tree of tables begins; or that of the rows, if that was found without it.
     rows: RowsAt,
     /// Where the lists of free pages begin.
@@ -124,28 +100,14 @@ impl DamagedPage {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Regions {
-    header_pages: u64,
-    pages: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    tables: Option<Named>,
-    lists: Option<Named>,
-    transaction: u64,
-    fits: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
 enum RowsAt {
     Tables(Option<Named>),
-    Root(Named, Widths),
+    Root(Named, Tree),
 }
 
-/// Which rows a tree has, for what is told of it.
+/// What is in a tree, for what is told of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tree {
+enum Part {
     /// The tables; the store's rows are behind it.
     Tables,
     Rows,
@@ -171,34 +133,26 @@ impl<'a> Salvage<'a> {
         if !header.starts_with(MAGIC) {
             return Err(Error::NotAStore("it is no file of redb".into()));
         }
-        let number = |at: usize| u64::from(u32::from_le_bytes(fixed(&header, at)));
-        let (page_size, regions) = (number(12), Regions { header_pages: number(16), pages: number(20) });
-        if page_size != PAGE
-            || regions.pages == 0
-            || regions.pages.max(regions.header_pages) > REGION_PAGES_MAX
-        {
-            return Err(Error::Corrupted("the first page says nothing sensible of the others".into()));
-        }
-        let slots = SLOTS_AT.map(|at| Slot::read(&header[at..at + SLOT_BYTES]));
-        if let Some(version) = slots
-            .iter()
-            .zip(SLOTS_AT)
-            .find_map(|(slot, at)| (slot.fits && header[at] < VERSION).then_some(header[at]))
+        let header = Header::read(&header, length);
+        let mut header = header
+            .ok_or_else(|| Error::Corrupted("the first page says nothing sensible of the others".into()))?;
+        if let Some(Slot { version, .. }) =
+            header.slots.iter().find(|slot| slot.fits && slot.version < VERSION)
         {
             return Err(Error::NotAStore(format!("it is a redb file of the old format {version}").into()));
         }
+        header.slots.iter_mut().for_each(|slot| slot.fits &= slot.version <= VERSION);
         let rows = RowsAt::Tables(None);
         let mut salvage = Self {
             file,
-            length,
-            regions,
+            layout: header.layout,
             rows,
             lists: None,
             pages: OnceCell::new(),
             given_up: 0,
             doubts: Vec::new(),
         };
-        salvage.choose(slots, header[FLAGS_AT])?;
+        salvage.choose(&header)?;
         Ok(salvage)
     }
 
@@ -207,23 +161,26 @@ impl<'a> Salvage<'a> {
     /// not know, stay until their room is used again; and a state that is whole is as some commit left it.
     pub(crate) fn search(&self) -> Result<Option<Self>> {
         let (mut found, mut tried): (Option<(Commit, Self)>, Vec<Named>) = (None, Vec::new());
-        let mut left = (self.length / PAGE).saturating_mul(SEARCHED_PER_PAGE);
+        let mut left = (self.layout.length / PAGE).saturating_mul(SEARCHED_PER_PAGE);
         let mut page = vec![0; usize::try_from(PAGE).unwrap_or_default()];
-        for number in 1..self.length / PAGE {
+        for number in 1..self.layout.length / PAGE {
             self.file.read(number * PAGE, &mut page)?;
-            for (root, widths) in roots_in(&page) {
+            // Whatever the page is: what it says of a tree is tried.
+            let Ok(node) = Node::read(&page, Tree::Definitions) else { continue };
+            for (_, Table { root, tree, .. }) in node.tables().filter(|(name, _)| *name == ROWS) {
+                let Some(root) = root else { continue };
                 if tried.contains(&root) || left == 0 || tried.len() == ROOTS_MAX {
                     continue;
                 }
                 tried.push(root);
-                let rows = RowsAt::Root(root, widths);
-                let (file, length, regions, pages) = (self.file, self.length, self.regions, OnceCell::new());
+                let rows = RowsAt::Root(root, tree);
+                let (file, layout, pages) = (self.file, self.layout, OnceCell::new());
                 let candidate =
-                    Self { file, length, regions, rows, lists: None, pages, given_up: 0, doubts: Vec::new() };
+                    Self { file, layout, rows, lists: None, pages, given_up: 0, doubts: Vec::new() };
                 let mut checked = Checked::default();
                 let mut walk = Walk::new(&candidate, &mut checked);
                 walk.left = left;
-                walk.page(root, Tree::Rows, widths, (Vec::new(), None), 0)?;
+                walk.page(root, Part::Rows, tree, (Vec::new(), None), 0)?;
                 left = walk.left;
                 if let (0, Some(newest)) = (checked.damaged, checked.newest)
                     && found.as_ref().is_none_or(|(other, _)| *other <= newest)
@@ -239,10 +196,10 @@ impl<'a> Salvage<'a> {
     fn all_pages(&self) -> Result<HashMap<u128, u64>> {
         let mut page = vec![0; usize::try_from(PAGE).unwrap_or_default()];
         let mut pages = HashMap::new();
-        for number in 1..self.length / PAGE {
+        for number in 1..self.layout.length / PAGE {
             self.file.read(number * PAGE, &mut page)?;
-            if let Some(used) = used(&page, Widths::default()) {
-                pages.insert(XxHash3_128::oneshot(used), number * PAGE);
+            if let Ok(node) = Node::read(&page, Tree::ROWS) {
+                pages.insert(node.checksum(), number * PAGE);
             }
         }
         Ok(pages)
@@ -260,10 +217,9 @@ impl<'a> Salvage<'a> {
 
     /// Takes the slot that redb would take; or the other, where that is damaged, or leads to nothing, or was being
     /// written when the process ended.
-    fn choose(&mut self, slots: [Slot; 2], flags: u8) -> Result<()> {
-        let newest = usize::from(flags & SECOND_IS_NEWEST != 0);
-        let [mut first, mut other] = [slots[newest], slots[1 - newest]];
-        let two_phases = flags & TWO_PHASES != 0;
+    fn choose(&mut self, header: &Header) -> Result<()> {
+        let Header { two_phases, unclean, primary, slots, .. } = *header;
+        let [mut first, mut other] = [slots[primary], slots[1 - primary]];
         if !two_phases && other.fits && other.transaction > first.transaction {
             (first, other) = (other, first);
         }
@@ -283,12 +239,12 @@ impl<'a> Salvage<'a> {
         }
         if other.transaction > first.transaction {
             // Written in the first of two phases, by a process that ended then; or the flag is not what it was.
-            if two_phases && flags & NOT_CLOSED == 0 {
+            if two_phases && !unclean {
                 self.doubts.push("the first page has a newer commit than the one that it says is the last");
             }
             return Ok(());
         }
-        let was_being_written = flags & NOT_CLOSED != 0 && !two_phases;
+        let was_being_written = unclean && !two_phases;
         let found = self.checked()?;
         if found.damaged > 0 && (was_being_written || !found.reads_rows) {
             self.take(other);
@@ -310,7 +266,7 @@ impl<'a> Salvage<'a> {
     }
 
     fn take(&mut self, slot: Slot) {
-        (self.rows, self.lists) = (RowsAt::Tables(slot.tables), slot.lists);
+        (self.rows, self.lists) = (RowsAt::Tables(slot.roots[0]), slot.roots[1]);
     }
 
     fn checked(&self) -> Result<Checked> {
@@ -333,16 +289,13 @@ impl<'a> Salvage<'a> {
     pub(crate) fn read_rows(&self, salvaging: &mut dyn Salvaging) -> Result<()> {
         let mut walk = Walk::new(self, salvaging);
         let tables = match self.rows {
-            RowsAt::Root(root, widths) => vec![(ROWS.to_vec(), Some(root), widths)],
-            RowsAt::Tables(root) => walk.tables(Tree::Tables, root)?,
+            RowsAt::Root(root, tree) => vec![(Some(root), tree)],
+            RowsAt::Tables(root) => walk.tables(Part::Tables, root)?,
         };
-        for (name, table, widths) in tables {
-            if name != ROWS {
-                continue;
-            }
+        for (root, tree) in tables {
             walk.has_rows = true;
-            if let Some(root) = table {
-                walk.page(root, Tree::Rows, widths, (Vec::new(), None), 0)?;
+            if let Some(root) = root {
+                walk.page(root, Part::Rows, tree, (Vec::new(), None), 0)?;
             }
         }
         match walk.has_rows || walk.damaged > 0 {
@@ -353,9 +306,9 @@ impl<'a> Salvage<'a> {
 
     fn read_lists(&self, salvaging: &mut dyn Salvaging) -> Result<()> {
         let mut walk = Walk::new(self, salvaging);
-        for (_, table, widths) in walk.tables(Tree::Lists, self.lists)? {
-            if let Some(root) = table {
-                walk.page(root, Tree::Lists, widths, (Vec::new(), None), 0)?;
+        for (root, tree) in walk.tables(Part::Lists, self.lists)? {
+            if let Some(root) = root {
+                walk.page(root, Part::Lists, tree, (Vec::new(), None), 0)?;
             }
         }
         Ok(())
@@ -389,37 +342,6 @@ impl Salvaging for Checked {
     }
 }
 
-impl Slot {
-    fn read(bytes: &[u8]) -> Self {
-        let checksum_at = SLOT_BYTES - CHECKSUM_BYTES;
-        let fits =
-            XxHash3_128::oneshot(&bytes[..checksum_at]) == u128::from_le_bytes(fixed(bytes, checksum_at));
-        let root = |is_there: usize, at: usize| (bytes[is_there] != 0).then(|| Named::read(&bytes[at..]));
-        let transaction = u64::from_le_bytes(fixed(bytes, 8 + 3 * ROOT_BYTES));
-        Self {
-            tables: root(1, 8),
-            lists: root(2, 8 + ROOT_BYTES),
-            transaction,
-            fits: fits && bytes[0] <= VERSION,
-        }
-    }
-}
-
-impl Regions {
-    /// Where in the file a page lies, if such a page can be.
-    fn place(self, page: u64, length: u64) -> Option<Range<u64>> {
-        let order = page >> 59;
-        let index = page & (0x000f_ffff >> order);
-        let region = (page >> 20) & 0x000f_ffff;
-        let bytes = PAGE << order;
-        let in_region = self.header_pages * PAGE + index * bytes;
-        let start = PAGE + region * (self.header_pages + self.pages) * PAGE + in_region;
-        // A page lies in one region and in the file, so no number in a file makes for more than the file's length.
-        let fits = in_region + bytes <= (self.header_pages + self.pages) * PAGE && start + bytes <= length;
-        fits.then(|| start..start + bytes)
-    }
-}
-
 /// A way through the pages of one commit: to each page at most once.
 struct Walk<'a, 'b> {
     salvage: &'a Salvage<'b>,
@@ -430,78 +352,74 @@ struct Walk<'a, 'b> {
     /// How many pages may be read; and the first that is damaged ends it, if that is few.
     left: u64,
     has_rows: bool,
-    /// Where the tables are collected while the tree of them is walked.
-    tables: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+    /// Where the tables are collected, by their roots, while the tree of them is walked.
+    tables: Option<Vec<(Option<Named>, Tree)>>,
 }
 
 impl<'a, 'b> Walk<'a, 'b> {
     fn new(salvage: &'a Salvage<'b>, salvaging: &'a mut dyn Salvaging) -> Self {
-        let pages = usize::try_from(salvage.length / PAGE).unwrap_or(usize::MAX);
+        let pages = usize::try_from(salvage.layout.length / PAGE).unwrap_or(usize::MAX);
         let seen = vec![0; pages / 64 + 1];
         Self { salvage, salvaging, seen, damaged: 0, left: u64::MAX, has_rows: false, tables: None }
     }
 
-    /// The tables of a tree of tables.
-    fn tables(&mut self, tree: Tree, root: Option<Named>) -> Result<Vec<FoundTable>> {
+    /// The tables of a tree of tables: of the store's, only those of the rows.
+    fn tables(&mut self, part: Part, root: Option<Named>) -> Result<Vec<(Option<Named>, Tree)>> {
         self.tables = Some(Vec::new());
         if let Some(root) = root {
-            self.page(root, tree, Widths::default(), (Vec::new(), None), 0)?;
+            self.page(root, part, Tree::Definitions, (Vec::new(), None), 0)?;
         }
-        let found = self.tables.take().unwrap_or_default();
-        Ok(found.into_iter().filter_map(|(name, bytes)| read_table(name, &bytes)).collect())
+        Ok(self.tables.take().unwrap_or_default())
     }
 
     fn page(
         &mut self,
         named: Named,
+        part: Part,
         tree: Tree,
-        widths: Widths,
         places: (Vec<u8>, Option<Vec<u8>>),
         depth: usize,
     ) -> Result<()> {
         if self.left == 0 || self.left < u64::MAX && self.damaged > 0 {
             // It was only asked whether all fit.
-            return self.damaged(0, "it is not looked for", tree, places);
+            return self.damaged(0, "it is not looked for", part, places);
         }
         if self.left < u64::MAX {
             self.left -= 1;
         }
-        let Some(range) = self.salvage.regions.place(named.page, self.salvage.length) else {
-            return self.damaged(0, "its parent names no page of the file", tree, places);
+        let Some((offset, order)) = self.salvage.layout.place(named.number) else {
+            return self.damaged(0, "its parent names no page of the file", part, places);
         };
-        let number = range.start / PAGE;
+        let number = offset / PAGE;
         let (word, bit) = (usize::try_from(number / 64).unwrap_or(usize::MAX), 1 << (number % 64));
         if self.seen.get(word).is_none_or(|seen| seen & bit != 0) {
-            return self.damaged(range.start, "two pages name it", tree, places);
+            return self.damaged(offset, "two pages name it", part, places);
         }
         self.seen[word] |= bit;
         if depth > DEPTH_MAX {
-            return self.damaged(range.start, "no tree is so deep", tree, places);
+            return self.damaged(offset, "no tree is so deep", part, places);
         }
-        let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let mut page = vec![0; length];
-        self.salvage.file.read(range.start, &mut page)?;
-        if !fits(&page, widths, named.checksum) {
+        let mut page = vec![0; usize::try_from(PAGE << order).unwrap_or(usize::MAX)];
+        self.salvage.file.read(offset, &mut page)?;
+        if !Node::read(&page, tree).is_ok_and(|node| node.checksum() == named.checksum) {
             let elsewhere =
-                if tree == Tree::Lists || self.left < u64::MAX { None } else { self.elsewhere(named)? };
-            let Some((offset, found)) = elsewhere else {
-                self.damaged(range.start, "it does not fit its checksum", tree, places)?;
-                return self.doubtful(&page, tree, widths);
+                if part == Part::Lists || self.left < u64::MAX { None } else { self.elsewhere(named)? };
+            let Some((found_at, found)) = elsewhere else {
+                self.damaged(offset, "it does not fit its checksum", part, places)?;
+                return self.doubtful(&page, part, tree);
             };
             page = found;
             self.salvaging.damaged(DamagedPage {
-                offset: range.start,
+                offset,
                 why: "it does not fit its checksum",
                 places: None,
-                found_at: Some(offset),
+                found_at: Some(found_at),
             })?;
         }
-        if page[0] == LEAF {
-            return self.leaf(&page, tree, widths);
-        }
-        match Branch::read(&page, widths.key) {
-            Some(branch) => self.children(&branch, tree, widths, places, depth),
-            None => self.damaged(range.start, "it is no page of a tree", tree, places),
+        match Node::read(&page, tree) {
+            Ok(node) if node.is_leaf() => self.leaf(&node, part),
+            Ok(node) => self.children(&node, part, tree, places, depth),
+            Err(_) => self.damaged(offset, "it is no page of a tree", part, places),
         }
     }
 
@@ -523,54 +441,54 @@ impl<'a, 'b> Walk<'a, 'b> {
 
     fn children(
         &mut self,
-        branch: &Branch<'_>,
+        branch: &Node<'_>,
+        part: Part,
         tree: Tree,
-        widths: Widths,
         (from, to): (Vec<u8>, Option<Vec<u8>>),
         depth: usize,
     ) -> Result<()> {
-        for (number, child) in branch.children.iter().enumerate() {
-            let before = number.checked_sub(1).and_then(|before| branch.keys.get(before));
-            let from = before.map_or_else(|| from.clone(), |key| key.to_vec());
-            let to = branch.keys.get(number).map(|key| key.to_vec()).or_else(|| to.clone());
-            self.page(*child, tree, widths, (from, to), depth + 1)?;
+        for (number, child) in branch.named().enumerate() {
+            let before = number.checked_sub(1).and_then(|before| branch.key(before));
+            let from = before.map_or_else(|| from.clone(), <[u8]>::to_vec);
+            let to = branch.key(number).map(<[u8]>::to_vec).or_else(|| to.clone());
+            self.page(child, part, tree, (from, to), depth + 1)?;
         }
         Ok(())
     }
 
-    fn leaf(&mut self, page: &[u8], tree: Tree, widths: Widths) -> Result<()> {
-        let pairs = read_leaf(page, widths).map(|(pairs, _)| pairs).unwrap_or_default();
-        for (key, value) in pairs {
-            let (key, value) = (&page[key], &page[value]);
-            match (&mut self.tables, tree) {
-                (Some(tables), _) => tables.push((key.to_vec(), value.to_vec())),
-                (None, Tree::Rows) => self.salvaging.row(key, value)?,
-                _ => {}
-            }
+    fn leaf(&mut self, leaf: &Node<'_>, part: Part) -> Result<()> {
+        if let Some(tables) = &mut self.tables {
+            let found = leaf.tables().filter(|(name, _)| part == Part::Lists || *name == ROWS);
+            tables.extend(found.map(|(_, table)| (table.root, table.tree)));
+        } else if part == Part::Rows {
+            leaf.pairs().try_for_each(|(key, value)| self.salvaging.row(key, value))?;
         }
         Ok(())
     }
 
     /// Tells of what looks like rows in a page that does not fit.
-    fn doubtful(&mut self, page: &[u8], tree: Tree, widths: Widths) -> Result<()> {
-        let leaf = if page[0] == LEAF && tree == Tree::Rows { read_leaf(page, widths) } else { None };
-        let pairs = leaf.map(|(pairs, _)| pairs).unwrap_or_default();
-        pairs.into_iter().try_for_each(|(key, value)| self.salvaging.doubtful(&page[key], &page[value]))
+    fn doubtful(&mut self, page: &[u8], part: Part, tree: Tree) -> Result<()> {
+        match Node::read(page, tree) {
+            Ok(node) if part == Part::Rows => {
+                node.pairs().try_for_each(|(key, value)| self.salvaging.doubtful(key, value))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn damaged(
         &mut self,
         offset: u64,
         why: &'static str,
-        tree: Tree,
+        part: Part,
         places: (Vec<u8>, Option<Vec<u8>>),
     ) -> Result<()> {
         self.damaged += 1;
-        let places = match tree {
+        let places = match part {
             // All rows are behind it.
-            Tree::Tables => Some((Vec::new(), None)),
-            Tree::Rows => Some(places),
-            Tree::Lists => None,
+            Part::Tables => Some((Vec::new(), None)),
+            Part::Rows => Some(places),
+            Part::Lists => None,
         };
         self.salvaging.damaged(DamagedPage { offset, why, places, found_at: None })
     }

@@ -1,13 +1,22 @@
 //! The first page of redb's file: the geometry, and the two commit slots that name the roots of all trees.
+//!
+//! ```text
+//! first page = magic (9)  flags (1)  -  page size (4)  pages before and in a region (4, 4)  full regions (4)
+//!              pages in the last (4)  -  slot 0 at 64, slot 1 at 192
+//! slot       = version (1)  has rows (1)  has lists (1)  -  root of tables (32)  root of lists (32)  -  transaction (8)
+//!              -  checksum (16)
+//! root       = page (8)  checksum (16)  length (8)
+//! ```
 
 use twox_hash::XxHash3_128;
 
 use super::{PAGE, Reference, Tree};
 
 /// How much of the first page redb uses.
-pub(super) const HEADER_BYTES: usize = 320;
+pub(in crate::engine::redb) const HEADER_BYTES: usize = 320;
 
-const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+/// How each file of redb begins.
+pub(in crate::engine::redb) const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 const FLAGS: usize = 9;
 const PRIMARY: u8 = 1;
 const UNCLEAN: u8 = 2;
@@ -30,42 +39,59 @@ const ORDER_MAX: u8 = 20;
 
 /// How the pages lie in the file, which is fixed when it is created; and its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(in crate::engine::redb) struct Layout {
     pub(super) region_header_pages: u64,
     pub(super) region_pages: u64,
-    pub(super) length: u64,
+    pub(in crate::engine::redb) length: u64,
 }
 
 /// A page number as redb stores it: 20 bits of index, 20 of region, and the order in the highest five.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PageNumber(pub(super) u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine::redb) struct PageNumber(pub(super) u64);
 
-/// One of the two commits that the first page names.
+/// A page with its checksum, as its parent names them: there may be no such page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine::redb) struct Named {
+    pub(in crate::engine::redb) number: PageNumber,
+    pub(in crate::engine::redb) checksum: u128,
+}
+
+/// One of the two commit slots of the first page, as it is there.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Slot {
-    pub(super) transaction: u64,
+pub(in crate::engine::redb) struct Slot {
+    pub(in crate::engine::redb) version: u8,
+    pub(in crate::engine::redb) transaction: u64,
     /// The roots of the trees that name the store's tables, and redb's own.
+    pub(in crate::engine::redb) roots: [Option<Named>; 2],
+    /// Whether it fits its checksum.
+    pub(in crate::engine::redb) fits: bool,
+}
+
+/// A commit whose slot fits its checksum, and whose roots lie in the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed {
+    pub(super) transaction: u64,
     pub(super) roots: [Option<Reference>; 2],
 }
 
 /// What the first page says.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Header {
-    pub(super) layout: Layout,
+pub(in crate::engine::redb) struct Header {
+    pub(in crate::engine::redb) layout: Layout,
     /// Whether the last writer did not close the file, or is still there.
-    pub(super) unclean: bool,
+    pub(in crate::engine::redb) unclean: bool,
     /// Whether the newest commit was synced before it was named the newest.
-    pub(super) two_phases: bool,
+    pub(in crate::engine::redb) two_phases: bool,
     /// How long the file was when it was closed; says nothing of one that was not.
     pub(super) length_closed: u64,
-    primary: usize,
-    /// Each slot, if its checksum fits and the roots it names lie in the file.
-    pub(super) slots: [Option<Slot>; 2],
+    /// Which slot is said to be the newest.
+    pub(in crate::engine::redb) primary: usize,
+    pub(in crate::engine::redb) slots: [Slot; 2],
 }
 
 impl Header {
     /// Reads the first page of a file of this length; `None` if it is no such page.
-    pub(super) fn read(bytes: &[u8], length: u64) -> Option<Self> {
+    pub(in crate::engine::redb) fn read(bytes: &[u8], length: u64) -> Option<Self> {
         if bytes.len() < HEADER_BYTES
             || !bytes.starts_with(MAGIC)
             || u64::from(u32_at(bytes, PAGE_SIZE)?) != PAGE
@@ -78,25 +104,25 @@ impl Header {
             return None;
         }
         let layout = Layout { region_header_pages, region_pages, length };
-        let slot = |start: usize| Slot::read(bytes.get(start..start + 128)?, layout);
+        let slots = [Slot::read(bytes, SLOTS[0])?, Slot::read(bytes, SLOTS[1])?];
         let last_region = u64::from(u32_at(bytes, LAST_REGION_PAGES)?);
         let last_region = if last_region == 0 { 0 } else { region_header_pages + last_region };
         let full_regions = u64::from(u32_at(bytes, FULL_REGIONS)?) * (region_header_pages + region_pages);
-        let length_closed = (1 + full_regions + last_region) * PAGE;
+        let length_closed = (1 + full_regions + last_region).saturating_mul(PAGE);
         let flag = |flag: u8| bytes[FLAGS] & flag != 0;
         let (unclean, two_phases, primary) = (flag(UNCLEAN), flag(TWO_PHASES), usize::from(flag(PRIMARY)));
-        Some(Self { layout, unclean, two_phases, length_closed, primary, slots: SLOTS.map(slot) })
+        Some(Self { layout, unclean, two_phases, length_closed, primary, slots })
     }
 
     /// The newest commit that is in the file as a whole, and the one before it.
-    pub(super) fn newest_first(&self) -> [Option<Slot>; 2] {
-        [self.slots[self.primary], self.slots[1 - self.primary]]
+    pub(super) fn newest_first(&self) -> [Option<Placed>; 2] {
+        [self.primary, 1 - self.primary].map(|slot| self.slots[slot].place(self.layout))
     }
 
     /// Makes redb refuse the slots that name a page which can't be: it would ask for the memory first.
     pub(super) fn hide_impossible(&self, bytes: &mut [u8]) {
         for (start, slot) in SLOTS.into_iter().zip(self.slots) {
-            if slot.is_none() && Slot::checksum_fits(&bytes[start..start + 128]) {
+            if slot.fits && slot.place(self.layout).is_none() {
                 bytes[start + SLOT_CHECKSUM] ^= 0xFF;
             }
         }
@@ -104,28 +130,43 @@ impl Header {
 }
 
 impl Slot {
-    fn checksum_fits(bytes: &[u8]) -> bool {
-        XxHash3_128::oneshot(&bytes[..SLOT_CHECKSUM]).to_le_bytes() == bytes[SLOT_CHECKSUM..]
+    fn read(header: &[u8], start: usize) -> Option<Self> {
+        let bytes = header.get(start..start + 128)?;
+        let root = |(flag, at): (usize, usize)| Named::read(bytes, at).filter(|_| bytes[flag] != 0);
+        Some(Self {
+            version: bytes[0],
+            transaction: u64_at(bytes, SLOT_TRANSACTION)?,
+            roots: SLOT_ROOTS.map(root),
+            fits: XxHash3_128::oneshot(&bytes[..SLOT_CHECKSUM]) == u128_at(bytes, SLOT_CHECKSUM)?,
+        })
     }
 
-    fn read(bytes: &[u8], layout: Layout) -> Option<Self> {
-        if !Self::checksum_fits(bytes) {
-            return None;
-        }
+    fn place(self, layout: Layout) -> Option<Placed> {
         let mut roots = [None; 2];
-        for ((flag, start), root) in SLOT_ROOTS.into_iter().zip(&mut roots) {
-            if bytes[flag] != 0 {
-                let named = bytes.get(start..start + Reference::BYTES)?;
-                *root = Some(Reference::read_root(named, Tree::Definitions, layout)?);
+        for (named, root) in self.roots.into_iter().zip(&mut roots) {
+            if let Some(named) = named {
+                *root = Some(named.place(Tree::Definitions, layout)?);
             }
         }
-        Some(Self { transaction: u64_at(bytes, SLOT_TRANSACTION)?, roots })
+        self.fits.then_some(Placed { transaction: self.transaction, roots })
+    }
+}
+
+impl Named {
+    /// What a commit slot, or the definition of a table, says of a root.
+    pub(super) fn read(bytes: &[u8], at: usize) -> Option<Self> {
+        Some(Self { number: PageNumber(u64_at(bytes, at)?), checksum: u128_at(bytes, at.checked_add(8)?)? })
+    }
+
+    pub(super) fn place(self, tree: Tree, layout: Layout) -> Option<Reference> {
+        let (offset, order) = layout.place(self.number)?;
+        Some(Reference { offset, order, checksum: self.checksum, tree, rows: None })
     }
 }
 
 impl Layout {
     /// Where a page lies, and its order; `None` if no page of this file has such a number.
-    pub(super) fn place(self, number: PageNumber) -> Option<(u64, u8)> {
+    pub(in crate::engine::redb) fn place(self, number: PageNumber) -> Option<(u64, u8)> {
         let order = u8::try_from(number.0 >> 59).ok()?;
         if order > ORDER_MAX {
             return None;
@@ -153,4 +194,8 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+}
+
+pub(super) fn u128_at(bytes: &[u8], at: usize) -> Option<u128> {
+    Some(u128::from_le_bytes(bytes.get(at..at.checked_add(16)?)?.try_into().ok()?))
 }

@@ -15,8 +15,8 @@
 //!
 //! `walk` reads all pages that one commit names, past redb and its cache.
 
-mod header;
-mod node;
+pub(super) mod header;
+pub(super) mod node;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -36,10 +36,10 @@ use crate::engine::{PageRound, PageState, PageStats};
 use crate::error::{Error, Result};
 use crate::telemetry;
 
-use header::{Header, Layout, PageNumber, u64_at};
+use header::{Header, Layout};
 use node::{Node, write_impossible};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 /// How many locks what is known of pages is spread over.
 const SHARDS: usize = 16;
@@ -48,7 +48,7 @@ const REPORTED_MAX: usize = 1000;
 
 /// What kind of tree a page belongs to: how its entries lie in it follows from that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tree {
+pub(super) enum Tree {
     /// Names of tables, and their roots.
     Definitions,
     /// The rows of a table, whose keys and values may have a fixed width.
@@ -111,23 +111,10 @@ pub(super) struct Checked(pub(super) Arc<PageFile>);
 
 impl Tree {
     /// The table of the store: keys and values of any length.
-    const ROWS: Self = Self::Table { key: None, value: None, freed: false };
+    pub(super) const ROWS: Self = Self::Table { key: None, value: None, freed: false };
 }
 
 impl Reference {
-    /// In a commit slot or a definition: a number, a checksum, and how many entries the tree has.
-    const BYTES: usize = 32;
-
-    fn to(number: PageNumber, checksum: u128, tree: Tree, layout: Layout) -> Option<Self> {
-        let (offset, order) = layout.place(number)?;
-        Some(Self { offset, order, checksum, tree, rows: None })
-    }
-
-    fn read_root(bytes: &[u8], tree: Tree, layout: Layout) -> Option<Self> {
-        let checksum = u128::from_le_bytes(bytes.get(8..24)?.try_into().ok()?);
-        Self::to(PageNumber(u64_at(bytes, 0)?), checksum, tree, layout)
-    }
-
     fn bytes(&self) -> u64 {
         PAGE << self.order
     }

@@ -1,10 +1,18 @@
 //! One page of a tree: whether it is well-formed, whether it fits its checksum, and what it names.
+//!
+//! ```text
+//! branch = 02 -  number of keys (2)  -  checksums (16 each)  pages (8 each)  ends of keys (4 each)  keys
+//! leaf   = 01 -  number of pairs (2)  ends of keys (4 each)  ends of values (4 each)  keys  values
+//! ```
+//!
+//! The ends are left out where keys or values have a fixed width. A page has `4096 << order` bytes; its checksum covers
+//! what is in use of them. Nothing here is believed: whatever the bytes are, they lead to nothing outside of the page.
 
 use std::ops::Range;
 
 use twox_hash::XxHash3_128;
 
-use super::header::{Layout, PageNumber, u32_at, u64_at};
+use super::header::{Layout, Named, PageNumber, u32_at, u64_at, u128_at};
 use super::{Reference, Tree};
 
 const LEAF: u8 = 1;
@@ -20,7 +28,7 @@ const TABLE: u8 = 3;
 const FREED: [&[u8]; 2] = [b"data_pages_unreachable", b"system_pages_unreachable"];
 
 /// A page whose content lies where it says.
-pub(super) struct Node<'a> {
+pub(in crate::engine::redb) struct Node<'a> {
     page: &'a [u8],
     tree: Tree,
     is_leaf: bool,
@@ -30,13 +38,20 @@ pub(super) struct Node<'a> {
     end: usize,
 }
 
+/// A table, as its definition says it.
+pub(in crate::engine::redb) struct Table {
+    pub(in crate::engine::redb) root: Option<Named>,
+    pub(in crate::engine::redb) tree: Tree,
+    rows: u64,
+}
+
 impl<'a> Node<'a> {
     /// Reads a page.
     ///
     /// # Errors
     ///
     /// What is wrong with it.
-    pub(super) fn read(page: &'a [u8], tree: Tree) -> Result<Self, &'static str> {
+    pub(in crate::engine::redb) fn read(page: &'a [u8], tree: Tree) -> Result<Self, &'static str> {
         let is_leaf = match page.first() {
             Some(&LEAF) => true,
             Some(&BRANCH) => false,
@@ -58,11 +73,11 @@ impl<'a> Node<'a> {
         Some(XxHash3_128::oneshot(page.get(..end)?))
     }
 
-    pub(super) fn checksum(&self) -> u128 {
+    pub(in crate::engine::redb) fn checksum(&self) -> u128 {
         XxHash3_128::oneshot(&self.page[..self.end])
     }
 
-    pub(super) fn is_leaf(&self) -> bool {
+    pub(in crate::engine::redb) fn is_leaf(&self) -> bool {
         self.is_leaf
     }
 
@@ -71,7 +86,7 @@ impl<'a> Node<'a> {
     }
 
     /// The key of an entry, or the one behind a child of a branch.
-    pub(super) fn key(&self, n: usize) -> Option<&'a [u8]> {
+    pub(in crate::engine::redb) fn key(&self, n: usize) -> Option<&'a [u8]> {
         self.page.get(self.key_range(n)?)
     }
 
@@ -79,41 +94,43 @@ impl<'a> Node<'a> {
         self.page.get(self.value_range(n)?)
     }
 
+    /// The entries of a leaf.
+    pub(in crate::engine::redb) fn pairs(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        (0..self.entries()).filter_map(|n| Some((self.key(n)?, self.value(n)?)))
+    }
+
+    /// The tables that a leaf of definitions names.
+    pub(in crate::engine::redb) fn tables(&self) -> impl Iterator<Item = (&'a [u8], Table)> {
+        self.pairs().filter_map(|(name, definition)| Some((name, Table::read(name, definition)?)))
+    }
+
+    /// What a branch says of its children.
+    pub(in crate::engine::redb) fn named(&self) -> impl Iterator<Item = Named> {
+        let children = if self.is_leaf { 0 } else { self.count + 1 };
+        (0..children).filter_map(|n| self.child(n))
+    }
+
     /// The pages that it names: the children of a branch, the roots of tables in a leaf of definitions.
     pub(super) fn children(&self, layout: Layout) -> impl Iterator<Item = Reference> + '_ {
-        let children = if self.is_leaf { 0 } else { self.count + 1 };
-        let roots = if self.is_leaf && self.tree == Tree::Definitions { self.count } else { 0 };
-        let children = (0..children).filter_map(move |n| self.child(n, layout));
+        let roots = if self.tree == Tree::Definitions { self.entries() } else { 0 };
+        let children = self.named().filter_map(move |named| named.place(self.tree, layout));
         children.chain((0..roots).filter_map(move |n| self.root(n, layout)?))
     }
 
-    fn child(&self, n: usize, layout: Layout) -> Option<Reference> {
-        let checksum = self.page.get(CHECKSUMS + 16 * n..CHECKSUMS + 16 * (n + 1))?;
+    fn child(&self, n: usize) -> Option<Named> {
         let number = PageNumber(u64_at(self.page, CHECKSUMS + 16 * (self.count + 1) + 8 * n)?);
-        let checksum = u128::from_le_bytes(checksum.try_into().ok()?);
-        Reference::to(number, checksum, self.tree, layout)
+        Some(Named { number, checksum: u128_at(self.page, CHECKSUMS + 16 * n)? })
     }
 
     /// The root of the table that an entry defines; `None` inside if it is empty, and outside if that can't be.
     fn root(&self, n: usize, layout: Layout) -> Option<Option<Reference>> {
-        let (name, definition) = (self.key(n)?, self.value(n)?);
-        let flag = |at: usize| definition.get(at).map(|flag| *flag != 0);
-        let width = |at: usize| Some(if flag(at)? { Some(u32_at(definition, at + 1)?) } else { None });
-        // type, length, root, two widths, two alignments, the names of two types
-        if *definition.first()? != TABLE {
+        let definition = self.value(n)?;
+        let table = Table::read(self.key(n)?, definition)?;
+        if u32_at(definition, 60)? as usize > definition.get(64..)?.len() {
             return None;
         }
-        let (key, value) = (width(42)?, width(47)?);
-        let types = definition.get(64..)?;
-        if u32_at(definition, 60)? as usize > types.len() {
-            return None;
-        }
-        let tree = Tree::Table { key, value, freed: FREED.contains(&name) };
-        if !flag(9)? {
-            return Some(None);
-        }
-        let root = Reference::read_root(definition.get(10..42)?, tree, layout)?;
-        Some(Some(Reference { rows: Some(u64_at(definition, 1)?), ..root }))
+        let Some(root) = table.root else { return Some(None) };
+        Some(Some(Reference { rows: Some(table.rows), ..root.place(table.tree, layout)? }))
     }
 
     /// Whether all that it names can be: redb asks for the memory of a page before it looks whether there is one.
@@ -123,7 +140,7 @@ impl<'a> Node<'a> {
 
     fn check_references(&self, layout: Layout) -> Option<()> {
         if !self.is_leaf {
-            return (0..=self.count).try_for_each(|n| self.child(n, layout).map(drop));
+            return (0..=self.count).try_for_each(|n| layout.place(self.child(n)?.number).map(drop));
         }
         match self.tree {
             Tree::Definitions => (0..self.count).try_for_each(|n| self.root(n, layout).map(drop)),
@@ -210,6 +227,18 @@ impl<'a> Node<'a> {
     fn value_range(&self, n: usize) -> Option<Range<usize>> {
         let start = if n == 0 { self.key_end(self.count - 1)? } else { self.value_end(n - 1)? };
         (n < self.count && self.is_leaf).then_some(start..self.value_end(n)?)
+    }
+}
+
+impl Table {
+    /// Reads a definition: type, rows, root, two widths, two alignments, the names of two types.
+    fn read(name: &[u8], definition: &[u8]) -> Option<Self> {
+        let is_set = |at: usize| definition.get(at).is_some_and(|flag| *flag != 0);
+        let width = |at: usize| Some(is_set(at).then_some(u32_at(definition, at + 1)?));
+        let tree = Tree::Table { key: width(42)?, value: width(47)?, freed: FREED.contains(&name) };
+        let root = Named::read(definition, 10).filter(|_| is_set(9));
+        let table = Self { root, tree, rows: u64_at(definition, 1)? };
+        (*definition.first()? == TABLE).then_some(table)
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use redb::backends::FileBackend;
 use tempfile::TempDir;
 
-use super::header::{HEADER_BYTES, Header};
+use super::header::{HEADER_BYTES, Header, PageNumber};
 use super::*;
 use crate::engine::redb::{Pages, RedbEngine, RedbReader, check_closed_file};
 use crate::engine::{Batch, Engine, Log};
@@ -246,6 +246,15 @@ fn what_stands_for_a_damaged_page_is_refused_by_every_kind_of_tree() {
 fn first_page() -> Vec<u8> {
     let (_folder, path) = store();
     fs::read(path).unwrap()[..HEADER_BYTES].to_vec()
+}
+
+#[test]
+fn a_first_page_of_regions_that_fill_no_file_is_read() {
+    let mut bytes = first_page();
+    for (at, number) in [(16, 1 << 20), (20, 1 << 20), (24, u32::MAX), (28, u32::MAX)] {
+        bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+    }
+    assert_eq!(Header::read(&bytes, 1 << 40).unwrap().length_closed, u64::MAX);
 }
 
 /// What was read once is compared again each time that it comes from the file.

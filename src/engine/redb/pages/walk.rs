@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::header::{HEADER_BYTES, Header, Layout, Slot};
+use super::header::{HEADER_BYTES, Header, Layout, Placed};
 use super::node::Node;
 use super::{PAGE, PageFile, Reference, Tree};
 use crate::engine::PageRound;
@@ -52,7 +52,7 @@ pub(super) fn walk_closed(file: &PageFile) -> io::Result<PageRound> {
     let (Some(header), Some((layout, _))) = (header, newest(file)?) else {
         return walk(file, None, u64::MAX);
     };
-    let whole = |slot: Slot| {
+    let whole = |slot: Placed| {
         let mut walk = Walk::new(&*file.file, layout, None, u64::MAX);
         slot.roots.into_iter().flatten().try_for_each(|root| walk.tree(root))?;
         if has_other_length(&header) {
@@ -90,7 +90,7 @@ fn first_page(file: &PageFile) -> io::Result<Option<Header>> {
 }
 
 /// The newest commit that is in the file as a whole, if there is one.
-fn newest(file: &PageFile) -> io::Result<Option<(Layout, Slot)>> {
+fn newest(file: &PageFile) -> io::Result<Option<(Layout, Placed)>> {
     for _ in 0..TRIES {
         if let Some(header) = first_page(file)?
             && let [Some(slot), _] = header.newest_first()
@@ -107,7 +107,7 @@ fn newest(file: &PageFile) -> io::Result<Option<(Layout, Slot)>> {
 fn own_tables(file: &PageFile, walk: &mut Walk<'_>) -> io::Result<()> {
     let mut tries = 0;
     loop {
-        let Some((layout, Slot { transaction, roots: [_, Some(root)] })) = newest(file)? else {
+        let Some((layout, Placed { transaction, roots: [_, Some(root)] })) = newest(file)? else {
             return Ok(());
         };
         let mut own = Walk::new(walk.file, layout, None, u64::MAX);
