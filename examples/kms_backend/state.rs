@@ -51,16 +51,17 @@ pub(crate) fn store_options(config: &Config) -> Options {
 impl App {
     pub(crate) fn new(config: Config, store: Store) -> Result<Self, Box<dyn std::error::Error>> {
         let limits = config.limits;
+        let bodies = BodyBudget::new(limits.body_mebibytes * 1024 * 1024);
         Ok(Self {
             calls: AsyncStore::with_limits(store.clone(), limits.of_calls())?,
             store,
             metrics: Metrics::new()?,
             requests: Arc::new(Semaphore::new(limits.requests)),
-            bodies: BodyBudget::new(limits.body_mebibytes * 1024 * 1024),
             limits,
             idempotent_sequence: config.idempotent_sequence,
             services: config.default_key_services,
-            directory: Directory::new(config.accounts),
+            directory: Directory::new(config.accounts, &bodies),
+            bodies,
             prepared: RwLock::default(),
             preparing: Mutex::default(),
         })
