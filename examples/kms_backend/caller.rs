@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{self, HeaderMap};
+use axum::http::{self, HeaderMap, HeaderValue};
 use keystead::{ProjectId, Scope, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -73,7 +73,11 @@ impl Directory {
     /// Who the head of a request says that it is from. Whoever is unknown is refused here, before the body is
     /// read.
     fn claim(&self, headers: &HeaderMap, now: Timestamp) -> Result<Claim<'_>, &'static str> {
-        if let Some(header) = headers.get(AUTHORIZATION) {
+        // Of two, a proxy in front may have looked at the other one.
+        let authorization =
+            once(headers, AUTHORIZATION.as_str(), "there is more than one Authorization header")?;
+        let token = once(headers, TOKEN, "there is more than one X-Auth-Token header")?;
+        if let Some(header) = authorization {
             let header = header.to_str().ok().and_then(Authorization::parse);
             let authorization = header.ok_or(Unsigned::Malformed.as_str())?;
             authorization.check_head(headers, now).map_err(Unsigned::as_str)?;
@@ -82,8 +86,7 @@ impl Directory {
             let known = self.by_access_key.get(&authorization.access_key).ok_or(Unsigned::Wrong.as_str())?;
             return Ok(Claim { account: &known.account, by: ClaimedBy::Signature(authorization, known) });
         }
-        let token =
-            headers.get(TOKEN).ok_or("neither an Authorization nor an X-Auth-Token header is there")?;
+        let token = token.ok_or("neither an Authorization nor an X-Auth-Token header is there")?;
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let mut found = None;
         for known in &self.tokens {
@@ -133,6 +136,17 @@ impl Claim<'_> {
             }
         }
     }
+}
+
+/// A header that may be there once; `twice` is what is wrong if there are more.
+fn once<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+    twice: &'static str,
+) -> Result<Option<&'a HeaderValue>, &'static str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() { Err(twice) } else { Ok(value) }
 }
 
 /// Counts and logs a request of nobody known: where it came from and who it claims to be, but nothing that may

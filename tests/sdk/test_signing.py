@@ -110,6 +110,24 @@ def test_what_is_signed_can_not_be_changed(tenant, client, change):
     assert instances(tenant) == 0
 
 
+@pytest.mark.parametrize("header", ["Authorization", "X-Auth-Token"])
+@pytest.mark.parametrize("other", ["right", "wrong"])
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_two_headers_that_say_who_is_calling(tenant, header, other, place):
+    request = OnlyTheDate.of(tenant).request("POST", tenant.path("create-key"), {"key_alias": "a"})
+    if header == "X-Auth-Token":
+        request.headers[-1] = (header, tenant.account.token)
+    name, right = request.headers[-1]
+    assert name == header
+    second = (header.lower(), right if other == "right" else right[:-1] + ("0" if right[-1] != "0" else "1"))
+    request.headers.insert(len(request.headers) - (place == "before"), second)
+    answer = request.send(tenant)
+    assert answer.refusal() == UNKNOWN and "more than one" in answer.json()["error_msg"]
+    # Once it is right.
+    request.headers.remove(second)
+    assert request.send(tenant).status == 200
+
+
 @every_client
 def test_each_signed_header_can_not_be_changed(tenant, client):
     names = client.of(tenant).signed(client.of(tenant).headers(b""))
