@@ -79,7 +79,7 @@ def other_query(request):
 
 
 def other_method(request):
-    request.method = "PUT"
+    request.method = {"POST": "DELETE", "DELETE": "POST"}[request.method]
 
 
 def other_date(request):
@@ -108,6 +108,27 @@ def test_what_is_signed_can_not_be_changed(tenant, client, change):
     change(request)
     assert request.send(tenant).refusal() == UNKNOWN
     assert instances(tenant) == 0
+
+
+@every_client
+def test_the_method_can_not_be_changed(tenant, client):
+    """Of an operation that has both, each of which would be done."""
+    key = tenant.create_key()
+    tenant.create_alias("a", key)
+    for method, body in (
+        ("POST", {"key_id": key, "aliases": ["a"]}),
+        ("DELETE", {"key_id": key, "alias": "b"}),
+    ):
+        request = client.of(tenant).request(method, tenant.path("aliases"), body)
+        other_method(request)
+        assert request.send(tenant).refusal() == UNKNOWN
+        assert tenant.aliases() == {"a": key}
+    for method, body, status in (
+        ("DELETE", {"key_id": key, "aliases": ["a"]}, 204),
+        ("POST", {"key_id": key, "alias": "b"}, 201),
+    ):
+        assert client.of(tenant).request(method, tenant.path("aliases"), body).send(tenant).status == status
+    assert tenant.aliases() == {"b": key}
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-Auth-Token"])
