@@ -21,6 +21,9 @@ pub(crate) const BODY_MAX: usize = 1024 * 1024;
 /// shorter, so that no long body keeps them waiting. Their memory is bounded by the number of connections.
 const FREE: usize = 16 * 1024;
 
+/// What part of the memory of all bodies those may have of which one access key is claimed and nothing proven.
+const UNPROVEN_PART: usize = 8;
+
 /// How much of a body that nobody wants is read and thrown away. A connection that is closed with bytes unread
 /// may lose the answer on its way.
 const THROWN_AWAY_MAX: usize = 8 * BODY_MAX;
@@ -28,40 +31,68 @@ const THROWN_AWAY_MAX: usize = 8 * BODY_MAX;
 const THROWN_AWAY_TIME: Duration = Duration::from_secs(1);
 
 /// The memory that all bodies beyond their first [`FREE`] bytes may have together.
-pub(crate) struct BodyBudget(Arc<Semaphore>);
+pub(crate) struct BodyBudget {
+    all: Arc<Semaphore>,
+    bytes: usize,
+}
+
+/// What the bodies may have together of which one access key is claimed and nothing proven: whoever knows the
+/// access key sends them.
+pub(crate) struct UnprovenBudget(Arc<Semaphore>);
 
 /// A body, and its share of the memory, which is given back with it.
 pub(crate) struct BodyRead {
     pub(crate) bytes: Bytes,
     _share: Option<OwnedSemaphorePermit>,
+    unproven: Option<OwnedSemaphorePermit>,
+}
+
+impl BodyRead {
+    /// It is known who sent it.
+    pub(crate) fn proven(&mut self) {
+        self.unproven = None;
+    }
 }
 
 impl BodyBudget {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+        let bytes = bytes.min(Semaphore::MAX_PERMITS);
+        Self { all: Arc::new(Semaphore::new(bytes)), bytes }
     }
 
-    /// The body, if it is not too long and not too slow. The time bounds the waiting for memory too.
+    /// For one access key: a part of it all, and enough for a body.
+    pub(crate) fn of_unproven(&self) -> UnprovenBudget {
+        UnprovenBudget(Arc::new(Semaphore::new((self.bytes / UNPROVEN_PART).max(BODY_MAX))))
+    }
+
+    /// The body, if it is not too long and not too slow. The time bounds the waiting for memory too. As long as
+    /// it is not proven who sends it, a long one has to say how long it is.
     pub(crate) async fn read(
         &self,
         body: Body,
         headers: &HeaderMap,
         time: Duration,
+        unproven: Option<&UnprovenBudget>,
     ) -> Result<BodyRead, Refusal> {
         let mut body = body;
         // What says that it is too long is not waited for.
         let read = if body.size_hint().lower() > BODY_MAX as u64 {
             Err(Refusal::too_long())
         } else {
-            self.read_all(&mut body, Instant::now() + time).await
+            self.read_all(&mut body, Instant::now() + time, unproven).await
         };
         read.inspect_err(|_| throw_away(body, headers))
     }
 
-    async fn read_all(&self, body: &mut Body, until: Instant) -> Result<BodyRead, Refusal> {
+    async fn read_all(
+        &self,
+        body: &mut Body,
+        until: Instant,
+        unproven: Option<&UnprovenBudget>,
+    ) -> Result<BodyRead, Refusal> {
         let announced = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
         let mut read = Vec::with_capacity(announced.unwrap_or(0).min(FREE));
-        let mut share = None;
+        let (mut share, mut share_of_unproven) = (None, None);
         loop {
             let data = timeout_at(until, next_data(body)).await.map_err(|_| Refusal::body_too_slow())??;
             let Some(data) = data else { break };
@@ -71,21 +102,33 @@ impl BodyBudget {
             }
             if length > FREE && share.is_none() {
                 // All that it may need, at once: two that wait for more never wait for each other.
-                let most = announced.unwrap_or(BODY_MAX).max(length);
-                share = Some(self.share(most - FREE, until).await?);
+                let most = match (announced, unproven) {
+                    (Some(announced), _) => announced.max(length),
+                    (None, None) => BODY_MAX,
+                    (None, Some(_)) => return Err(Refusal::length_required()),
+                };
+                // The access key's own first: who waits for that holds nothing of what all share.
+                if let Some(UnprovenBudget(of_unproven)) = unproven {
+                    share_of_unproven = Some(share_of(of_unproven, most - FREE, until).await?);
+                }
+                share = Some(share_of(&self.all, most - FREE, until).await?);
                 read.reserve_exact(most - read.len());
             }
             read.extend_from_slice(&data);
         }
-        Ok(BodyRead { bytes: Bytes::from(read), _share: share })
+        Ok(BodyRead { bytes: Bytes::from(read), _share: share, unproven: share_of_unproven })
     }
+}
 
-    async fn share(&self, bytes: usize, until: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
-        let bytes = u32::try_from(bytes).map_err(|_| Refusal::too_long())?;
-        let share = timeout_at(until, Arc::clone(&self.0).acquire_many_owned(bytes)).await;
-        let none = "there are too many long bodies at once; nothing was done, try again";
-        share.map_err(|_| Refusal::unavailable(none))?.map_err(|closed| Refusal::internal(&closed))
-    }
+async fn share_of(
+    budget: &Arc<Semaphore>,
+    bytes: usize,
+    until: Instant,
+) -> Result<OwnedSemaphorePermit, Refusal> {
+    let bytes = u32::try_from(bytes).map_err(|_| Refusal::too_long())?;
+    let share = timeout_at(until, Arc::clone(budget).acquire_many_owned(bytes)).await;
+    let none = "there are too many long bodies at once; nothing was done, try again";
+    share.map_err(|_| Refusal::unavailable(none))?.map_err(|closed| Refusal::internal(&closed))
 }
 
 /// Reads what comes of a body that nobody wants, for a while, after the answer if it is refused.

@@ -7,18 +7,18 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, OriginalUri, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{self, HeaderMap};
+use axum::http::{self, HeaderMap, HeaderValue};
 use keystead::{ProjectId, Scope, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Span, field};
 
-use crate::body::{BodyRead, throw_away};
+use crate::body::{BodyBudget, BodyRead, UnprovenBudget, throw_away};
 use crate::config::{Account, Secret};
 use crate::error::Refusal;
 use crate::server::Peer;
-use crate::signature::{Authorization, Signed, Unsigned};
+use crate::signature::{Authorization, Head, Unsigned};
 use crate::state::App;
 use crate::text;
 
@@ -29,8 +29,15 @@ const CLAIMED_MAX: usize = 64;
 
 /// Who may call, from the configuration.
 pub(crate) struct Directory {
-    by_access_key: HashMap<String, (Arc<Account>, Secret)>,
+    by_access_key: HashMap<String, KnownKey>,
     tokens: Vec<KnownToken>,
+}
+
+struct KnownKey {
+    account: Arc<Account>,
+    secret: Secret,
+    /// For the bodies of those who say that they have it.
+    unproven: UnprovenBudget,
 }
 
 /// Tokens are compared by their digests, all of them, so that time tells nothing of them.
@@ -41,11 +48,15 @@ struct KnownToken {
 }
 
 impl Directory {
-    pub(crate) fn new(accounts: Vec<Account>) -> Self {
+    pub(crate) fn new(accounts: Vec<Account>, bodies: &BodyBudget) -> Self {
         let mut directory = Self { by_access_key: HashMap::new(), tokens: Vec::new() };
         for account in accounts.into_iter().map(Arc::new) {
             for access in &account.access {
-                let known = (Arc::clone(&account), access.secret_key.clone());
+                let known = KnownKey {
+                    account: Arc::clone(&account),
+                    secret: access.secret_key.clone(),
+                    unproven: bodies.of_unproven(),
+                };
                 directory.by_access_key.insert(access.access_key.clone(), known);
             }
             for token in &account.token {
@@ -62,18 +73,20 @@ impl Directory {
     /// Who the head of a request says that it is from. Whoever is unknown is refused here, before the body is
     /// read.
     fn claim(&self, headers: &HeaderMap, now: Timestamp) -> Result<Claim<'_>, &'static str> {
-        if let Some(header) = headers.get(AUTHORIZATION) {
+        // Of two, a proxy in front may have looked at the other one.
+        let authorization =
+            once(headers, AUTHORIZATION.as_str(), "there is more than one Authorization header")?;
+        let token = once(headers, TOKEN, "there is more than one X-Auth-Token header")?;
+        if let Some(header) = authorization {
             let header = header.to_str().ok().and_then(Authorization::parse);
             let authorization = header.ok_or(Unsigned::Malformed.as_str())?;
             authorization.check_head(headers, now).map_err(Unsigned::as_str)?;
             // It sounds as if the secret was wrong. Who holds the body back can tell the two from each other:
             // an access key is no secret.
             let known = self.by_access_key.get(&authorization.access_key).ok_or(Unsigned::Wrong.as_str())?;
-            let (account, secret) = known;
-            return Ok(Claim { account, by: ClaimedBy::Signature(authorization, secret) });
+            return Ok(Claim { account: &known.account, by: ClaimedBy::Signature(authorization, known) });
         }
-        let token =
-            headers.get(TOKEN).ok_or("neither an Authorization nor an X-Auth-Token header is there")?;
+        let token = token.ok_or("neither an Authorization nor an X-Auth-Token header is there")?;
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let mut found = None;
         for known in &self.tokens {
@@ -93,23 +106,47 @@ struct Claim<'a> {
 }
 
 enum ClaimedBy<'a> {
-    /// Of the whole request: it is right or not once the body is there.
-    Signature(Authorization, &'a Secret),
+    /// Of the whole request. Whether it is right is known before the body is there only where the body's hash
+    /// is a header.
+    Signature(Authorization, &'a KnownKey),
     /// A right one, and the name of who has it.
     Token(&'a str),
 }
 
 impl Claim<'_> {
+    /// Proves as much as the head can. Answers out of what the body may have its memory if that leaves open
+    /// who makes the request.
+    fn prove_head(&self, head: &Head<'_>) -> Result<Option<&UnprovenBudget>, &'static str> {
+        match &self.by {
+            ClaimedBy::Token(_) => Ok(None),
+            ClaimedBy::Signature(authorization, known) => {
+                let proven = authorization.verify_head(head, &known.secret).map_err(Unsigned::as_str)?;
+                Ok((!proven).then_some(&known.unproven))
+            }
+        }
+    }
+
     /// The name of who makes the request, if it is who it says.
-    fn prove(&self, request: &Signed<'_>) -> Result<&str, &'static str> {
+    fn prove(&self, head: &Head<'_>, body: &[u8]) -> Result<&str, &'static str> {
         match &self.by {
             ClaimedBy::Token(name) => Ok(name),
-            ClaimedBy::Signature(authorization, secret) => {
-                authorization.verify(request, secret).map_err(Unsigned::as_str)?;
+            ClaimedBy::Signature(authorization, known) => {
+                authorization.verify_body(head, body, &known.secret).map_err(Unsigned::as_str)?;
                 Ok(&authorization.access_key)
             }
         }
     }
+}
+
+/// A header that may be there once; `twice` is what is wrong if there are more.
+fn once<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+    twice: &'static str,
+) -> Result<Option<&'a HeaderValue>, &'static str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() { Err(twice) } else { Ok(value) }
 }
 
 /// Counts and logs a request of nobody known: where it came from and who it claims to be, but nothing that may
@@ -178,25 +215,27 @@ impl FromRequest<Arc<App>> for Call {
         // A nested router sees only the rest of the path; what was signed is the whole.
         let Ok(OriginalUri(uri)) = OriginalUri::from_request_parts(&mut parts, app).await;
         let headers = &parts.headers;
-        let claim = match app.directory.claim(headers, Timestamp::now()) {
-            Ok(claim) => claim,
+        let head = Head {
+            method: parts.method.as_str(),
+            path: uri.path(),
+            query: uri.query().unwrap_or_default(),
+            headers,
+        };
+        let claim = app.directory.claim(headers, Timestamp::now());
+        let claimed = claim.as_ref().map_err(|why| *why);
+        let (claim, unproven) = match claimed.and_then(|claim| Ok((claim, claim.prove_head(&head)?))) {
+            Ok(claimed) => claimed,
             Err(why) => {
                 throw_away(body, headers);
                 return Err(refuse_login(app, &parts, why));
             }
         };
-        let body = app.bodies.read(body, headers, app.limits.body_time()).await?;
+        let mut body = app.bodies.read(body, headers, app.limits.body_time(), unproven).await?;
         // Not before the body is there: who sends it slowly, known or not, keeps nobody else waiting.
         let permit = Arc::clone(&app.requests).acquire_owned().await;
         let permit = permit.map_err(|closed| Refusal::internal(&closed))?;
-        let signed = Signed {
-            method: parts.method.as_str(),
-            path: uri.path(),
-            query: uri.query().unwrap_or_default(),
-            headers,
-            body: &body.bytes,
-        };
-        let name = claim.prove(&signed).map_err(|why| refuse_login(app, &parts, why))?;
+        let name = claim.prove(&head, &body.bytes).map_err(|why| refuse_login(app, &parts, why))?;
+        body.proven();
         let account = claim.account;
         let actor = format!("{}/{name}", account.domain_id);
         Span::current().record("actor", actor.as_str());

@@ -58,6 +58,13 @@ impl Refusal {
         Self::of_request("KMS.0203", "the request is too long")
     }
 
+    /// A body that is long must say how long, as long as it is not known who sends it.
+    pub(crate) fn length_required() -> Self {
+        let message = "a body of more than 16 KiB needs a Content-Length header, or a signed request an \
+                       X-Sdk-Content-Sha256 header";
+        Self { status: StatusCode::LENGTH_REQUIRED, code: "KMS.0308", message: message.to_owned() }
+    }
+
     pub(crate) fn body_too_slow() -> Self {
         let message = "the body did not come in time".to_owned();
         Self { status: StatusCode::REQUEST_TIMEOUT, code: "KMS.0308", message }
@@ -154,6 +161,8 @@ pub(crate) enum Refusals {
     WrongMethod(RefusalBody),
     #[response(status = 408, description = "The body did not come in time")]
     BodyTooSlow(RefusalBody),
+    #[response(status = 411, description = "A long body does not say how long it is")]
+    LengthRequired(RefusalBody),
     #[response(status = 500, description = "Internal trouble")]
     Internal(RefusalBody),
     #[response(status = 503, description = "Too busy, or it took too long: what became of it is unknown")]

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use keystead::{AliasScope, Error, KeyFilter, NewKey, Request, Scope, Store, Transaction};
+use keystead::{
+    Alias, AliasScope, Error, KeyAlias, KeyFilter, KeyId, NewKey, ProjectId, Request, Scope, Store,
+    Transaction,
+};
 
 use crate::config::{Account, Config, FirstKey};
 use crate::error::{Refusal, refused};
@@ -119,7 +122,7 @@ impl FirstKeys {
                     None | Some(Error::KeyIdExists(_)) => {}
                     Some(why) => {
                         absent += 1;
-                        log_absent(request.scope(), new, &why);
+                        log_absent(request.scope(), new.key_id, &new.key_alias, &new.aliases, &why);
                     }
                 }
             }
@@ -140,22 +143,73 @@ fn refusal<T>(outcome: keystead::Result<T>) -> keystead::Result<Option<Error>> {
     }
 }
 
-fn log_absent(scope: &Scope, new: &NewKey, why: &Error) {
-    let aliases: Vec<&str> = new.aliases.iter().map(|alias| alias.as_str()).collect();
+/// Looks for the keys of the configuration in the projects that have keys, where those that are absent will not
+/// be made any more. Answers how many are; each is logged. A project that can't be read is logged and does not
+/// keep the others from being served.
+pub(crate) fn look_for(store: &Store, accounts: &[Account]) -> u64 {
+    let mut absent = 0;
+    for account in accounts {
+        let mut by_project: HashMap<&ProjectId, Vec<&FirstKey>> = HashMap::new();
+        for key in &account.key {
+            by_project.entry(&key.project).or_default().push(key);
+        }
+        for (project, keys) in by_project {
+            let scope = Scope::from_ids(account.domain_id.clone(), project.clone());
+            match absent_of(store, &scope, &keys) {
+                Ok(found) => {
+                    absent += found.len() as u64;
+                    for (key, why) in found {
+                        log_absent(&scope, key.key_id, &key.key_alias, &key.aliases, &why);
+                    }
+                }
+                Err(why) => tracing::error!(
+                    domain = %scope.domain(),
+                    project = %scope.project(),
+                    %why,
+                    "whether the keys of the configuration are there could not be read"
+                ),
+            }
+        }
+    }
+    absent
+}
+
+fn absent_of<'a>(
+    store: &Store,
+    scope: &Scope,
+    keys: &[&'a FirstKey],
+) -> keystead::Result<Vec<(&'a FirstKey, Error)>> {
+    store.read(scope, |snap| {
+        let mut absent = Vec::new();
+        if snap.count_keys(&KeyFilter::all())? > 0 {
+            for key in keys {
+                match snap.key(key.key_id) {
+                    Ok(_) => {}
+                    Err(why @ Error::KeyNotFound { .. }) => absent.push((*key, why)),
+                    Err(failure) => return Err(failure),
+                }
+            }
+        }
+        Ok(absent)
+    })
+}
+
+fn log_absent(scope: &Scope, key_id: KeyId, key_alias: &KeyAlias, aliases: &[Alias], why: &Error) {
+    let aliases: Vec<&str> = aliases.iter().map(Alias::as_str).collect();
     tracing::error!(
         domain = %scope.domain(),
         project = %scope.project(),
-        key_id = %new.key_id,
-        key_alias = %new.key_alias,
+        %key_id,
+        %key_alias,
         ?aliases,
         %why,
-        "a key of the configuration can't be made: the project is without it"
+        "a key of the configuration is absent: the project is without it"
     );
 }
 
 #[cfg(test)]
 mod tests {
-    use keystead::{Alias, DomainId, ProjectId};
+    use keystead::DomainId;
 
     use super::*;
     use crate::state::store_options;
@@ -235,6 +289,8 @@ mod tests {
         let new = NewKey::new("mine").unwrap().alias(taken);
         store.write(&Request::new(&scope("p2")), |txn| txn.create_key(&new)).unwrap();
 
+        // Before its first use nothing is absent from the project: it will be made.
+        assert_eq!(look_for(&store, &config.accounts), 0);
         let first = FirstKeys::of(&config.accounts[0], &scope("p1"), &config.default_key_services).unwrap();
         assert_eq!(first.make(&store, &Request::new(&scope("p1"))).unwrap(), 1);
         let names = || {
@@ -247,5 +303,14 @@ mod tests {
         // Another time there is nothing to do.
         assert_eq!(first.make(&store, &Request::new(&scope("p1"))).unwrap(), 0);
         assert_eq!(names(), ["b", "obs/default"]);
+        // But after each start it is known.
+        assert_eq!(look_for(&store, &config.accounts), 1);
+        // A key of another project is none of this one.
+        let new = NewKey::new("other").unwrap().id(FIRST.parse().unwrap());
+        store.write(&Request::new(&scope("p2")), |txn| txn.create_key(&new)).unwrap();
+        assert_eq!(look_for(&store, &config.accounts), 1);
+        let new = NewKey::new("a").unwrap().id(FIRST.parse().unwrap());
+        store.write(&Request::new(&scope("p1")), |txn| txn.create_key(&new)).unwrap();
+        assert_eq!(look_for(&store, &config.accounts), 0);
     }
 }

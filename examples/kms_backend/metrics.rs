@@ -15,7 +15,7 @@ pub(crate) struct Metrics {
     store_seconds: Histogram,
     pub(crate) requests_in_work: IntGauge,
     pub(crate) unauthenticated: IntCounter,
-    pub(crate) first_keys_absent: IntCounter,
+    pub(crate) first_keys_absent: IntGauge,
     pub(crate) keys_purged: IntCounter,
     pub(crate) materials_expired: IntCounter,
     pub(crate) outcomes_pruned: IntCounter,
@@ -32,8 +32,6 @@ impl Metrics {
             Ok::<_, prometheus::Error>(counter)
         };
         let unauthenticated = counter("kms_unauthenticated_total", "Requests without a right signature")?;
-        let first_keys_absent =
-            counter("kms_first_keys_absent_total", "Keys of the configuration that could not be made")?;
         let keys_purged = counter("kms_keys_purged_total", "Keys that the sweeper purged")?;
         let materials_expired = counter("kms_materials_expired_total", "Key materials that expired")?;
         let outcomes_pruned = counter("kms_outcomes_pruned_total", "Outcomes of requests forgotten")?;
@@ -50,6 +48,11 @@ impl Metrics {
             "The time of a call of the store, without waiting for a thread",
         ))?;
         let requests_in_work = IntGauge::new("kms_requests_in_work", "Requests in work or waiting")?;
+        let first_keys_absent = IntGauge::new(
+            "kms_first_keys_absent",
+            "Keys of the configuration that are absent from projects in use, at the start or since",
+        )?;
+        registry.register(Box::new(first_keys_absent.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(store_seconds.clone()))?;

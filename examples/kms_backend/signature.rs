@@ -20,14 +20,13 @@ const BODY_HASH: &str = "x-sdk-content-sha256";
 const PAST_SECONDS: i64 = 14 * 60;
 const FUTURE_SECONDS: i64 = 60;
 
-/// A request as it came.
-pub(crate) struct Signed<'a> {
+/// The head of a request as it came.
+pub(crate) struct Head<'a> {
     pub(crate) method: &'a str,
     /// The path, percent-encoded.
     pub(crate) path: &'a str,
     pub(crate) query: &'a str,
     pub(crate) headers: &'a HeaderMap,
-    pub(crate) body: &'a [u8],
 }
 
 /// What the Authorization header says.
@@ -110,13 +109,28 @@ impl Authorization {
         if unhashed { Err(Unsigned::Body) } else { Ok(()) }
     }
 
-    /// Whether the request was signed with this secret; [`check_head`](Self::check_head) comes before.
-    pub(crate) fn verify(&self, request: &Signed<'_>, secret: &Secret) -> Result<(), Unsigned> {
-        let date = single(request.headers, DATE).ok_or(Unsigned::Date)?;
-        let body_hash = HEXLOWER.encode(&Sha256::digest(request.body));
-        if request.headers.contains_key(BODY_HASH) && single(request.headers, BODY_HASH) != Some(&body_hash) {
-            return Err(Unsigned::Body);
+    /// Whether the request was signed with this secret, if that can be known before its body is there: where
+    /// the hash of the body is a header. `false`: it can't. [`check_head`](Self::check_head) comes before.
+    pub(crate) fn verify_head(&self, head: &Head<'_>, secret: &Secret) -> Result<bool, Unsigned> {
+        if !head.headers.contains_key(BODY_HASH) {
+            return Ok(false);
         }
+        let body_hash = single(head.headers, BODY_HASH).ok_or(Unsigned::Body)?;
+        self.verify(head, body_hash, secret).map(|()| true)
+    }
+
+    /// Whether the whole request was signed with this secret; [`verify_head`](Self::verify_head) comes before.
+    pub(crate) fn verify_body(&self, head: &Head<'_>, body: &[u8], secret: &Secret) -> Result<(), Unsigned> {
+        let body_hash = HEXLOWER.encode(&Sha256::digest(body));
+        if head.headers.contains_key(BODY_HASH) {
+            let as_signed = single(head.headers, BODY_HASH) == Some(&body_hash);
+            return if as_signed { Ok(()) } else { Err(Unsigned::Body) };
+        }
+        self.verify(head, &body_hash, secret)
+    }
+
+    fn verify(&self, head: &Head<'_>, body_hash: &str, secret: &Secret) -> Result<(), Unsigned> {
+        let date = single(head.headers, DATE).ok_or(Unsigned::Date)?;
         let given: Vec<&str> = self.headers.iter().map(String::as_str).collect();
         let lower: Vec<String> = given.iter().map(|name| name.to_ascii_lowercase()).collect();
         let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
@@ -124,7 +138,7 @@ impl Authorization {
         // it so. Whichever it is, the same headers are signed.
         let spelled = [(&lower, &lower), (&lower, &given), (&given, &given)];
         for (lines, list) in &spelled[..if given == lower { 1 } else { 3 }] {
-            let canonical = canonical(request, lines, list, &body_hash).ok_or(Unsigned::Headers)?;
+            let canonical = canonical(head, lines, list, body_hash).ok_or(Unsigned::Headers)?;
             let to_sign = format!("{ALGORITHM}\n{date}\n{}", HEXLOWER.encode(&Sha256::digest(canonical)));
             let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).map_err(|_| Unsigned::Wrong)?;
             mac.update(to_sign.as_bytes());
@@ -138,16 +152,16 @@ impl Authorization {
 }
 
 /// What is hashed and signed, with the header names spelled as they are in its lines and in their list.
-fn canonical(request: &Signed<'_>, lines: &[&str], list: &[&str], body_hash: &str) -> Option<Vec<u8>> {
+fn canonical(head: &Head<'_>, lines: &[&str], list: &[&str], body_hash: &str) -> Option<Vec<u8>> {
     let mut canonical = Vec::new();
-    for part in [request.method, &canonical_path(request.path), &canonical_query(request.query)] {
+    for part in [head.method, &canonical_path(head.path), &canonical_query(head.query)] {
         canonical.extend(part.as_bytes());
         canonical.push(b'\n');
     }
     for name in lines {
         canonical.extend(name.as_bytes());
         canonical.push(b':');
-        canonical.extend(value(request.headers, name)?.trim_ascii());
+        canonical.extend(value(head.headers, name)?.trim_ascii());
         canonical.push(b'\n');
     }
     canonical.push(b'\n');

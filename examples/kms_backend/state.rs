@@ -15,7 +15,7 @@ use crate::body::BodyBudget;
 use crate::caller::{Call, Directory};
 use crate::config::{Account, Config, Limits};
 use crate::error::Refusal;
-use crate::first_keys::FirstKeys;
+use crate::first_keys::{self, FirstKeys};
 use crate::metrics::Metrics;
 
 /// What all requests share.
@@ -51,16 +51,20 @@ pub(crate) fn store_options(config: &Config) -> Options {
 impl App {
     pub(crate) fn new(config: Config, store: Store) -> Result<Self, Box<dyn std::error::Error>> {
         let limits = config.limits;
+        let bodies = BodyBudget::new(limits.body_mebibytes * 1024 * 1024);
+        let metrics = Metrics::new()?;
+        let absent = first_keys::look_for(&store, &config.accounts);
+        metrics.first_keys_absent.set(i64::try_from(absent).unwrap_or(i64::MAX));
         Ok(Self {
             calls: AsyncStore::with_limits(store.clone(), limits.of_calls())?,
             store,
-            metrics: Metrics::new()?,
+            metrics,
             requests: Arc::new(Semaphore::new(limits.requests)),
-            bodies: BodyBudget::new(limits.body_mebibytes * 1024 * 1024),
             limits,
             idempotent_sequence: config.idempotent_sequence,
             services: config.default_key_services,
-            directory: Directory::new(config.accounts),
+            directory: Directory::new(config.accounts, &bodies),
+            bodies,
             prepared: RwLock::default(),
             preparing: Mutex::default(),
         })
@@ -135,7 +139,7 @@ impl App {
             let _alone = app.preparing.lock().unwrap_or_else(PoisonError::into_inner);
             if !app.is_prepared(request.scope()) {
                 let absent = first.make(store, &request)?;
-                app.metrics.first_keys_absent.inc_by(absent);
+                app.metrics.first_keys_absent.add(i64::try_from(absent).unwrap_or(i64::MAX));
                 let mut prepared = app.prepared.write().unwrap_or_else(PoisonError::into_inner);
                 prepared.insert(request.scope().clone());
             }

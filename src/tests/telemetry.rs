@@ -230,6 +230,15 @@ fn use_what_fails() {
     let store = options.open_on(disk.storage(TABLE), Some(disk.storage(LOG))).unwrap();
     disk.fail(Some(Fails { from: 1, ever_after: true }));
     store.write(&of_tenant(), |txn| txn.create_key(&new_key())).unwrap_err();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged");
+    let store = Store::open(&path).unwrap();
+    store.write(&of_tenant(), |txn| txn.create_key(&new_key())).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.chunks_exact_mut(4096).skip(1).for_each(|page| page[100] ^= 1);
+    fs::write(&path, bytes).unwrap();
+    assert!(!store.check_pages(u64::MAX).unwrap().is_clean());
+    store.record_stats();
 }
 
 fn use_the_async_store() {

@@ -51,14 +51,21 @@ def test_a_customer_who_was_first_costs_one_key_and_no_more(start):
     assert tenant.describe(tenant.default_key()).default_key_flag == "1"
     tenant.create_alias("free", tenant.create_key("a"))
     assert tenant.kms.show_user_instances(kms.ShowUserInstancesRequest()).instance_num == 2
+
     # It can be seen, by its account, project and names.
-    assert "\nkms_first_keys_absent_total 1\n" in tenant.http("GET", "/metrics").text
-    (line,) = [line for line in backend.log().splitlines() if "can't be made" in line]
-    for part in ("ERROR", account.domain, account.projects[0], FIRST, "x"):
-        assert part in line, line
-    assert json.dumps(["free", "x"]) in line
+    def seen(times):
+        assert "\nkms_first_keys_absent 1\n" in tenant.http("GET", "/metrics").text
+        lines = [line for line in backend.log().splitlines() if "a key of the configuration is absent" in line]
+        assert len(lines) == times, lines
+        for part in ("ERROR", account.domain, account.projects[0], FIRST, json.dumps(["free", "x"])):
+            assert part in lines[-1], lines
+
+    seen(1)
     # And after another start it is as it was.
     backend.stop()
     backend.start()
+    # Before the first request too.
+    seen(2)
     assert tenant.describe(SECOND).key_alias == "b"
     refused(404, "KMS.0207", lambda: tenant.describe(FIRST))
+    seen(2)

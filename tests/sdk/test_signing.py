@@ -79,7 +79,7 @@ def other_query(request):
 
 
 def other_method(request):
-    request.method = "PUT"
+    request.method = {"POST": "DELETE", "DELETE": "POST"}[request.method]
 
 
 def other_date(request):
@@ -108,6 +108,45 @@ def test_what_is_signed_can_not_be_changed(tenant, client, change):
     change(request)
     assert request.send(tenant).refusal() == UNKNOWN
     assert instances(tenant) == 0
+
+
+@every_client
+def test_the_method_can_not_be_changed(tenant, client):
+    """Of an operation that has both, each of which would be done."""
+    key = tenant.create_key()
+    tenant.create_alias("a", key)
+    for method, body in (
+        ("POST", {"key_id": key, "aliases": ["a"]}),
+        ("DELETE", {"key_id": key, "alias": "b"}),
+    ):
+        request = client.of(tenant).request(method, tenant.path("aliases"), body)
+        other_method(request)
+        assert request.send(tenant).refusal() == UNKNOWN
+        assert tenant.aliases() == {"a": key}
+    for method, body, status in (
+        ("DELETE", {"key_id": key, "aliases": ["a"]}, 204),
+        ("POST", {"key_id": key, "alias": "b"}, 201),
+    ):
+        assert client.of(tenant).request(method, tenant.path("aliases"), body).send(tenant).status == status
+    assert tenant.aliases() == {"b": key}
+
+
+@pytest.mark.parametrize("header", ["Authorization", "X-Auth-Token"])
+@pytest.mark.parametrize("other", ["right", "wrong"])
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_two_headers_that_say_who_is_calling(tenant, header, other, place):
+    request = OnlyTheDate.of(tenant).request("POST", tenant.path("create-key"), {"key_alias": "a"})
+    if header == "X-Auth-Token":
+        request.headers[-1] = (header, tenant.account.token)
+    name, right = request.headers[-1]
+    assert name == header
+    second = (header.lower(), right if other == "right" else right[:-1] + ("0" if right[-1] != "0" else "1"))
+    request.headers.insert(len(request.headers) - (place == "before"), second)
+    answer = request.send(tenant)
+    assert answer.refusal() == UNKNOWN and "more than one" in answer.json()["error_msg"]
+    # Once it is right.
+    request.headers.remove(second)
+    assert request.send(tenant).status == 200
 
 
 @every_client

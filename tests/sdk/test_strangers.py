@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import Account, binary
+from backend import Account, binary, sha256
 
 MIB = 1024 * 1024
 SECONDS = 30
@@ -152,6 +152,69 @@ def test_bodies_have_so_much_memory_together_and_give_it_back(start, who):
     for _ in range(10):
         assert tenant.http("POST", "list-keys", b" " * MIB).status == 200
     assert resident(backend) - before < 8 + BODIES * 0.15 + 16
+
+
+LONG = b'{"key_alias": "%s"}' + b" " * 20 * 1024
+
+
+@pytest.mark.parametrize("says", ["its-length", "no-length"])
+def test_who_knows_an_access_key_and_no_secret_holds_up_nobody(start, says):
+    backend = start([Account(), Account()], tables="[limits]\nbody_mebibytes = 8\nbody_seconds = 20")
+    known, other = backend.tenant(), backend.tenant(account=1)
+    date = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    signed = f"SDK-HMAC-SHA256 Access={known.account.access_key}, SignedHeaders=x-sdk-date, Signature=" + "0" * 64
+    lines = [f"Authorization: {signed}", f"X-Sdk-Date: {date}"]
+    head, begun = head_of(known, lines), b" " * (16 * 1024 + 1)
+    if says == "no-length":
+        head = head.replace(b"Content-Length: %d" % MIB, b"Transfer-Encoding: chunked")
+        begun = b"%x\r\n%s\r\n" % (len(begun), begun)
+    connections = [connected(backend) for _ in range(10)]
+    try:
+        for connection in connections:
+            connection.sendall(head + begun)
+        if says == "no-length":
+            for connection in connections:
+                answer = connection.recv(4096)
+                assert answer.startswith(b"HTTP/1.1 411 ") and b"KMS.0308" in answer
+        else:
+            time.sleep(0.5)
+        begin = time.monotonic()
+
+        assert other.send(other.sign("POST", "create-key", LONG % b"other")).status == 200
+        # Those of the access key itself that are proven before their bodies come, and by a token.
+        hashed = known.sign("POST", "create-key", LONG % b"hash", {"X-Sdk-Content-Sha256": sha256(LONG % b"hash")})
+        assert known.send(hashed).status == 200
+        assert known.http("POST", "create-key", LONG % b"token").status == 200
+        assert known.http("POST", "create-key", iter([LONG % b"chunks"])).status == 200
+        if says == "no-length":
+            assert known.send(known.sign("POST", "create-key", LONG % b"signed")).status == 200
+        # Short ones wait for nothing.
+        known.create_key()
+        assert time.monotonic() - begin < 5
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_the_hash_of_a_body_proves_who_sends_it_before_it_is_read(tenant):
+    body = LONG % b"a"
+    request = tenant.sign("POST", "create-key", body, {"X-Sdk-Content-Sha256": sha256(body)})
+    lines = [f"{name}: {value}" for name, value in request.header_params.items()]
+    lines = [line for line in lines if line.split(":")[0].lower() not in ("host", "content-length")]
+    wrong = [line.replace("Signature=", "Signature=00")[: -2] if line.startswith("Authorization") else line for line in lines]
+    assert wrong != lines
+    host = "Host: " + tenant.backend.url.removeprefix("http://")
+    for lines, status in ((wrong, b"401"), (lines, b"200")):
+        with connected(tenant.backend) as connection:
+            connection.settimeout(5)
+            connection.sendall(head_of(tenant, lines, len(body)).replace(b"Host: x", host.encode()))
+            if status == b"200":
+                connection.sendall(body)
+            first = connection.makefile("rb").readline()
+            assert first.split()[1] == status, first
+    # And another body of the same length is not the one that was signed.
+    request.body = LONG % b"b"
+    assert tenant.send(request).refusal() == (401, "APIGW.0301")
 
 
 def with_descriptors(backend, soft, hard):

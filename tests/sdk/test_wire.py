@@ -159,6 +159,16 @@ def test_bodies_of_up_to_one_mebibyte(tenant):
     assert tenant.http("POST", "create-key", in_chunks).refusal() == (400, "KMS.1104")
 
 
+def test_chunks_count_and_not_a_length_beside_them(tenant):
+    """What docs/backend.md says to whoever has a proxy in front."""
+    token = f"X-Auth-Token: {tenant.account.token}"
+    for length in (3, 7, 2000):
+        both = [token, f"Content-Length: {length}", "Transfer-Encoding: chunked"]
+        for head in (both, [both[0], *both[:0:-1]]):
+            # A whole object without the parameter; less or more of what was sent is none.
+            assert refusal_of(tenant, head, b"2\r\n{}\r\n0\r\n\r\n") == (400, "KMS.0204")
+
+
 def test_the_answer_to_a_body_that_is_too_long_is_not_lost(tenant):
     for number in range(30):
         body = iter([padded(MIB)] * 3) if number % 2 else padded(3 * MIB)

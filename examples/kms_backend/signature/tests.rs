@@ -36,12 +36,35 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(now().as_millis().checked_add_signed(seconds * 1000).unwrap())
 }
 
+/// A whole request.
+struct Signed<'a> {
+    method: &'a str,
+    path: &'a str,
+    query: &'a str,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    fn head(&self) -> Head<'a> {
+        Head { method: self.method, path: self.path, query: self.query, headers: self.headers }
+    }
+
+    /// All that is done with a request, in its order.
+    fn check(&self, by: &Authorization, secret: &str, now: Timestamp) -> Result<(), Unsigned> {
+        let (head, secret) = (self.head(), Secret::new(secret));
+        by.check_head(self.headers, now)?;
+        let proven = by.verify_head(&head, &secret)?;
+        assert_eq!(proven, self.headers.contains_key(BODY_HASH));
+        by.verify_body(&head, self.body, &secret)
+    }
+}
+
 fn verify(signature: &str, request: &Signed<'_>, secret: &str, now: Timestamp) -> Result<(), Unsigned> {
     let header = format!("{ALGORITHM} {SIGNED}, Signature={signature}");
     let authorization = Authorization::parse(&header).unwrap();
     assert_eq!(authorization.access_key, "AKEXAMPLE");
-    authorization.check_head(request.headers, now)?;
-    authorization.verify(request, &Secret::new(secret))
+    request.check(&authorization, secret, now)
 }
 
 fn post<'a>(path: &'a str, headers: &'a HeaderMap, body: &'a str) -> Signed<'a> {
@@ -131,10 +154,13 @@ fn the_hash_of_the_body_is_checked_before_and_after_it_is_there() {
     }
     hashed.insert(BODY_HASH, HeaderValue::from_str(&"ab".repeat(32)).unwrap());
     assert_eq!(refused_head("x-sdk-date", &hashed), None);
-    assert_eq!(verify(POST, &post(&path, &hashed, BODY), "SKEXAMPLE", now()), Err(Unsigned::Body));
+    // It is not what was signed: that is known at once.
+    assert_eq!(verify(POST, &post(&path, &hashed, BODY), "SKEXAMPLE", now()), Err(Unsigned::Wrong));
     let right = HEXLOWER.encode(&Sha256::digest(BODY));
     hashed.insert(BODY_HASH, HeaderValue::from_str(&right).unwrap());
     assert_eq!(verify(POST, &post(&path, &hashed, BODY), "SKEXAMPLE", now()), Ok(()));
+    assert_eq!(verify(POST, &post(&path, &hashed, BODY), "SKEXAMPLF", now()), Err(Unsigned::Wrong));
+    assert_eq!(verify(POST, &post(&path, &hashed, "{}"), "SKEXAMPLE", now()), Err(Unsigned::Body));
 }
 
 /// What a client sends, of what it signs the headers named, and its signatures of three requests.
@@ -266,10 +292,7 @@ fn each_client_is_right_by_the_headers_that_it_signs() {
             let header =
                 format!("{ALGORITHM} Access=A, SignedHeaders={}, Signature={signature}", client.signed);
             let authorization = Authorization::parse(&header).unwrap();
-            let verify = |request: &Signed<'_>| {
-                authorization.check_head(request.headers, now())?;
-                authorization.verify(request, &Secret::new("SKEXAMPLE"))
-            };
+            let verify = |request: &Signed<'_>| request.check(&authorization, "SKEXAMPLE", now());
             assert_eq!(verify(request), Ok(()), "{} {}", client.signed, request.method);
             // Each header that is signed, and none that is not.
             for name in headers.keys() {
