@@ -216,12 +216,12 @@ pub(super) struct Damaged {
 /// The write-ahead log beside a file, whether it can be opened, and whether there is one.
 pub(super) type WalFile = io::Result<Option<Box<dyn StorageBackend>>>;
 
-/// Opens the files of a store that others refuse; neither is looked into, and neither is written.
+/// The table file of a store that nobody has open to write, and that nobody can open so while this is held.
 ///
 /// # Errors
 ///
 /// `NoStore`, `AlreadyOpen` if somebody has it open to write, `Io`.
-pub(super) fn open_for_repair(path: &Path) -> Result<Damaged> {
+pub(super) fn open_unwritten(path: &Path) -> Result<impl StorageBackend + use<>> {
     let table = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::NoStore(path.display().to_string().into()));
@@ -235,6 +235,16 @@ pub(super) fn open_for_repair(path: &Path) -> Result<Damaged> {
         Err(BackendError::Io(error)) => Err(error.into()),
         Err(other) => Err(io::Error::other(other.to_string()).into()),
     })?;
+    Ok(table)
+}
+
+/// Opens the files of a store that others refuse; neither is looked into, and neither is written.
+///
+/// # Errors
+///
+/// `NoStore`, `AlreadyOpen` if somebody has it open to write, `Io`.
+pub(super) fn open_for_repair(path: &Path) -> Result<Damaged> {
+    let table = open_unwritten(path)?;
     let log_path = log_path(path);
     let log = match File::open(&log_path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
+use super::files::open_unwritten;
 use crate::engine::redb::check_closed_file;
 use crate::engine::{Engine, PageRound};
 use crate::error::Result;
@@ -90,12 +91,12 @@ impl Store {
     /// Others read and write meanwhile. It is for a timer: once a week, say.
     ///
     /// A damaged page is never served, also without this: every page is compared when it is read first. Once one was
-    /// found, here or by a read, every write is refused as [`Corrupted`](Error::Corrupted), so that nothing is built
+    /// found, here or by a read, every write is refused as [`Corrupted`](crate::Error::Corrupted), so that nothing is built
     /// upon it; what can be read is served. [`stats`](Self::stats) and telemetry report it.
     ///
     /// # Errors
     ///
-    /// [`Io`](Error::Io). Damage is in what is returned, not an error. A store in memory or on etcd has no pages: it
+    /// [`Io`](crate::Error::Io). Damage is in what is returned, not an error. A store in memory or on etcd has no pages: it
     /// returns a check of none.
     pub fn check_pages(&self, bytes_per_second: u64) -> Result<PageCheck> {
         check(&*self.inner.engine, bytes_per_second, &|pause| {
@@ -110,14 +111,14 @@ impl Store {
 ///
 /// # Errors
 ///
-/// [`Io`](Error::Io). Damage is in what is returned. While another process writes the store, use
-/// [`Store::check_pages`]: pages that change meanwhile would look damaged here.
+/// [`AlreadyOpen`](crate::Error::AlreadyOpen) while somebody has it open to write: use [`Store::check_pages`] beside a
+/// writer. [`NoStore`](crate::Error::NoStore), [`Io`](crate::Error::Io). Damage is in what is returned.
 pub fn check_pages(path: impl AsRef<Path>) -> Result<PageCheck> {
     let path = path.as_ref();
     let run = || {
         let started = Stopwatch::start();
         let mut found = PageCheck::default();
-        found.add(&check_closed_file(path)?);
+        found.add(&check_closed_file(open_unwritten(path)?)?);
         found.took = started.elapsed();
         Ok(found)
     };

@@ -541,8 +541,8 @@ fn check(
 
 /// Compares all pages of a file with their checksums, without redb: also of one that it can't open. Nobody may have
 /// it open to write.
-pub(crate) fn check_closed_file(path: &Path) -> Result<PageRound> {
-    PageFile::new(backend(OpenOptions::new().read(true).open(path)?)?)?.check_closed()
+pub(crate) fn check_closed_file(file: impl StorageBackend) -> Result<PageRound> {
+    PageFile::new(file)?.check_closed()
 }
 
 /// A file that exists, and is not empty.

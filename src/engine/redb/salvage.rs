@@ -152,6 +152,11 @@ impl<'a> Salvage<'a> {
             given_up: 0,
             doubts: Vec::new(),
         };
+        if header.has_other_length() {
+            salvage.doubts.push(
+                "the file does not end where it ended when it was closed: what was behind is not there",
+            );
+        }
         salvage.choose(&header)?;
         Ok(salvage)
     }

@@ -90,6 +90,13 @@ pub(in crate::engine::redb) struct Header {
 }
 
 impl Header {
+    /// Whether the file does not end where it should: a closed one where it ended when it was closed, every one with a
+    /// page.
+    pub(in crate::engine::redb) fn has_other_length(&self) -> bool {
+        let length = self.layout.length;
+        !length.is_multiple_of(PAGE) || !self.unclean && length != self.length_closed
+    }
+
     /// Reads the first page of a file of this length; `None` if it is no such page.
     pub(in crate::engine::redb) fn read(bytes: &[u8], length: u64) -> Option<Self> {
         if bytes.len() < HEADER_BYTES

@@ -9,12 +9,16 @@ use tempfile::TempDir;
 
 use super::header::{HEADER_BYTES, Header, PageNumber};
 use super::*;
-use crate::engine::redb::{Pages, RedbEngine, RedbReader, check_closed_file};
+use crate::engine::redb::{Pages, RedbEngine, RedbReader};
 use crate::engine::{Batch, Engine, Log};
 use crate::id::Commit;
 
 const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
 const ROWS: u32 = 3000;
+
+fn check_closed_file(path: &Path) -> Result<PageRound> {
+    pages_of(path).check_closed()
+}
 
 fn row(n: u32) -> Vec<u8> {
     // Rows of no space: any bytes that begin with this.

@@ -35,7 +35,7 @@ pub(super) fn walk(file: &PageFile, after: Option<Vec<u8>>, bytes: u64) -> io::R
     if first {
         own_tables(file, &mut walk)?;
         if let Some(header) = first_page(file)?
-            && has_other_length(&header)
+            && header.has_other_length()
         {
             walk.round.damaged.push((header.layout.length, OTHER_LENGTH));
         }
@@ -55,7 +55,7 @@ pub(super) fn walk_closed(file: &PageFile) -> io::Result<PageRound> {
     let whole = |slot: Placed| {
         let mut walk = Walk::new(&*file.file, layout, None, u64::MAX);
         slot.roots.into_iter().flatten().try_for_each(|root| walk.tree(root))?;
-        if has_other_length(&header) {
+        if header.has_other_length() {
             walk.round.damaged.push((layout.length, OTHER_LENGTH));
         }
         io::Result::Ok(walk.round)
@@ -71,12 +71,6 @@ pub(super) fn walk_closed(file: &PageFile) -> io::Result<PageRound> {
         }
     }
     Ok(found.unwrap_or_else(|| PageRound { damaged: vec![(0, NO_COMMIT)], ..PageRound::default() }))
-}
-
-/// A closed file has the length that its first page says, and every file ends with a page.
-fn has_other_length(header: &Header) -> bool {
-    let length = header.layout.length;
-    !length.is_multiple_of(PAGE) || !header.unclean && length != header.length_closed
 }
 
 fn first_page(file: &PageFile) -> io::Result<Option<Header>> {
