@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::Failure;
 use crate::progress::{Bar, now};
-use crate::temporary::Temporary;
+use crate::temporary::{Temporary, remove_unused};
 
 /// Measure this disk: how long a sync takes, how many commits a second a store makes.
 #[derive(Args)]
@@ -53,6 +53,7 @@ impl Bench {
         bar.set(3);
         let log_together = measure_commits(&folder.path().join("log-together"), &with_log, WRITERS, time)?;
         drop(bar);
+        remove_unused(&self.folder);
         if context.output.is_json() {
             return context.output.json(&json!({
                 "sync_microseconds": {
