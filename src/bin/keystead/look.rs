@@ -15,8 +15,8 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::output::{Column, Output};
 use crate::values::{
-    KeyName, ScopeOptions, one_of, parse_at, parse_name, parse_tag_filter, show_aliases, show_optional_time,
-    show_time,
+    KeyArgument, KeyName, ScopeOptions, one_of, parse_at, parse_name, parse_tag_filter, show_aliases,
+    show_optional_time, show_time,
 };
 
 /// List the scopes that hold anything.
@@ -69,8 +69,8 @@ pub(crate) struct Aliases {
 /// Show everything about a key.
 #[derive(Args)]
 pub(crate) struct Show {
-    /// The key.
-    key: KeyName,
+    #[command(flatten)]
+    key: KeyArgument,
     #[command(flatten)]
     scope: ScopeOptions,
 }
@@ -162,7 +162,7 @@ impl Show {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
         let store = context.store.read()?;
         let (key, aliases) = store.read(&self.scope.scope()?, |snap| {
-            let key = self.key.read(snap)?;
+            let key = self.key.name().read(snap)?;
             let aliases = all_aliases(snap, &key)?;
             Ok((key, aliases))
         })?;
