@@ -140,3 +140,19 @@ fn a_key_named_due_is_one_key() {
     tool.ok("enable --key --help");
     assert_eq!(tool.json_lines("history --key --help").len(), 3);
 }
+
+/// Whoever may name aliases names one like the URN of another.
+#[test]
+fn an_alias_named_as_a_urn_is_found_or_refused_and_never_mistaken() {
+    let tool = Tool::with_store();
+    tool.ok("create orders --alias pay");
+    tool.ok("create invoices");
+    let shown = tool.ok("resolve pay");
+    let urn = shown.lines().find_map(|line| line.strip_prefix("urn ")).unwrap().trim().to_owned();
+    assert_eq!(tool.json(&format!("resolve {urn}"))["key"]["key_alias"], json!("orders"));
+    tool.ok(&format!("create-alias {urn} invoices"));
+    let said = tool.fails(1, &format!("resolve {urn}"));
+    assert!(said.contains(&urn) && said.contains("the URN of the alias pay"), "{said}");
+    tool.ok("delete-alias pay");
+    assert_eq!(tool.json(&format!("resolve {urn}"))["key"]["key_alias"], json!("invoices"));
+}

@@ -183,8 +183,19 @@ impl Resolve {
         let names = self.names(&store, &scope)?;
         let (record, key) = store.read(&scope, |snap| {
             let found = names.iter().map(|alias| self.find(snap, alias));
-            let mut found = found.filter(|found| !matches!(found, Err(Error::AliasNotFound { .. })));
-            found.next().unwrap_or_else(|| Err(Error::AliasNotFound { alias: self.alias.as_str().into() }))
+            let found = found.filter(|found| !matches!(found, Err(Error::AliasNotFound { .. })));
+            let found = found.collect::<Result<Vec<_>, _>>()?;
+            if let [(exact, _), (other, _), ..] = &found[..]
+                && exact.alias.as_str() == self.alias
+            {
+                return Err(Error::abort(format!(
+                    "{} is the name of an alias, on key {}, and the URN of the alias {}, on key {}; name the one \
+                     that is meant otherwise",
+                    self.alias, exact.key_id, other.alias, other.key_id
+                )));
+            }
+            let not_found = || Error::AliasNotFound { alias: self.alias.as_str().into() };
+            found.into_iter().next().ok_or_else(not_found)
         })?;
         if context.output.is_json() {
             return context.output.json(&json!({ "alias": record, "key": key }));
@@ -198,15 +209,16 @@ impl Resolve {
         context.output.fields(&fields)
     }
 
-    /// The names that the alias may have: a URN leaves one prefix out.
+    /// The names that the alias may have. Names may look like URNs, so the text itself comes first; a URN leaves one
+    /// prefix out.
     fn names(&self, store: &Store, scope: &Scope) -> Result<Vec<Alias>, Failure> {
         let Ok(urn) = self.alias.parse::<AliasUrn>() else {
             return Ok(vec![parse_name(&self.alias).map_err(Failure::usage)?]);
         };
         if urn.region() != store.region() || urn.domain_id() != scope.domain() {
-            return Ok(Vec::new());
+            return Ok(self.alias.parse().into_iter().collect());
         }
-        let names = [urn.urn_name().to_owned(), format!("alias/{}", urn.urn_name())];
+        let names = [self.alias.clone(), urn.urn_name().to_owned(), format!("alias/{}", urn.urn_name())];
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
