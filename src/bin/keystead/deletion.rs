@@ -186,9 +186,11 @@ impl TrimHistory {
         );
         self.confirm.ask(&what)?;
         let store = context.store.write(&self.rules)?;
+        let before = store.history_floor()?;
         let floor = watched(|| store.trim_history(self.to))?;
         match context.output.is_json() {
             true => context.output.json(&json!({ "history_floor": floor })),
+            false if floor == before => context.output.line("nothing was trimmed"),
             false => context.output.line(format!("the history begins behind commit {floor}")),
         }
     }
