@@ -143,7 +143,10 @@ fn a_limit_of_the_size_of_files_is_an_error_and_no_death() {
     for number in 0..20 {
         tool.ok(&format!("create orders-{number}"));
     }
+    fs::create_dir(tool.path("disk")).unwrap();
     for (blocks, line) in [
+        (8, "bench --folder disk --seconds 1"),
+        (8, "repair --into saved --yes"),
         (8, "init --store new"),
         (8, "backup copy"),
         (8, "compact --yes"),
@@ -159,6 +162,8 @@ fn a_limit_of_the_size_of_files_is_an_error_and_no_death() {
             answer.err.contains("File too large") && answer.err.contains("ulimit -f"),
             "{line}: {answer:?}"
         );
+        let named = ["disk", "saved", "new", "copy", "kms.redb", "lines", "page.html"];
+        assert!(named.iter().any(|name| answer.err.contains(name)), "{line}: {answer:?}");
         assert!(!answer.err.contains("durable"), "{line}: nothing was made: {answer:?}");
         assert_eq!(names_in(tool.folder()), before, "{line}: nothing is left");
         if tool.run("keys").code != 0 {

@@ -63,9 +63,9 @@ impl Import {
         remove_unused(&among);
         let folder = Temporary::create_in(&among)?;
         let copy = folder.path().join("copy");
-        watched(|| store.backup(&copy))?;
+        watched(|| store.backup(&copy)).map_err(Failure::of_file(&copy))?;
         drop(store);
-        let store = self.rules.options().open(&copy)?;
+        let store = self.rules.options().open(&copy).map_err(Failure::of_file(&copy))?;
         self.import(&store, &mut context.output)
     }
 
