@@ -186,3 +186,12 @@ fn names_in(folder: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+#[test]
+fn what_is_mistyped_does_nothing_to_a_terminal() {
+    let tool = Tool::with_store();
+    for line in ["no\u{1b}[31mthing", "keys --no\u{1b}[2J", "show a\u{9b}b", "keys --limit \u{202e}1"] {
+        let said = tool.fails(2, line);
+        assert!(!said.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{said:?}");
+    }
+}
