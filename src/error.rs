@@ -289,7 +289,7 @@ pub enum Error {
     #[error("the store is open for reading only")]
     ReadOnly,
     /// Another process, or another handle of this one, has the store open.
-    #[error("the store is open elsewhere")]
+    #[error("the store is locked by another process, or by another handle of this one")]
     AlreadyOpen,
     /// There is no store at this place, and none was made. Correct the path, the addresses or the prefix; or make one
     /// there, which [`Options::create`](crate::Options::create) allows unless something else is said.

@@ -44,8 +44,9 @@ pub(super) struct Files<'a> {
 impl Files<'_> {
     /// Opens the store, or makes it, without a redo log.
     pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
+        let engine = patiently(|| self.direct(&begin))?;
         self.clear();
-        patiently(|| self.direct(&begin))
+        Ok(engine)
     }
 
     fn direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
@@ -69,11 +70,12 @@ impl Files<'_> {
 
     /// Opens the store, or makes it, with a redo log.
     pub(super) fn open_with_log(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
+        let engine = patiently(|| Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>))?;
         self.clear();
-        patiently(|| Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>))
+        Ok(engine)
     }
 
-    /// Removes what killed processes left beside the store.
+    /// Removes what killed processes left beside the store, when it is known that there is one.
     fn clear(&self) {
         remove_unused(folder_of(&self.log_path()));
     }

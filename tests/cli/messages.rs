@@ -143,7 +143,10 @@ fn a_limit_of_the_size_of_files_is_an_error_and_no_death() {
     for number in 0..20 {
         tool.ok(&format!("create orders-{number}"));
     }
+    fs::create_dir(tool.path("disk")).unwrap();
     for (blocks, line) in [
+        (8, "bench --folder disk --seconds 1"),
+        (8, "repair --into saved --yes"),
         (8, "init --store new"),
         (8, "backup copy"),
         (8, "compact --yes"),
@@ -159,6 +162,8 @@ fn a_limit_of_the_size_of_files_is_an_error_and_no_death() {
             answer.err.contains("File too large") && answer.err.contains("ulimit -f"),
             "{line}: {answer:?}"
         );
+        let named = ["disk", "saved", "new", "copy", "kms.redb", "lines", "page.html"];
+        assert!(named.iter().any(|name| answer.err.contains(name)), "{line}: {answer:?}");
         assert!(!answer.err.contains("durable"), "{line}: nothing was made: {answer:?}");
         assert_eq!(names_in(tool.folder()), before, "{line}: nothing is left");
         if tool.run("keys").code != 0 {
@@ -180,4 +185,13 @@ fn names_in(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[test]
+fn what_is_mistyped_does_nothing_to_a_terminal() {
+    let tool = Tool::with_store();
+    for line in ["no\u{1b}[31mthing", "keys --no\u{1b}[2J", "show a\u{9b}b", "keys --limit \u{202e}1"] {
+        let said = tool.fails(2, line);
+        assert!(!said.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{said:?}");
+    }
 }

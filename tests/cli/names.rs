@@ -112,3 +112,47 @@ fn a_name_that_begins_with_a_hyphen_is_a_name_behind_two_hyphens() {
         ok(&["delete-alias", "--", name, "other"]);
     }
 }
+
+/// A key named as the option that erases all is erased, or refused, alone.
+#[test]
+fn a_key_named_due_is_one_key() {
+    let tool = Tool::with_store();
+    tool.ok("create orders");
+    tool.ok("create -- --due");
+    for key in ["orders", "--due"] {
+        tool.ok(&format!("schedule-deletion --days 7 --key {key}"));
+    }
+    for line in ["purge --yes -- --due", "purge --key --due --yes", "purge --yes --key=--due"] {
+        let said = tool.fails(1, line);
+        assert!(said.contains("is not due before"), "{line}: {said}");
+    }
+    for line in ["purge --due orders --yes", "purge orders --due --yes", "purge --due --key orders --yes"] {
+        assert!(tool.fails(2, line).contains("cannot be used with"), "{line}");
+    }
+    for line in ["show --key orders orders", "disable", "enable orders --key orders", "purge --yes"] {
+        tool.fails(2, line);
+    }
+    tool.ok("cancel-deletion --key --due");
+    tool.ok("create -- --help");
+    tool.ok("disable --key --help");
+    let shown = tool.json("show --key --help");
+    assert_eq!((&shown["key"]["key_alias"], &shown["key"]["state"]), (&json!("--help"), &json!("disabled")));
+    tool.ok("enable --key --help");
+    assert_eq!(tool.json_lines("history --key --help").len(), 3);
+}
+
+/// Whoever may name aliases names one like the URN of another.
+#[test]
+fn an_alias_named_as_a_urn_is_found_or_refused_and_never_mistaken() {
+    let tool = Tool::with_store();
+    tool.ok("create orders --alias pay");
+    tool.ok("create invoices");
+    let shown = tool.ok("resolve pay");
+    let urn = shown.lines().find_map(|line| line.strip_prefix("urn ")).unwrap().trim().to_owned();
+    assert_eq!(tool.json(&format!("resolve {urn}"))["key"]["key_alias"], json!("orders"));
+    tool.ok(&format!("create-alias {urn} invoices"));
+    let said = tool.fails(1, &format!("resolve {urn}"));
+    assert!(said.contains(&urn) && said.contains("the URN of the alias pay"), "{said}");
+    tool.ok("delete-alias pay");
+    assert_eq!(tool.json(&format!("resolve {urn}"))["key"]["key_alias"], json!("invoices"));
+}

@@ -119,7 +119,10 @@ impl Repair {
         store_must_be_new(&self.into)?;
         let (from, into) = (damaged.display(), self.into.display());
         self.confirm.ask(&format!("what is sound in {from} is written to {into}; {from} stays as it is"))?;
-        let report = watched(|| keystead::repair(&damaged, &self.into))?;
+        let report = watched(|| keystead::repair(&damaged, &self.into)).map_err(|error| match error {
+            Error::AlreadyOpen => Failure::of_file(&damaged)(error),
+            error => Failure::of_file(&self.into)(error),
+        })?;
         tell_repair(&report, &mut context.output)
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::Failure;
 use crate::progress::{Bar, now};
-use crate::temporary::Temporary;
+use crate::temporary::{Temporary, remove_unused};
 
 /// Measure this disk: how long a sync takes, how many commits a second a store makes.
 #[derive(Args)]
@@ -42,17 +42,20 @@ impl Bench {
             .store
             .must_be_no_cluster("it measures a disk; a cluster is measured by `cargo bench --bench etcd`")?;
         let folder = Temporary::create_in(&self.folder)?;
+        let at = |failure: Failure| failure.behind(&format!("in {}: ", self.folder.display()));
         let time = Duration::from_secs(self.seconds);
         let bar = Bar::new("measuring", 4, "measurements");
-        let syncs = measure_syncs(&folder.path().join("syncs"), time)?;
+        let syncs = measure_syncs(&folder.path().join("syncs"), time).map_err(at)?;
         bar.set(1);
-        let direct = measure_commits(&folder.path().join("direct"), &Options::new(), 1, time)?;
+        let direct = measure_commits(&folder.path().join("direct"), &Options::new(), 1, time).map_err(at)?;
         bar.set(2);
         let with_log = Options::new().redo_log(true);
-        let log_alone = measure_commits(&folder.path().join("log"), &with_log, 1, time)?;
+        let log_alone = measure_commits(&folder.path().join("log"), &with_log, 1, time).map_err(at)?;
         bar.set(3);
-        let log_together = measure_commits(&folder.path().join("log-together"), &with_log, WRITERS, time)?;
+        let log_together =
+            measure_commits(&folder.path().join("log-together"), &with_log, WRITERS, time).map_err(at)?;
         drop(bar);
+        remove_unused(&self.folder);
         if context.output.is_json() {
             return context.output.json(&json!({
                 "sync_microseconds": {

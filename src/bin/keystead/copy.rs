@@ -147,9 +147,10 @@ const DELETE_EXACTLY: &str = "see to the cause, delete the keys of that prefix b
 /// The copy is made beside, with a redo log, and gets its name when it is whole.
 fn fill_file(path: &Path, source: &Store, options: &Options) -> Result<Copied, Failure> {
     let folder = Temporary::beside(path)?;
-    let store = options.clone().redo_log(true).open(folder.path().join("copy"))?;
-    let copied = watched(|| source.copy_to(&store))?;
-    watched(|| store.backup(path))?;
+    let store =
+        options.clone().redo_log(true).open(folder.path().join("copy")).map_err(Failure::of_file(path))?;
+    let copied = watched(|| source.copy_to(&store)).map_err(Failure::of_file(path))?;
+    watched(|| store.backup(path)).map_err(Failure::of_file(path))?;
     Ok(copied)
 }
 

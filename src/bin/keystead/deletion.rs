@@ -9,14 +9,14 @@ use crate::ask::Confirm;
 use crate::failure::Failure;
 use crate::location::WriteRules;
 use crate::progress::{Bar, watched};
-use crate::values::{KeyName, parse_commit, show_time};
+use crate::values::{KeyArgument, KeyName, parse_commit, show_time};
 use crate::write::{WriteOptions, state_in_words};
 
 /// Have a key deleted after some days; until then it can be cancelled.
 #[derive(Args)]
 pub(crate) struct Schedule {
-    /// The key.
-    key: KeyName,
+    #[command(flatten)]
+    key: KeyArgument,
     /// After how many days: 7 to 1096.
     #[arg(long, value_parser = parse_days)]
     days: PendingDays,
@@ -31,9 +31,9 @@ fn parse_days(text: &str) -> Result<PendingDays, String> {
 
 impl Schedule {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["schedule-deletion", self.key.text(), self.days]);
+        let body = json!(["schedule-deletion", self.key.name().text(), self.days]);
         self.options.write(context, &body, state_in_words, |txn| {
-            let key_id = self.key.id(txn)?;
+            let key_id = self.key.name().id(txn)?;
             txn.schedule_deletion(key_id, self.days)
         })
     }
@@ -42,17 +42,17 @@ impl Schedule {
 /// Cancel a deletion; the key is disabled then.
 #[derive(Args)]
 pub(crate) struct Cancel {
-    /// The key.
-    key: KeyName,
+    #[command(flatten)]
+    key: KeyArgument,
     #[command(flatten)]
     options: WriteOptions,
 }
 
 impl Cancel {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["cancel-deletion", self.key.text()]);
+        let body = json!(["cancel-deletion", self.key.name().text()]);
         self.options.write(context, &body, state_in_words, |txn| {
-            let key_id = self.key.id(txn)?;
+            let key_id = self.key.name().id(txn)?;
             txn.cancel_deletion(key_id)
         })
     }
@@ -65,6 +65,9 @@ pub(crate) struct Purge {
     /// The key.
     #[arg(group = "which")]
     key: Option<KeyName>,
+    /// The key, in the place of KEY: what comes next is its name, whatever it looks like.
+    #[arg(long = "key", value_name = "NAME", group = "which", allow_hyphen_values = true)]
+    named: Option<KeyName>,
     /// All keys of the scope that are due.
     #[arg(long, group = "which", conflicts_with = "request_id")]
     due: bool,
@@ -76,7 +79,7 @@ pub(crate) struct Purge {
 
 impl Purge {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        match &self.key {
+        match self.key.as_ref().or(self.named.as_ref()) {
             Some(key) => self.purge_one(context, key),
             None => self.purge_due(context),
         }
@@ -183,9 +186,11 @@ impl TrimHistory {
         );
         self.confirm.ask(&what)?;
         let store = context.store.write(&self.rules)?;
+        let before = store.history_floor()?;
         let floor = watched(|| store.trim_history(self.to))?;
         match context.output.is_json() {
             true => context.output.json(&json!({ "history_floor": floor })),
+            false if floor == before => context.output.line("nothing was trimmed"),
             false => context.output.line(format!("the history begins behind commit {floor}")),
         }
     }

@@ -23,6 +23,9 @@ pub(crate) struct History {
     /// The key. One that is gone is named by its id.
     #[arg(group = "of")]
     key: Option<KeyName>,
+    /// The key, in the place of KEY: what comes next is its name, whatever it looks like.
+    #[arg(long = "key", value_name = "NAME", group = "of", allow_hyphen_values = true)]
+    named: Option<KeyName>,
     /// Of this alias instead.
     #[arg(long, group = "of", allow_hyphen_values = true, value_parser = parse_name::<Alias>)]
     alias: Option<Alias>,
@@ -78,7 +81,7 @@ impl History {
         let output = &mut context.output;
         let order = if self.oldest_first { Order::OldestFirst } else { Order::NewestFirst };
         store.read(&self.scope.scope()?, |snap| {
-            let of = match (&self.key, &self.alias) {
+            let of = match (self.key.as_ref().or(self.named.as_ref()), &self.alias) {
                 (Some(KeyName::Id(key_id)), _) => HistoryOf::Key(*key_id),
                 (Some(key), _) => HistoryOf::Key(key.read(snap)?.key_id),
                 (None, Some(alias)) => HistoryOf::Alias(alias),

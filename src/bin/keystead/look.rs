@@ -15,8 +15,8 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::output::{Column, Output};
 use crate::values::{
-    KeyName, ScopeOptions, one_of, parse_at, parse_name, parse_tag_filter, show_aliases, show_optional_time,
-    show_time,
+    KeyArgument, KeyName, ScopeOptions, one_of, parse_at, parse_name, parse_tag_filter, show_aliases,
+    show_optional_time, show_time,
 };
 
 /// List the scopes that hold anything.
@@ -69,8 +69,8 @@ pub(crate) struct Aliases {
 /// Show everything about a key.
 #[derive(Args)]
 pub(crate) struct Show {
-    /// The key.
-    key: KeyName,
+    #[command(flatten)]
+    key: KeyArgument,
     #[command(flatten)]
     scope: ScopeOptions,
 }
@@ -162,7 +162,7 @@ impl Show {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
         let store = context.store.read()?;
         let (key, aliases) = store.read(&self.scope.scope()?, |snap| {
-            let key = self.key.read(snap)?;
+            let key = self.key.name().read(snap)?;
             let aliases = all_aliases(snap, &key)?;
             Ok((key, aliases))
         })?;
@@ -183,8 +183,19 @@ impl Resolve {
         let names = self.names(&store, &scope)?;
         let (record, key) = store.read(&scope, |snap| {
             let found = names.iter().map(|alias| self.find(snap, alias));
-            let mut found = found.filter(|found| !matches!(found, Err(Error::AliasNotFound { .. })));
-            found.next().unwrap_or_else(|| Err(Error::AliasNotFound { alias: self.alias.as_str().into() }))
+            let found = found.filter(|found| !matches!(found, Err(Error::AliasNotFound { .. })));
+            let found = found.collect::<Result<Vec<_>, _>>()?;
+            if let [(exact, _), (other, _), ..] = &found[..]
+                && exact.alias.as_str() == self.alias
+            {
+                return Err(Error::abort(format!(
+                    "{} is the name of an alias, on key {}, and the URN of the alias {}, on key {}; name the one \
+                     that is meant otherwise",
+                    self.alias, exact.key_id, other.alias, other.key_id
+                )));
+            }
+            let not_found = || Error::AliasNotFound { alias: self.alias.as_str().into() };
+            found.into_iter().next().ok_or_else(not_found)
         })?;
         if context.output.is_json() {
             return context.output.json(&json!({ "alias": record, "key": key }));
@@ -198,15 +209,16 @@ impl Resolve {
         context.output.fields(&fields)
     }
 
-    /// The names that the alias may have: a URN leaves one prefix out.
+    /// The names that the alias may have. Names may look like URNs, so the text itself comes first; a URN leaves one
+    /// prefix out.
     fn names(&self, store: &Store, scope: &Scope) -> Result<Vec<Alias>, Failure> {
         let Ok(urn) = self.alias.parse::<AliasUrn>() else {
             return Ok(vec![parse_name(&self.alias).map_err(Failure::usage)?]);
         };
         if urn.region() != store.region() || urn.domain_id() != scope.domain() {
-            return Ok(Vec::new());
+            return Ok(self.alias.parse().into_iter().collect());
         }
-        let names = [urn.urn_name().to_owned(), format!("alias/{}", urn.urn_name())];
+        let names = [self.alias.clone(), urn.urn_name().to_owned(), format!("alias/{}", urn.urn_name())];
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 

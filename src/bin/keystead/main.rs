@@ -37,7 +37,7 @@ use clap_complete::Shell;
 
 use crate::failure::Failure;
 use crate::location::StoreOptions;
-use crate::output::{Output, is_json, say_in_json};
+use crate::output::{Output, is_json, printable, say_in_json};
 
 /// What stands below the list of commands; docs/cli.md says more.
 const AFTER_HELP: &str = "\
@@ -159,6 +159,14 @@ fn execute() -> Result<(), Failure> {
 /// What is wrong with the command line. Without --json the parser tells it itself, in colours; as it does with help.
 fn mistyped(error: &clap::Error) -> Failure {
     if !is_json() || matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let text = error.render().to_string();
+        let acts = |word: std::ffi::OsString| printable(&word.to_string_lossy()) != word.to_string_lossy();
+        // What was typed, perhaps by a script, does nothing to a terminal.
+        if error.use_stderr() && env::args_os().any(acts) {
+            let lines = text.lines().map(printable);
+            lines.for_each(|line| eprintln!("{line}"));
+            std::process::exit(error.exit_code());
+        }
         error.exit();
     }
     let text = error.render().to_string();

@@ -32,7 +32,7 @@ impl NewFile {
     }
 
     pub(crate) fn writer(&self) -> impl io::Write {
-        self.file.file()
+        Named { file: self.file.file(), path: &self.path }
     }
 
     /// Puts it in its place, if nothing is there.
@@ -54,6 +54,28 @@ impl NewFile {
         file.file().sync_all().map_err(|error| failed(&path, error))?;
         file.replace(&path).map_err(|error| failed(&path, error))?;
         sync_folder_of(&path)
+    }
+}
+
+/// A file whose errors name it, by the name that it will have.
+struct Named<'a> {
+    file: &'a File,
+    path: &'a Path,
+}
+
+impl Named<'_> {
+    fn named(&self, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
+    }
+}
+
+impl io::Write for Named<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes).map_err(|error| self.named(&error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush().map_err(|error| self.named(&error))
     }
 }
 

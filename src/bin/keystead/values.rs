@@ -87,6 +87,24 @@ impl KeyName {
     }
 }
 
+/// The key that a command is about, named in either way.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct KeyArgument {
+    /// The key.
+    #[arg(value_name = "KEY")]
+    key: Option<KeyName>,
+    /// The key, in the place of KEY: what comes next is its name, whatever it looks like.
+    #[arg(long = "key", value_name = "NAME", allow_hyphen_values = true)]
+    named: Option<KeyName>,
+}
+
+impl KeyArgument {
+    pub(crate) fn name(&self) -> &KeyName {
+        self.key.as_ref().or(self.named.as_ref()).expect("one of them is required")
+    }
+}
+
 /// A name of a key or an alias; one that is too long is told as such.
 pub(crate) fn parse_name<T: FromStr<Err = InvalidAlias>>(text: &str) -> Result<T, String> {
     const CHARACTERS_MAX: usize = 255;

@@ -16,7 +16,9 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::history::describe;
 use crate::location::WriteRules;
-use crate::values::{KeyName, ScopeOptions, one_of, parse_commit, parse_name, parse_tag, show_aliases};
+use crate::values::{
+    KeyArgument, KeyName, ScopeOptions, one_of, parse_commit, parse_name, parse_tag, show_aliases,
+};
 
 /// By whom something is done.
 #[derive(Args)]
@@ -189,17 +191,17 @@ impl Create {
 /// Enable a disabled key.
 #[derive(Args)]
 pub(crate) struct Enable {
-    /// The key.
-    key: KeyName,
+    #[command(flatten)]
+    key: KeyArgument,
     #[command(flatten)]
     options: WriteOptions,
 }
 
 impl Enable {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["enable", self.key.text()]);
+        let body = json!(["enable", self.key.name().text()]);
         self.options.write(context, &body, state_in_words, |txn| {
-            let key_id = self.key.id(txn)?;
+            let key_id = self.key.name().id(txn)?;
             txn.enable(key_id)
         })
     }
@@ -208,17 +210,17 @@ impl Enable {
 /// Disable an enabled key.
 #[derive(Args)]
 pub(crate) struct Disable {
-    /// The key.
-    key: KeyName,
+    #[command(flatten)]
+    key: KeyArgument,
     #[command(flatten)]
     options: WriteOptions,
 }
 
 impl Disable {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["disable", self.key.text()]);
+        let body = json!(["disable", self.key.name().text()]);
         self.options.write(context, &body, state_in_words, |txn| {
-            let key_id = self.key.id(txn)?;
+            let key_id = self.key.name().id(txn)?;
             txn.disable(key_id)
         })
     }

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::location::WriteRules;
 use crate::output::Output;
 use crate::progress::{Bar, watched};
-use crate::temporary::Temporary;
+use crate::temporary::{Temporary, remove_unused};
 use crate::write::ActorOption;
 
 /// Create the keys and aliases of an export, checking every rule; what is there already counts as done.
@@ -58,12 +58,14 @@ impl Import {
             let store = context.store.write(&self.rules)?;
             return self.import(&store, &mut context.output);
         }
-        let folder = Temporary::create_in(&std::env::temp_dir())?;
-        let copy = folder.path().join("copy");
         let store = context.store.read()?;
-        watched(|| store.backup(&copy))?;
+        let among = std::env::temp_dir();
+        remove_unused(&among);
+        let folder = Temporary::create_in(&among)?;
+        let copy = folder.path().join("copy");
+        watched(|| store.backup(&copy)).map_err(Failure::of_file(&copy))?;
         drop(store);
-        let store = self.rules.options().open(&copy)?;
+        let store = self.rules.options().open(&copy).map_err(Failure::of_file(&copy))?;
         self.import(&store, &mut context.output)
     }
 
