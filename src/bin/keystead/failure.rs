@@ -239,9 +239,7 @@ fn advice_for(error: &Error) -> Option<&'static str> {
              that only reads: that process uses a redo log, so the file alone is not the whole store; let it \
              make a backup, and look at that"
         }
-        Error::RecoveryNeeded => {
-            "run `keystead recover` once: it completes what the crash interrupted, and checks all pages"
-        }
+        Error::RecoveryNeeded => "run `keystead recover` once; it also checks all pages",
         Error::NoStore(_) => {
             "check the path, or the addresses and the prefix; `keystead init` makes a new store"
         }
