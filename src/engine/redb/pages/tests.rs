@@ -159,17 +159,41 @@ fn a_page_of_before_is_found() {
     }
     drop(engine);
     let after = fs::read(&path).unwrap();
-    let mut stale = 0;
+    let (mut stale, mut refused) = (0, 0);
     for offset in named(&path) {
         let page = usize::try_from(offset).unwrap()..usize::try_from(offset + PAGE).unwrap();
         let Some(old) = before.get(page.clone()).filter(|old| **old != after[page.clone()]) else { continue };
         let mut damaged = after.clone();
         damaged[page].copy_from_slice(old);
         fs::write(&path, &damaged).unwrap();
+        // Read before it was put back, each time from the file, and opened after that.
+        fs::write(&path, &after).unwrap();
+        let before_it = RedbReader::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+        assert!(serves_no_former_row(&before_it), "nothing is damaged");
+        fs::write(&path, &damaged).unwrap();
         assert_eq!(check_closed_file(&path).unwrap().damaged.len(), 1, "the page at {offset}");
+        refused += usize::from(!serves_no_former_row(&before_it));
+        if let Ok(after_it) = RedbReader::open(&path, PAGES) {
+            serves_no_former_row(&after_it);
+        }
         stale += 1;
     }
-    assert!(stale > 0, "no page was written over");
+    assert!(stale > 0 && refused > 0, "{stale} pages were written over, {refused} of them are read");
+}
+
+/// Whether the rows that were written last can be read; none may be as it was before.
+fn serves_no_former_row(reader: &RedbReader) -> bool {
+    (0..3).all(|n| match reader.begin_read().and_then(|rows| rows.get(&[&row(n)])) {
+        Ok(found) => {
+            let found = found[0].as_ref().map(|stored| stored.bytes.clone());
+            assert_eq!(found, Some(vec![9; 90]), "row {n}");
+            true
+        }
+        Err(error) => {
+            assert!(matches!(error, Error::Corrupted(_)), "{error:?}");
+            false
+        }
+    })
 }
 
 #[test]
