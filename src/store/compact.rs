@@ -34,7 +34,7 @@ pub struct Compacted {
     pub took: Duration,
 }
 
-/// Writes a store anew, into full pages, and puts the new file in the place of the old one. The old file stays if the
+/// Rewrites a store into full pages, and puts the new file in the place of the old one. The old file stays if the
 /// new one would take more of the disk, or as much without being shorter. It is the same store: its incarnation, commits, versions and positions
 /// stay what they were.
 ///

@@ -133,7 +133,7 @@ fn summary(found: &PageCheck) -> Summary {
     }
 }
 
-/// Checks all pages, at most so many bytes a second, until `stopped`, which waits as long as it is told,
+/// Checks all pages, at most `bytes_per_second`, until `stopped`, which waits for the given time,
 /// says so.
 pub(super) fn check(
     engine: &dyn Engine,

@@ -4,7 +4,7 @@
 //! and every entry of the log that is in a page which fits its checksum, and is in its place, is copied. A write-ahead
 //! log that lies beside the file is laid over them (`wal`). Then keys, aliases and tombstones that are missing are taken
 //! from the history, where it tells for sure (`missing`). Then every row that follows from others is compared with
-//! these, and written anew, or left out (`derive`). Last, the history is trimmed to where it is whole (`trim`).
+//! these, and rebuilt, or left out (`derive`). Last, the history is trimmed to where it is whole (`trim`).
 
 mod derive;
 mod missing;
@@ -39,7 +39,7 @@ use wal::{NewerRow, ReadWal, read_wal};
 /// own. A page that does not fit may be of an earlier moment, whatever is in it: none of its rows is kept. A write-ahead
 /// log beside the file is used, whatever the file says of it, as far as it is sound and belongs to the store.
 ///
-/// What follows for sure from what is left is written anew: every index, the names that each key has, the
+/// What follows for sure from what is left is rebuilt: every index, the names that each key has, the
 /// counts; and from the history a key, an alias or a tombstone whose row is damaged. Rows that nothing calls
 /// for are left out. What can't be had back is lost, and the report names it: a key of which no history is
 /// left, and the aliases that named it, which are left out; an alias; the outcome of a request; and the

@@ -105,7 +105,7 @@ impl KeyArgument {
     }
 }
 
-/// A name of a key or an alias; one that is too long is told as such.
+/// A name of a key or an alias; one that is too long is reported as such.
 pub(crate) fn parse_name<T: FromStr<Err = InvalidAlias>>(text: &str) -> Result<T, String> {
     const CHARACTERS_MAX: usize = 255;
     text.parse().map_err(|error: InvalidAlias| match text.chars().count() {

@@ -105,7 +105,7 @@ enum RowsAt {
     Root(Named, Tree),
 }
 
-/// What is in a tree, for what is told of it.
+/// What is in a tree, as the reader of the pages reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// The tables; the store's rows are behind it.
@@ -284,7 +284,7 @@ impl<'a> Salvage<'a> {
     ///
     /// # Errors
     ///
-    /// `Io`, and those of whom it is told.
+    /// `Io`, and the errors of `salvaging`.
     pub(crate) fn read(&self, salvaging: &mut dyn Salvaging) -> Result<()> {
         self.read_rows(salvaging)?;
         self.read_lists(salvaging)

@@ -1,4 +1,4 @@
-//! Comparing rows with those that they follow from: each is written anew, or left out, if it is not as it must be.
+//! Comparing rows with those that they follow from: each is rebuilt, or left out, if it is not as it must be.
 
 use std::ops::Bound;
 

@@ -13,7 +13,7 @@ use crate::id::Commit;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RepairReport {
-    /// What was written anew or left out, without any loss.
+    /// What was rebuilt or left out, without any loss.
     pub repaired: Vec<Finding>,
     /// What is lost, and what was left out for that.
     pub lost: Vec<Finding>,
