@@ -249,7 +249,7 @@ impl<'a> Salvage<'a> {
             }
             return Ok(());
         }
-        let was_being_written = unclean && !two_phases;
+        let was_being_written = !two_phases;
         let found = self.checked()?;
         if found.damaged > 0 && (was_being_written || !found.reads_rows) {
             self.take(other);

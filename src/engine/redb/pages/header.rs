@@ -78,9 +78,12 @@ pub(super) struct Placed {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine::redb) struct Header {
     pub(in crate::engine::redb) layout: Layout,
-    /// Whether the last writer did not close the file, or is still there.
+    /// Whether the last writer did not close the file, or is still there. redb takes this back in the midst of a recovery,
+    /// which may be cut off as well.
     pub(in crate::engine::redb) unclean: bool,
-    /// Whether the newest commit was synced before it was named the newest.
+    /// Whether the newest commit was synced before it was named the newest: always, if the file was closed. Otherwise a
+    /// crash may have cut it off, and redb compares all pages when it opens the file, and takes the commit before it if they
+    /// do not fit.
     pub(in crate::engine::redb) two_phases: bool,
     /// How long the file was when it was closed; says nothing of one that was not.
     pub(super) length_closed: u64,
@@ -121,7 +124,12 @@ impl Header {
         Some(Self { layout, unclean, two_phases, length_closed, primary, slots })
     }
 
-    /// The newest commit that is in the file as a whole, and the one before it.
+    /// Whether the last writer did not close the file, or is still there.
+    pub(super) fn was_not_closed(&self) -> bool {
+        self.unclean || !self.two_phases
+    }
+
+    /// The commit that is said to be the newest, and the one in the other slot.
     pub(super) fn newest_first(&self) -> [Option<Placed>; 2] {
         [self.primary, 1 - self.primary].map(|slot| self.slots[slot].place(self.layout))
     }

@@ -220,7 +220,7 @@ impl PageFile {
         let length = self.file.len().unwrap_or_default();
         let Some(header) = Header::read(bytes, length) else { return };
         self.length.store(length, Ordering::Release);
-        self.found.get_or_init(|| (header.unclean, header.unclean && !header.two_phases));
+        self.found.get_or_init(|| (header.was_not_closed(), !header.two_phases));
         self.layout.get_or_init(|| header.layout);
         header.hide_impossible(bytes);
         // The newer last, in case that both name a page.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::header::{HEADER_BYTES, Header, PageNumber};
 use super::*;
-use crate::engine::redb::{Pages, RedbEngine, RedbReader};
+use crate::engine::redb::{Pages, RedbEngine, RedbReader, existing};
 use crate::engine::{Batch, Engine, Log};
 use crate::id::Commit;
 
@@ -358,4 +358,41 @@ fn a_page_that_the_disk_can_not_read_is_found_and_the_others_are_checked() {
     assert_eq!(found.damaged, [(leaf, "the disk can't read it")]);
     assert_eq!(found.pages, named.len() as u64);
     assert!(pages.must_be_sound().is_err());
+}
+
+/// A commit that was cut off, of which a recovery went back, which was cut off too: it had taken back that the file was
+/// not closed, and named the slot of the commit before it.
+#[test]
+fn a_commit_from_which_a_cut_off_recovery_went_back_is_no_damage() {
+    let (folder, path) = store();
+    // Without locks, as on a storage of the caller's: with them each commit has two phases.
+    let open = |path: &Path| RedbEngine::on(existing(path).unwrap(), &PAGES.builder()).unwrap();
+    let engine = open(&path);
+    let commit = |n| {
+        let batch = Batch::from([(row(n), Some(vec![9; 90]))]);
+        engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap()
+    };
+    let last = commit(0);
+    let before = fs::read(&path).unwrap();
+    commit(1);
+    let mut bytes = fs::read(&path).unwrap();
+    let header = Header::read(&bytes, bytes.len() as u64).unwrap();
+    assert!(header.unclean && !header.two_phases, "{header:?}");
+    for (page, before) in bytes.chunks_exact_mut(4096).zip(before.chunks_exact(4096)).skip(1) {
+        if page != before {
+            page.fill(0);
+        }
+    }
+    for flags in [bytes[9], bytes[9] & !2, bytes[9] ^ 1, (bytes[9] & !2) ^ 1] {
+        bytes[9] = flags;
+        let cut_off = folder.path().join(format!("flags-{flags}.redb"));
+        fs::write(&cut_off, &bytes).unwrap();
+        assert_eq!(check_closed_file(&cut_off).unwrap().damaged, [], "flags {flags}");
+        let opened = open(&cut_off);
+        assert_eq!(opened.begin_read().unwrap().commit(), last, "flags {flags}");
+        let state = opened.page_state().unwrap();
+        assert_eq!((state.stats.damaged, state.unclean), (0, true), "flags {flags}");
+        opened.begin_write().unwrap().end().unwrap();
+        assert_eq!(opened.check_pages(None, u64::MAX).unwrap().unwrap().damaged, []);
+    }
 }

@@ -45,8 +45,8 @@ pub(super) fn walk(file: &PageFile, after: Option<Vec<u8>>, bytes: u64) -> io::R
     Ok(round)
 }
 
-/// All pages of the newest commit of a file that redb could not open. A crash may have cut off the newest, if the
-/// file was not closed: then the one before it counts.
+/// All pages of the newest commit of a file that redb could not open. A crash may have cut off the newest, if it was not
+/// written in two phases: then the one in the other slot counts.
 pub(super) fn walk_closed(file: &PageFile) -> io::Result<PageRound> {
     let header = first_page(file)?;
     let (Some(header), Some((layout, _))) = (header, newest(file)?) else {
@@ -62,7 +62,7 @@ pub(super) fn walk_closed(file: &PageFile) -> io::Result<PageRound> {
     };
     let [newest, before] = header.newest_first();
     let found = newest.map(whole).transpose()?;
-    if let (true, false, Some(before)) = (header.unclean, header.two_phases, before)
+    if let (false, Some(before)) = (header.two_phases, before)
         && found.as_ref().is_none_or(|round| !round.damaged.is_empty())
     {
         let before = whole(before)?;
