@@ -88,6 +88,7 @@ pub(super) struct PageFile {
     /// have cut its newest commit off.
     found: OnceLock<(bool, bool)>,
     layout: OnceLock<Layout>,
+    own: Mutex<OwnHeaders>,
     trees: RwLock<Vec<Tree>>,
     expected: [RwLock<HashMap<u32, Expected, RandomState>>; SHARDS],
     damage: Damage,
@@ -95,6 +96,14 @@ pub(super) struct PageFile {
     /// Checks of all pages that came to their end, and the bytes of all that were made.
     checks: AtomicU64,
     checked_bytes: AtomicU64,
+}
+
+/// The first page as this process wrote it. A commit of one phase writes it and its pages in any order, so that
+/// before it is synced it names pages that are not in the file yet.
+#[derive(Default)]
+struct OwnHeaders {
+    written: Option<Header>,
+    synced: Option<Header>,
 }
 
 /// The pages that were found not to be what they should be.
@@ -128,6 +137,7 @@ impl PageFile {
             length,
             found: OnceLock::new(),
             layout: OnceLock::new(),
+            own: Mutex::default(),
             trees: RwLock::default(),
             expected: Default::default(),
             damage: Damage::default(),
@@ -227,6 +237,11 @@ impl PageFile {
         for slot in header.newest_first().into_iter().rev().flatten() {
             slot.roots.into_iter().flatten().for_each(|root| self.expect(root));
         }
+    }
+
+    /// The first page as this process has written and synced it, if it has.
+    fn own_header(&self) -> Option<Header> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).synced
     }
 
     fn shard(&self, offset: u64) -> (&RwLock<HashMap<u32, Expected, RandomState>>, u32) {
@@ -340,6 +355,7 @@ impl StorageBackend for Checked {
         } else if let Some(header) = Header::read(data, pages.length.load(Ordering::Acquire)) {
             // That of a file which is made.
             pages.layout.get_or_init(|| header.layout);
+            pages.own.lock().unwrap_or_else(PoisonError::into_inner).written = Some(header);
         }
         Ok(())
     }
@@ -351,7 +367,10 @@ impl StorageBackend for Checked {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.file.sync_data()
+        self.0.file.sync_data()?;
+        let mut own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.synced = own.written;
+        Ok(())
     }
 
     fn close(&self) -> io::Result<()> {

@@ -396,3 +396,67 @@ fn a_commit_from_which_a_cut_off_recovery_went_back_is_no_damage() {
         assert_eq!(opened.check_pages(None, u64::MAX).unwrap().unwrap().damaged, []);
     }
 }
+
+/// A storage on which the first page is there at once and all other pages when they are synced, as a disk may have it;
+/// each sync begins with a check of the pages that are there.
+#[derive(Debug, Clone)]
+struct FirstPageFirst {
+    file: Arc<FileBackend>,
+    held_back: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
+    pages: Arc<OnceLock<Arc<PageFile>>>,
+    found: Arc<Mutex<Vec<PageRound>>>,
+}
+
+impl StorageBackend for FirstPageFirst {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if let Some(pages) = self.pages.get() {
+            self.found.lock().unwrap().push(pages.check(None, u64::MAX).unwrap());
+        }
+        for (offset, data) in std::mem::take(&mut *self.held_back.lock().unwrap()) {
+            self.file.write(offset, &data)?;
+        }
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if offset < PAGE {
+            return self.file.write(offset, data);
+        }
+        self.held_back.lock().unwrap().insert(offset, data.to_vec());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_check_beside_a_commit_sees_no_page_that_is_not_written_yet() {
+    let (_folder, path) = store();
+    let storage = FirstPageFirst {
+        file: Arc::new(existing(&path).unwrap()),
+        held_back: Arc::default(),
+        pages: Arc::default(),
+        found: Arc::default(),
+    };
+    let engine = RedbEngine::on(storage.clone(), &PAGES.builder()).unwrap();
+    storage.pages.set(Arc::clone(engine.pages.as_ref().unwrap())).unwrap();
+    for n in 0..20 {
+        let batch = Batch::from([(row(n), Some(vec![9; 90]))]);
+        engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
+    }
+    let found = storage.found.lock().unwrap();
+    assert!(found.len() >= 20, "{} checks", found.len());
+    for round in &*found {
+        assert!(round.damaged.is_empty() && round.pages > 100, "{round:?}");
+    }
+}

@@ -83,13 +83,17 @@ fn first_page(file: &PageFile) -> io::Result<Option<Header>> {
     Ok(Header::read(&bytes, file.file.len()?))
 }
 
-/// The newest commit that is in the file as a whole, if there is one.
+/// The newest commit that is in the file as a whole, if there is one. If this process writes the file, that is the newest
+/// that it has synced.
 fn newest(file: &PageFile) -> io::Result<Option<(Layout, Placed)>> {
     for _ in 0..TRIES {
-        if let Some(header) = first_page(file)?
-            && let [Some(slot), _] = header.newest_first()
+        if let Some(found) = first_page(file)?
+            && let [Some(_), _] = found.newest_first()
         {
-            return Ok(Some((header.layout, slot)));
+            let header = Header { layout: found.layout, ..file.own_header().unwrap_or(found) };
+            if let [Some(slot), _] = header.newest_first() {
+                return Ok(Some((header.layout, slot)));
+            }
         }
         // Somebody may be writing it just now.
         std::thread::yield_now();
