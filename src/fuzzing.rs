@@ -14,9 +14,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use crate::alias::{Alias, AliasUrn, KeyAlias};
 use crate::engine::disk::StorageBackend;
-use crate::engine::logged::{LoggedEngine, LoggedReader};
+use crate::engine::embedded::wal::{LOG_BYTES_MIN, RedoLog};
+use crate::engine::embedded::{EmbeddedEngine, OfflineReader};
 use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, seal, unseal};
-use crate::engine::redo::{LOG_BYTES_MIN, RedoLog};
 use crate::format;
 use crate::format::changes::{ChangesReader, ChangesWriter};
 use crate::id::{Commit, DomainId, KeyId, RequestId, Scope};
@@ -341,7 +341,7 @@ fn open_direct(table: &Bytes, pages: Pages) -> crate::Result<Store> {
 
 fn open_logged(table: &Bytes, log: &Bytes, pages: Pages) -> crate::Result<Store> {
     let table = TableFile::on(table.clone(), &pages.builder())?;
-    options().on(Box::new(LoggedEngine::on(table, Box::new(log.clone()), CHECKPOINT_BYTES)?))
+    options().on(Box::new(EmbeddedEngine::on(table, Box::new(log.clone()), CHECKPOINT_BYTES)?))
 }
 
 /// Opens it to write, as [`Options::check_integrity`] does.
@@ -355,7 +355,7 @@ fn open_checked(table: &Bytes, log: Option<&Bytes>) -> crate::Result<Store> {
 fn open_to_read(table: &Bytes, log: Option<&Bytes>) -> crate::Result<Store> {
     let table = TableFile::read_only(table.clone(), PAGES)?;
     let log = log.map(|log| Box::new(log.clone()) as Box<dyn StorageBackend>);
-    options().on(Box::new(LoggedReader::on(table, log)?))
+    options().on(Box::new(OfflineReader::on(table, log)?))
 }
 
 /// The replay of a log: frames that are whole, but hold arbitrary bytes instead of commits, or commits that

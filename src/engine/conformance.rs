@@ -6,9 +6,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::logged::LoggedEngine;
+use super::embedded::EmbeddedEngine;
+use super::embedded::wal::RedoLog;
 use super::redb::{Pages, RedbEngine, RedbReader, TableFile, builder};
-use super::redo::RedoLog;
 use super::scripted::{Random, Scripted};
 use super::{Batch, Engine, Load, Log, Range, ReadTransaction, Reading, RowHash, Waited};
 use crate::error::Error;
@@ -66,7 +66,7 @@ fn redb_with_a_log() {
             drop(RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap());
             RedoLog::create(&disk.file(LOG), [7; 16], 4 << 20).unwrap();
             let table = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
-            Box::new(LoggedEngine::on(table, Box::new(disk.file(LOG)), checkpoint_bytes).unwrap())
+            Box::new(EmbeddedEngine::on(table, Box::new(disk.file(LOG)), checkpoint_bytes).unwrap())
         });
     }
 }

@@ -9,16 +9,12 @@ mod bell;
 pub(crate) mod conformance;
 pub(crate) mod direct;
 pub(crate) mod disk;
+pub(crate) mod embedded;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 mod load;
-pub(crate) mod logged;
-mod memtable;
 mod newest;
 pub(crate) mod redb;
-pub(crate) mod redo;
-#[cfg(test)]
-mod redo_tests;
 mod scratch;
 #[cfg(test)]
 mod scratch_tests;

@@ -11,16 +11,16 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::engine::direct::DirectFile;
 use crate::engine::disk::{BackendError, StorageBackend};
-use crate::engine::logged::{LoggedEngine, LoggedReader};
+use crate::engine::embedded::wal::{LogId, RedoLog};
+use crate::engine::embedded::{EmbeddedEngine, OfflineReader};
 use crate::engine::redb::{LogState, Pages, RedbEngine, RedbReader, TableFile, backend};
-use crate::engine::redo::{LogId, RedoLog};
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
 use crate::time::Stopwatch;
 
 use super::temporary::{TemporaryFile, folder_of, remove_unused};
 
-pub(super) use crate::engine::redo::{LOG_BYTES_MAX, LOG_BYTES_MIN};
+pub(super) use crate::engine::embedded::wal::{LOG_BYTES_MAX, LOG_BYTES_MIN};
 
 /// What is added to the name of the store's file.
 const LOG_SUFFIX: &str = ".redo";
@@ -80,7 +80,7 @@ impl Files<'_> {
         remove_unused(folder_of(&self.log_path()));
     }
 
-    fn logged(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<LoggedEngine> {
+    fn logged(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<EmbeddedEngine> {
         let open = || TableFile::open(self.path, self.pages);
         let table = match open() {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -108,7 +108,7 @@ impl Files<'_> {
                 return Err(self.mismatch("the store has none, but there is the one of another"));
             }
         };
-        LoggedEngine::on(table, disk, self.checkpoint_bytes)
+        EmbeddedEngine::on(table, disk, self.checkpoint_bytes)
     }
 
     /// Opens the store for reading only.
@@ -129,7 +129,7 @@ impl Files<'_> {
         match self.offline()? {
             (LogState::InUse { .. }, table) => self.read_with_log(table),
             // It was opened with a log, and nothing was written; or it was checked, and recovered in memory.
-            (_, table) if was_not_closed => Ok(Box::new(LoggedReader::on(table, None)?)),
+            (_, table) if was_not_closed => Ok(Box::new(OfflineReader::on(table, None)?)),
             // Others read it offline, or did so until now.
             _ => Err(Error::AlreadyOpen),
         }
@@ -143,7 +143,7 @@ impl Files<'_> {
 
     fn read_with_log(&self, table: TableFile) -> Result<Box<dyn Engine>> {
         let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
-        Ok(Box::new(LoggedReader::on(table, Some(log))?))
+        Ok(Box::new(OfflineReader::on(table, Some(log))?))
     }
 
     fn or_no_store(&self, error: Error) -> Error {

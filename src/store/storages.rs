@@ -2,9 +2,9 @@
 
 use crate::engine::Engine;
 use crate::engine::disk::{Memory, OnStorage, Storage};
-use crate::engine::logged::LoggedEngine;
+use crate::engine::embedded::EmbeddedEngine;
+use crate::engine::embedded::wal::RedoLog;
 use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile};
-use crate::engine::redo::RedoLog;
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
 
@@ -62,7 +62,7 @@ impl Storages {
             }
             LogState::None => return Err(mismatch("the store has none, but there is the one of another")),
         }
-        Ok(Box::new(LoggedEngine::on(table, Box::new(log), self.checkpoint_bytes)?))
+        Ok(Box::new(EmbeddedEngine::on(table, Box::new(log), self.checkpoint_bytes)?))
     }
 
     /// Makes a store in memory and copies it. The first byte comes last: without it this is no store, so

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::disk::{Disk, Fails, Image, LOG, TABLE};
 use super::{new_key, request, scope};
 use crate::engine::disk::{OnStorage, Storage};
-use crate::engine::logged::{LoggedEngine, Sabotage};
+use crate::engine::embedded::wal::RedoLog;
+use crate::engine::embedded::{EmbeddedEngine, Sabotage};
 use crate::engine::redb::{LogState, RedbEngine, TableFile, builder};
-use crate::engine::redo::RedoLog;
 use crate::engine::scripted::Scripted;
 use crate::engine::{Batch, Engine, Log};
 use crate::error::{Error, Result};
@@ -48,7 +48,7 @@ impl Mounted {
         let builder = builder(mode.cache_bytes);
         let engine = if mode.redo_log {
             let table = TableFile::on(disk.file(TABLE), &builder)?;
-            Scripted::new(LoggedEngine::on(table, Box::new(disk.file(LOG)), CHECKPOINT_BYTES)?)
+            Scripted::new(EmbeddedEngine::on(table, Box::new(disk.file(LOG)), CHECKPOINT_BYTES)?)
         } else {
             Scripted::new(RedbEngine::on(disk.file(TABLE), &builder)?)
         };
@@ -342,7 +342,7 @@ fn a_checkpoint_that_fails_is_told_when_the_store_is_closed() {
     let disk = disk_with_store();
     let open = |disk: &Disk| {
         let table = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
-        LoggedEngine::on(table, Box::new(disk.file(LOG)), usize::MAX).unwrap()
+        EmbeddedEngine::on(table, Box::new(disk.file(LOG)), usize::MAX).unwrap()
     };
     let write = |engine: &dyn Engine| {
         let batch = Batch::from([(Space::of_store().floor(), Some(vec![1]))]);
@@ -369,9 +369,9 @@ fn a_checkpoint_that_fails_is_told_when_the_store_is_closed() {
 fn part_of_a_checkpoint_needs_the_whole_log() {
     let open = |disk: &Disk| {
         let table = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
-        LoggedEngine::on(table, Box::new(disk.file(LOG)), usize::MAX)
+        EmbeddedEngine::on(table, Box::new(disk.file(LOG)), usize::MAX)
     };
-    let write = |engine: &LoggedEngine, number: u8| {
+    let write = |engine: &EmbeddedEngine, number: u8| {
         let batch = Batch::from([(vec![b'a', number], Some(vec![number]))]);
         engine.begin_write().unwrap().commit(&batch, Log { append: Some(&[number]), trim: None }).unwrap()
     };
@@ -421,7 +421,7 @@ fn a_checkpoint_comes_after_the_log() {
         let (table, log) = (Disk::of(base.clone()), Disk::of(base.clone()));
         let on = |table: &Disk, log: &Disk| {
             let table = TableFile::on(table.file(TABLE), &builder(1 << 20)).unwrap();
-            LoggedEngine::on(table, Box::new(log.file(LOG)), usize::MAX)
+            EmbeddedEngine::on(table, Box::new(log.file(LOG)), usize::MAX)
         };
         let engine = on(&table, &log).unwrap();
         let write = |number: u8| {
@@ -452,9 +452,9 @@ fn a_checkpoint_comes_after_the_log() {
 fn a_half_of_the_log_is_kept_until_the_table_file_has_it() {
     let on = |table: &Disk, log: &Disk| {
         let table = TableFile::on(table.file(TABLE), &builder(1 << 20)).unwrap();
-        LoggedEngine::on(table, Box::new(log.file(LOG)), usize::MAX).unwrap()
+        EmbeddedEngine::on(table, Box::new(log.file(LOG)), usize::MAX).unwrap()
     };
-    let write = |engine: &LoggedEngine, number: u8| {
+    let write = |engine: &EmbeddedEngine, number: u8| {
         let batch = (0..10).map(|row| (vec![b'a', number, row], Some(vec![row; 300]))).collect();
         engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
     };

@@ -141,7 +141,11 @@ fn names_stand_only_where_they_may() {
                 "engine/redb/spaces.rs",
                 "engine/redb/read.rs",
                 "engine/redb/write.rs",
-                "engine/logged.rs",
+                "engine/embedded/checkpoint.rs",
+                "engine/embedded/commit.rs",
+                "engine/embedded/mod.rs",
+                "engine/embedded/offline.rs",
+                "engine/embedded/snapshot.rs",
                 "store/files.rs",
                 "store/options.rs",
                 "store/page_check.rs",
@@ -160,7 +164,9 @@ fn names_stand_only_where_they_may() {
                 "engine/redb/mod.rs",
                 "engine/redb/draft.rs",
                 "engine/redb/read.rs",
-                "engine/logged.rs",
+                "engine/embedded/checkpoint.rs",
+                "engine/embedded/mod.rs",
+                "engine/embedded/snapshot.rs",
                 "store/files.rs",
                 "store/options.rs",
                 "store/storages.rs",
@@ -182,7 +188,18 @@ fn names_stand_only_where_they_may() {
 /// shuttle can stop a thread only at locks, atomics and threads that are its own.
 #[test]
 fn what_runs_under_shuttle_has_its_locks() {
-    let places = ["bell", "logged", "memtable", "newest", "redo", "stripes"];
+    let places = [
+        "bell",
+        "embedded/checkpoint",
+        "embedded/commit",
+        "embedded/memtable",
+        "embedded/mod",
+        "embedded/offline",
+        "embedded/snapshot",
+        "embedded/wal",
+        "newest",
+        "stripes",
+    ];
     let foreign = r"\bstd::(?:thread|sync::(?:\{[^;]*)?\b(?:Mutex|Condvar|RwLock|atomic)\b)|\barc_swap\b";
     let (foreign, sources) = (Regex::new(foreign).unwrap(), sources());
     for place in places.map(|name| format!("engine/{name}.rs")) {

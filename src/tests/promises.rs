@@ -11,9 +11,9 @@ use std::time::Duration;
 use super::disk::{Disk, Image, LOG, TABLE};
 use super::{new_key, request, scope};
 use crate::engine::Engine;
-use crate::engine::logged::{LoggedEngine, Sabotage};
+use crate::engine::embedded::wal::RedoLog;
+use crate::engine::embedded::{EmbeddedEngine, Sabotage};
 use crate::engine::redb::{RedbEngine, TableFile, builder};
-use crate::engine::redo::RedoLog;
 use crate::engine::scripted::Random;
 use crate::txn::Rows;
 use crate::{Alias, Commit, Error, KeyId, Options, Store};
@@ -37,9 +37,9 @@ fn key_id(number: u8) -> KeyId {
     KeyId::from_bytes([number; 16])
 }
 
-fn open(disk: &Disk) -> LoggedEngine {
+fn open(disk: &Disk) -> EmbeddedEngine {
     let table = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
-    LoggedEngine::on(table, Box::new(disk.file(LOG)), 20_000).unwrap()
+    EmbeddedEngine::on(table, Box::new(disk.file(LOG)), 20_000).unwrap()
 }
 
 /// A disk with a store that has some keys, and two aliases on the first.

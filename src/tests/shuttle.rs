@@ -29,9 +29,9 @@ use super::linearizability::recorder::{History, Recorder, answer};
 use super::linearizability::specification::{Alias, Answer, Call, Key, Name, Names};
 use super::linearizability::workload::{Random, Workload};
 use crate::engine::disk::{OnStorage, Storage};
-use crate::engine::logged::{LoggedEngine, LoggedReader, Sabotage};
+use crate::engine::embedded::wal::RedoLog;
+use crate::engine::embedded::{EmbeddedEngine, OfflineReader, Sabotage};
 use crate::engine::redb::{RedbEngine, TableFile, builder};
-use crate::engine::redo::RedoLog;
 use crate::engine::{Engine, Waited};
 use crate::sync::{atomic::AtomicUsize, thread};
 use crate::{Commit, Error, Options, Result, Store};
@@ -201,7 +201,7 @@ fn until(history: &History, time: u64) -> History {
 fn look(image: Image) -> Result<Answer> {
     let disk = Disk::of(image);
     let table = TableFile::on(disk.file(TABLE), &builder(1 << 20))?;
-    let store = Options::new().on(Box::new(LoggedReader::on(table, Some(Box::new(disk.file(LOG))))?))?;
+    let store = Options::new().on(Box::new(OfflineReader::on(table, Some(Box::new(disk.file(LOG))))?))?;
     answer(&store, &WORKLOAD.look())
 }
 
@@ -219,13 +219,13 @@ impl Scenario {
         disk.bytes()
     }
 
-    fn open(&self, power: &Power) -> LoggedEngine {
+    fn open(&self, power: &Power) -> EmbeddedEngine {
         let file = |number| {
             let (storage, power) = (power.disk.storage(number), power.clone());
             OnStorage(Box::new(Slow { storage, power, steps: AtomicUsize::new(0) }))
         };
         let table = TableFile::on(file(TABLE), &builder(1 << 20)).unwrap();
-        LoggedEngine::on(table, Box::new(file(LOG)), self.checkpoint_bytes).unwrap()
+        EmbeddedEngine::on(table, Box::new(file(LOG)), self.checkpoint_bytes).unwrap()
     }
 
     /// One execution.
@@ -300,7 +300,7 @@ impl Scenario {
 }
 
 impl Met {
-    fn note(&self, engine: &LoggedEngine, failed: bool) {
+    fn note(&self, engine: &EmbeddedEngine, failed: bool) {
         let stats = engine.log_stats().unwrap();
         self.executions.fetch_add(1, SeqCst);
         self.commits.fetch_add(stats.commits, SeqCst);

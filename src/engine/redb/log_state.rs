@@ -1,6 +1,6 @@
 //! [`LogState`]: what a table file says of its redo log.
 
-use crate::engine::redo::LogId;
+use crate::engine::embedded::wal::LogId;
 use crate::error::Result;
 use crate::format::corrupted;
 use crate::id::Commit;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::super::files::WalFile;
 use super::{Looked, Repairing, WalUse};
-use crate::engine::redo::{LogEnd, LogId, SalvagedLog};
+use crate::engine::embedded::wal::{LogEnd, LogId, SalvagedLog};
 use crate::engine::{Draft, LogState, Salvage, Salvaged};
 use crate::error::Result;
 use crate::format::Row;

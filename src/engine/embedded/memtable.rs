@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use crossbeam_skiplist::SkipMap;
 
-use super::{RowHash, Stripes, redo};
+use super::wal;
+use crate::engine::{RowHash, Stripes};
 use crate::error::Result;
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
@@ -44,7 +45,7 @@ impl Memtable {
     /// Adds what commits wrote, as it is in the log, and marks the rows.
     pub(super) fn insert(&self, commits: &Arc<[u8]>, stripes: &Stripes) -> Result<()> {
         let mut rows = 0;
-        redo::read_commits(commits, |commit, row| {
+        wal::read_commits(commits, |commit, row| {
             if let Some((row, value)) = row {
                 rows += 1;
                 stripes.mark(RowHash::of(&commits[row.clone()]), commit);
@@ -77,7 +78,7 @@ impl Memtable {
     /// The rows of a range as a reader of `commit` sees them, in order, deleted ones as `None`.
     pub(super) fn scan(
         &self,
-        (from, to): super::Range<'_>,
+        (from, to): crate::engine::Range<'_>,
         commit: Commit,
     ) -> impl Iterator<Item = (Row, Option<Stored>)> {
         let first = match from {

@@ -25,7 +25,7 @@ use std::sync::{Arc, PoisonError};
 
 use twox_hash::XxHash3_64;
 
-use super::disk::StorageBackend;
+use crate::engine::disk::StorageBackend;
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::sync::Mutex;

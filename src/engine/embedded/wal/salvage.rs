@@ -16,7 +16,7 @@ use super::{
     segment_bytes, take,
 };
 use crate::engine::disk::StorageBackend;
-use crate::engine::redo::{End, FORMAT, FRAME_HEADER, MAGIC};
+use crate::engine::embedded::wal::{End, FORMAT, FRAME_HEADER, MAGIC};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::sync::Mutex;

@@ -1,6 +1,6 @@
 //! The redo log: what an older use of its place left is never taken for damage, and damage never for a crash.
 
-use super::redo::{LOG_BYTES_MIN, LogId, MARK_BYTES, Recovered, RedoLog, encode_commit, mark, segment_bytes};
+use super::wal::{LOG_BYTES_MIN, LogId, MARK_BYTES, Recovered, RedoLog, encode_commit, mark, segment_bytes};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::tests::disk::{Disk, Fails, LOG};

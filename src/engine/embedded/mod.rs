@@ -1,0 +1,344 @@
+//! The embedded engine: a write-ahead log in front of its table, one file each.
+//!
+//! A commit is durable when its rows are in the log: one sequential write and one sync, which all commits
+//! share that wait at that time. Its rows are then served from memory, over those of the table; and
+//! in the background they are written there, many commits at once, in redb's safest mode (two phases,
+//! quick repair), which frees the segment of the log that they were in.
+//!
+//! ```text
+//! rows of a commit -> memtable and queue -> log, synced -> published          commit.rs, wal.rs
+//!                     memtable full: frozen -> table, by the checkpoint -> dropped    checkpoint.rs
+//! ```
+//!
+//! Writers build on commits that are not durable yet; readers never see those. So whatever a writing
+//! transaction returns, a refusal too, waits until what it read is durable.
+
+mod checkpoint;
+mod commit;
+mod memtable;
+mod offline;
+mod snapshot;
+pub(crate) mod wal;
+#[cfg(test)]
+mod wal_tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use self::checkpoint::Frozen;
+use self::commit::{EmbeddedWrite, Group, Writer};
+use self::memtable::Memtable;
+pub(crate) use self::offline::OfflineReader;
+use self::snapshot::{Snapshot, View};
+use self::wal::RedoLog;
+use super::bell::Bell;
+use super::disk::StorageBackend;
+use super::redb::{LogState, RedbRead, TableFile};
+use super::{
+    Engine, LogStats, Newest, PageRound, PageState, ReadTransaction, Reading, Stripes, Waited,
+    WriteTransaction,
+};
+use crate::error::{Error, Result};
+use crate::id::Commit;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::telemetry;
+
+/// How many stripes of rows are told apart: 8 MiB of them. After a hundred thousand rows were changed, a row that
+/// was not shares its stripe with one of them in a tenth of all cases.
+#[cfg(not(any(test, fuzzing)))]
+const STRIPES: usize = 1 << 20;
+/// In tests so few that rows often share one, and stores are opened fast.
+#[cfg(any(test, fuzzing))]
+const STRIPES: usize = if crate::sync::SIMULATED { 64 } else { 1 << 12 };
+
+/// How many times the length of a segment its rows may take in memory when a log is recovered. Two segments
+/// of rows of 40 bytes take as much.
+const MEMORY_OF_LOG: u64 = 10;
+
+/// For tests of the tests: a promise that the engine breaks.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    PublishBeforeSync,
+    EndDoesNotWait,
+    CommitDoesNotWait,
+    #[cfg(shuttle)]
+    NextGroupIsNotWoken,
+}
+
+/// A store with a redo log that this process may write.
+pub(crate) struct EmbeddedEngine {
+    shared: Arc<Shared>,
+    checkpointer: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    table: TableFile,
+    log: RedoLog,
+    /// When a memtable has this many bytes and the checkpoint is idle, it gets it.
+    checkpoint_bytes: usize,
+    newest: Newest,
+    stripes: Arc<Stripes>,
+    /// Held by the transaction that runs.
+    writer: Mutex<Writer>,
+    state: Mutex<State>,
+    /// A group was written: by its number modulo 2.
+    written: [Condvar; 2],
+    /// There is something to do for the checkpoint.
+    work: Condvar,
+    /// A checkpoint ended.
+    checkpointed: Condvar,
+    bell: Bell,
+    #[cfg(test)]
+    sabotage: Mutex<Option<Sabotage>>,
+}
+
+struct State {
+    view: Arc<View>,
+    durable: Commit,
+    /// What waits to be written, in order; the last takes more.
+    groups: VecDeque<Group>,
+    next_group: u64,
+    /// The number and the last commit of the group that is being written.
+    writing: Option<(u64, Commit)>,
+    /// Why nothing can be written any more.
+    failed: Option<Box<str>>,
+    closing: bool,
+    stats: LogStats,
+}
+
+impl EmbeddedEngine {
+    /// A store on its table file and the redo log on this disk.
+    ///
+    /// # Errors
+    ///
+    /// `LogMismatch` if the two don't belong together.
+    pub(crate) fn on(
+        table: TableFile,
+        disk: Box<dyn StorageBackend>,
+        checkpoint_bytes: usize,
+    ) -> Result<Self> {
+        let base = table.newest()?;
+        let stripes = Arc::new(Stripes::new(STRIPES));
+        let (log, frozen) = recover(&base, disk, &stripes, false)?;
+        let in_use = matches!(base.log_state(), LogState::InUse { .. });
+        frozen.iter().for_each(|frozen| telemetry::recovered(frozen.last));
+        let durable = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
+        let view = View { active: Arc::default(), frozen: frozen.map(Arc::new), base: Arc::new(base) };
+        let view = Arc::new(view);
+        let sequence = log.sequence();
+        let shared = Shared {
+            table,
+            log,
+            checkpoint_bytes,
+            newest: Newest::new(Snapshot { view: view.clone(), commit: durable, stripes: stripes.clone() }),
+            stripes,
+            writer: Mutex::new(Writer { newest: durable, sequence, used: 0, in_use }),
+            state: Mutex::new(State {
+                view,
+                durable,
+                groups: VecDeque::new(),
+                next_group: 0,
+                writing: None,
+                failed: None,
+                closing: false,
+                stats: LogStats::default(),
+            }),
+            written: Default::default(),
+            work: Condvar::new(),
+            checkpointed: Condvar::new(),
+            bell: Bell::default(),
+            #[cfg(test)]
+            sabotage: Mutex::default(),
+        };
+        shared.bell.ring(durable);
+        let shared = Arc::new(shared);
+        let of_thread = Arc::clone(&shared);
+        let checkpointer = thread::Builder::new()
+            .name("keystead checkpoint".to_owned())
+            .spawn(move || of_thread.checkpoint_until_closed())?;
+        Ok(Self { shared, checkpointer: Some(checkpointer) })
+    }
+}
+
+#[cfg(test)]
+impl EmbeddedEngine {
+    pub(crate) fn sabotage(&self, sabotage: Option<Sabotage>) {
+        *self.shared.sabotage.lock().unwrap() = sabotage;
+    }
+}
+
+/// So that a test keeps hold of an engine that a store is on.
+#[cfg(test)]
+impl Engine for Arc<EmbeddedEngine> {
+    fn begin_read(&self) -> Result<Reading> {
+        (**self).begin_read()
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        (**self).begin_write()
+    }
+
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        (**self).wait(after, timeout)
+    }
+
+    fn stop_waiting(&self) {
+        (**self).stop_waiting();
+    }
+}
+
+#[cfg(test)]
+impl Shared {
+    fn is_sabotaged(&self, sabotage: Sabotage) -> bool {
+        *self.sabotage.lock().unwrap() == Some(sabotage)
+    }
+}
+
+/// Opens the log that belongs to a table file, and reads what that file has not.
+fn recover(
+    base: &RedbRead,
+    disk: Box<dyn StorageBackend>,
+    stripes: &Stripes,
+    read_only: bool,
+) -> Result<(RedoLog, Option<Frozen>)> {
+    let (log, recovered) = RedoLog::open(disk, base.commit(), read_only)?;
+    let mismatch = |what: &str| Err(Error::LogMismatch(what.into()));
+    match base.log_state() {
+        LogState::None => {}
+        LogState::Closed { id } | LogState::InUse { id, .. } if id != log.id() => {
+            return mismatch("it is the log of another store");
+        }
+        LogState::InUse { floor, .. } if recovered.newest.unwrap_or_default() < floor => {
+            return mismatch("it is an older copy: commits that were in it are missing");
+        }
+        LogState::Closed { .. } if !recovered.frames.is_empty() => {
+            return mismatch("it goes on where the store was closed");
+        }
+        LogState::Closed { .. } | LogState::InUse { .. } => {}
+    }
+    let Some(oldest_sequence) = recovered.oldest_sequence else { return Ok((log, None)) };
+    let rows = Memtable::default();
+    for frame in &recovered.frames {
+        rows.insert(frame, stripes)?;
+        // A row that the library writes takes at most a few times as much in memory.
+        if rows.bytes() as u64 / MEMORY_OF_LOG > log.segment_bytes() {
+            return Err(Error::Corrupted("the redo log has more rows than fit into memory".into()));
+        }
+    }
+    let last = recovered.newest.unwrap_or_default();
+    Ok((log, Some(Frozen { rows: Arc::new(rows), last, oldest_sequence })))
+}
+
+impl Engine for EmbeddedEngine {
+    fn begin_read(&self) -> Result<Reading> {
+        Ok(self.shared.newest.read())
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        let shared = &*self.shared;
+        // A closure that panicked left nothing half done: its writes were only staged.
+        let writer = shared.lock_writer();
+        let state = shared.lock();
+        if state.failed.is_some() {
+            return Err(Error::Poisoned);
+        }
+        shared.table.must_be_sound()?;
+        let view = state.view.clone();
+        let snapshot = Snapshot { view, commit: writer.newest, stripes: shared.stripes.clone() };
+        drop(state);
+        Ok(Box::new(EmbeddedWrite { shared, snapshot, writer }))
+    }
+
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        Ok(self.shared.bell.wait(after, timeout))
+    }
+
+    fn stop_waiting(&self) {
+        self.shared.bell.end();
+    }
+
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        self.shared.table.check_pages(after, bytes).map(Some)
+    }
+
+    fn page_state(&self) -> Option<PageState> {
+        Some(self.shared.table.page_state())
+    }
+
+    fn log_stats(&self) -> Option<LogStats> {
+        let state = self.shared.lock();
+        let frozen = state.view.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
+        let memory = state.view.active.bytes() + frozen;
+        let behind = state.durable.number() - state.view.base.commit().number();
+        Some(LogStats {
+            memory_bytes: memory as u64,
+            commits_behind: behind,
+            checkpointing: state.view.frozen.is_some(),
+            ..state.stats.clone()
+        })
+    }
+}
+
+impl EmbeddedEngine {
+    /// Brings the table file up to date, so that it needs the log no more.
+    ///
+    /// # Errors
+    ///
+    /// `Io` if that failed: the store is as it was, and needs its log.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.end();
+        let failed = self.shared.lock().failed.take();
+        failed.map_or(Ok(()), |why| Err(io::Error::other(String::from(why)).into()))
+    }
+
+    fn end(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
+        if let Some(checkpointer) = self.checkpointer.take() {
+            // If it panicked, the log holds all that the table file has not.
+            if checkpointer.join().is_err() {
+                self.shared.lock().failed.get_or_insert_with(|| "the checkpoint panicked".into());
+            }
+        }
+    }
+}
+
+impl Drop for EmbeddedEngine {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on nothing is written any more, and nobody waits for it.
+    fn fail(&self, why: &Error) {
+        let mut state = self.lock();
+        let is_first = state.failed.is_none();
+        state.failed.get_or_insert_with(|| why.to_string().into());
+        drop(state);
+        self.wake_all();
+        if is_first {
+            telemetry::stopped(why);
+        }
+    }
+
+    fn wake_all(&self) {
+        self.written.iter().for_each(Condvar::notify_all);
+        self.checkpointed.notify_all();
+        self.work.notify_all();
+    }
+
+    fn publish(&self, state: &State) {
+        let (view, stripes) = (state.view.clone(), self.stripes.clone());
+        self.newest.publish(Snapshot { view, commit: state.durable, stripes });
+    }
+}
