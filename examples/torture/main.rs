@@ -22,7 +22,12 @@ mod tests;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::iter::Enumerate;
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
@@ -40,13 +45,16 @@ struct Arguments {
     minutes: f64,
     /// How many cases instead.
     #[arg(long)]
-    cases: Option<u64>,
+    cases: Option<usize>,
     /// Where the random numbers begin; another each time, if it is not said.
     #[arg(long)]
     seed: Option<u64>,
     /// Only the case with this number.
     #[arg(long)]
-    only: Option<u64>,
+    only: Option<usize>,
+    /// How many cases run at the same time; one for each core by default.
+    #[arg(long)]
+    jobs: Option<NonZero<usize>>,
     /// How many threads use a store; different in each case, if it is not said.
     #[arg(long)]
     threads: Option<usize>,
@@ -86,28 +94,27 @@ fn main() -> ExitCode {
         sabotage: arguments.sabotage,
     };
     let end = Instant::now() + Duration::from_secs_f64(arguments.minutes * 60.0);
-    let mut totals = Totals::default();
-    for (number, seed_of_case) in Seeds(Random::new(seed)).enumerate() {
-        let number = number as u64;
-        let over = match (arguments.only, arguments.cases) {
-            (Some(only), _) => number > only,
-            (None, Some(cases)) => number >= cases,
-            (None, None) => number > 0 && Instant::now() >= end,
-        };
-        if over {
-            break;
+    let seeds = Mutex::new(Seeds(Random::new(seed)).enumerate());
+    let cases = Cases { arguments: &arguments, end, seeds, is_stopped: AtomicBool::new(false) };
+    let jobs =
+        arguments.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let totals = Mutex::new(Totals::default());
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some((number, seed_of_case)) = cases.take() {
+                    let verdict = case::run(seed_of_case, settings);
+                    if let Some(violation) = &verdict.violation {
+                        println!("seed {seed}, case {number}: {violation}");
+                        println!("once more: torture --seed {seed} --only {number}, with the same options otherwise");
+                        cases.is_stopped.store(true, Ordering::Relaxed);
+                    }
+                    lock(&totals).add(&verdict);
+                }
+            });
         }
-        if arguments.only.is_some_and(|only| number < only) {
-            continue;
-        }
-        let verdict = case::run(seed_of_case, settings);
-        totals.add(&verdict);
-        if let Some(violation) = verdict.violation {
-            println!("seed {seed}, case {number}: {violation}");
-            println!("once more: torture --seed {seed} --only {number}, with the same options otherwise");
-            break;
-        }
-    }
+    });
+    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     let Totals { crash_points, faults, met, violations } = totals;
     println!("{met}");
     let commits = met.times(Met::COMMITS);
@@ -124,6 +131,36 @@ impl Iterator for Seeds {
     fn next(&mut self) -> Option<u64> {
         Some(self.0.next())
     }
+}
+
+/// The cases that are still to be run, each by one thread. Which they are does not depend on how many threads there are.
+struct Cases<'a> {
+    arguments: &'a Arguments,
+    end: Instant,
+    seeds: Mutex<Enumerate<Seeds>>,
+    is_stopped: AtomicBool,
+}
+
+impl Cases<'_> {
+    /// The next case: its number and its seed.
+    #[expect(clippy::disallowed_methods, reason = "the time is the caller's budget, not the store's")]
+    fn take(&self) -> Option<(usize, u64)> {
+        let mut seeds = lock(&self.seeds);
+        if let Some(only) = self.arguments.only {
+            // It is behind the next only once.
+            return seeds.find(|(number, _)| *number >= only).filter(|(number, _)| *number == only);
+        }
+        let (number, seed) = seeds.next()?;
+        let is_over = match self.arguments.cases {
+            Some(cases) => number >= cases,
+            None => number > 0 && Instant::now() >= self.end,
+        };
+        (!is_over && !self.is_stopped.load(Ordering::Relaxed)).then_some((number, seed))
+    }
+}
+
+fn lock<T>(locked: &Mutex<T>) -> MutexGuard<'_, T> {
+    locked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Totals {
