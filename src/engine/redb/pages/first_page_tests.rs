@@ -1,8 +1,9 @@
-//! The first page beside a writer: one that the disk lost is found.
+//! The first page beside a writer: one that the disk lost is found, and one that is being changed is no damage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use redb::backends::FileBackend;
 use tempfile::TempDir;
 
 use super::header::HEADER_BYTES;
@@ -60,4 +61,62 @@ fn a_first_page_that_the_disk_lost_is_found_beside_the_writer() {
         put(&path, &now);
         assert_eq!(check().damaged, []);
     }
+}
+
+/// A closed file that somebody opens to write, and makes longer, when its length is asked for once more.
+#[derive(Debug)]
+struct OpenedMeanwhile {
+    file: FileBackend,
+    asked: AtomicU64,
+    before: u64,
+}
+
+impl OpenedMeanwhile {
+    fn is_open(&self) -> bool {
+        self.asked.load(Ordering::Acquire) > self.before
+    }
+}
+
+impl StorageBackend for OpenedMeanwhile {
+    fn len(&self) -> io::Result<u64> {
+        self.asked.fetch_add(1, Ordering::AcqRel);
+        Ok(self.file.len()? + if self.is_open() { 64 * PAGE } else { 0 })
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)?;
+        if offset == 0 && self.is_open() {
+            // The flag that the file is not closed.
+            out[9] |= 2;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        unreachable!("nothing is written")
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        unreachable!("nothing is written")
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        unreachable!("nothing is written")
+    }
+}
+
+#[test]
+fn a_file_that_somebody_opens_and_makes_longer_meanwhile_has_no_wrong_length() {
+    let (_folder, path) = store();
+    let mut opened = 0;
+    for before in 0..20 {
+        let file = FileBackend::new(fs::File::open(&path).unwrap()).unwrap();
+        let file = OpenedMeanwhile { file, asked: AtomicU64::new(0), before };
+        let pages = PageFile::new(file).unwrap();
+        let found = pages.check(None, u64::MAX).unwrap();
+        assert_eq!(found.damaged, [], "after {before} times");
+        assert!(found.pages > 1);
+        opened += u32::from(pages.file.len().unwrap() > fs::metadata(&path).unwrap().len());
+    }
+    assert!(opened > 5, "{opened} times it was opened while it was checked");
 }

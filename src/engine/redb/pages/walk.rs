@@ -77,14 +77,25 @@ pub(super) fn walk_closed(file: &PageFile) -> io::Result<PageRound> {
     Ok(found.unwrap_or_else(|| PageRound { damaged: vec![(0, NO_COMMIT)], ..PageRound::default() }))
 }
 
+/// What is in the first page, and how long the file was when it was there.
 fn first_page(file: &PageFile) -> io::Result<Option<Header>> {
     let mut bytes = [0; HEADER_BYTES];
-    if file.file.len()? < HEADER_BYTES as u64 {
+    let mut length = file.file.len()?;
+    if length < HEADER_BYTES as u64 {
         return Ok(None);
     }
     file.file.read(0, &mut bytes)?;
-    // After that: the file may grow at any time, and the commits in it name no page behind its end by then.
-    Ok(Header::read(&bytes, file.file.len()?))
+    for _ in 0..TRIES {
+        // After that: the file may grow at any time, and the commits in it name no page behind its end by then. And
+        // somebody may open a closed one to write: then it may have another length than when it was closed.
+        length = file.file.len()?;
+        let before = bytes;
+        file.file.read(0, &mut bytes)?;
+        if bytes == before {
+            break;
+        }
+    }
+    Ok(Header::read(&bytes, length))
 }
 
 /// The newest commit that is in the file as a whole, if there is one. If this process writes the file, that is the newest
