@@ -52,6 +52,11 @@ fn pages_of(path: &Path) -> Arc<PageFile> {
 
 /// Where the pages lie that the newest commit names.
 fn named(path: &Path) -> Vec<u64> {
+    named_pages(path).into_iter().map(|page| page.offset).collect()
+}
+
+/// The pages that the newest commit names.
+fn named_pages(path: &Path) -> Vec<Reference> {
     let file = pages_of(path);
     let mut bytes = [0; HEADER_BYTES];
     file.file.read(0, &mut bytes).unwrap();
@@ -64,7 +69,7 @@ fn named(path: &Path) -> Vec<u64> {
         let node = Node::read(&page, next.tree).unwrap();
         assert_eq!(node.checksum(), next.checksum);
         ahead.extend(node.children(header.layout));
-        named.push(next.offset);
+        named.push(next);
     }
     named
 }
@@ -194,6 +199,112 @@ fn serves_no_former_row(reader: &RedbReader) -> bool {
             false
         }
     })
+}
+
+/// The row that is written again and again, and how often: its value is the number of the write.
+const REWRITTEN: u32 = ROWS / 2;
+const REWRITES: u8 = 24;
+
+/// Writes one row many times; returns the file as each of these commits left it.
+fn rewrite(engine: &RedbEngine, path: &Path) -> Vec<Vec<u8>> {
+    let commit = |n| {
+        let batch = Batch::from([(row(REWRITTEN), Some(vec![n; 90]))]);
+        engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
+        fs::read(path).unwrap()
+    };
+    (1..=REWRITES).map(commit).collect()
+}
+
+/// The file with the leaf of the row as earlier commits had it in the same place: sound in itself, all its rows with
+/// right checksums, and the row with a former value. So it is where the disk lost the last write, or all since then.
+fn with_former_leaves(path: &Path, moments: &[Vec<u8>]) -> Vec<(u64, Vec<u8>)> {
+    let now = fs::read(path).unwrap();
+    let mut former = BTreeMap::new();
+    for page in named_pages(path).into_iter().filter(|page| page.tree == Tree::ROWS) {
+        let place =
+            usize::try_from(page.offset).unwrap()..usize::try_from(page.offset + page.bytes()).unwrap();
+        let leaf = Node::read(&now[place.clone()], page.tree).unwrap();
+        if !leaf.pairs().any(|(_, value)| value.ends_with(&[REWRITES; 90])) {
+            continue;
+        }
+        let keys: Vec<_> = leaf.pairs().map(|(key, _)| key).collect();
+        for before in moments.iter().filter_map(|moment| moment.get(place.clone())) {
+            let Ok(node) = Node::read(before, page.tree) else { continue };
+            if node.pairs().map(|(key, _)| key).eq(keys.iter().copied()) && node.checksum() != page.checksum {
+                let mut damaged = now.clone();
+                damaged[place.clone()].copy_from_slice(before);
+                former.insert(node.checksum(), (page.offset, damaged));
+            }
+        }
+    }
+    assert!(former.len() >= 3, "{} former leaves in the same place", former.len());
+    former.into_values().collect()
+}
+
+/// A closed store, and it with former leaves of a row.
+fn store_and_former_leaves() -> (TempDir, std::path::PathBuf, Vec<(u64, Vec<u8>)>) {
+    let (folder, path) = store();
+    let engine = RedbEngine::open(&path, PAGES).unwrap();
+    let moments = rewrite(&engine, &path);
+    drop(engine);
+    let former = with_former_leaves(&path, &moments);
+    (folder, path, former)
+}
+
+fn rewritten(engine: &impl Engine) -> Result<Vec<u8>> {
+    let mut found = engine.begin_read()?.get(&[&row(REWRITTEN)])?;
+    Ok(found.remove(0).unwrap().bytes)
+}
+
+/// Whether it is damage that the row can't be read for; what is served is a failure of the test, also if it is right.
+fn is_refused(served: &Result<Vec<u8>>) -> bool {
+    matches!(served, Err(Error::Corrupted(_)))
+}
+
+/// The checksum of each row fits in it: that it is not what the page above names is all that shows.
+#[test]
+fn a_former_leaf_in_its_own_place_is_refused_when_it_is_read_first() {
+    let (_folder, path, former) = store_and_former_leaves();
+    for (offset, damaged) in former {
+        fs::write(&path, &damaged).unwrap();
+        assert_eq!(check_closed_file(&path).unwrap().damaged, [(offset, "it does not fit its checksum")]);
+        let read = RedbReader::open(&path, PAGES).and_then(|reader| rewritten(&reader));
+        assert!(is_refused(&read), "{read:?}");
+        let read = RedbEngine::open(&path, PAGES).and_then(|engine| rewritten(&engine));
+        assert!(is_refused(&read), "{read:?}");
+    }
+}
+
+#[test]
+fn a_former_leaf_that_is_put_back_after_it_was_read_is_refused() {
+    let (_folder, path, former) = store_and_former_leaves();
+    let sound = fs::read(&path).unwrap();
+    let reader = RedbReader::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+    for (_, damaged) in former {
+        assert_eq!(rewritten(&reader).unwrap(), [REWRITES; 90]);
+        // In place, so that it is the same file.
+        fs::write(&path, &damaged).unwrap();
+        let read = rewritten(&reader);
+        assert!(is_refused(&read), "{read:?}");
+        fs::write(&path, &sound).unwrap();
+    }
+}
+
+/// What this process wrote is compared with what it wrote, before any page above it was read.
+#[test]
+fn a_former_leaf_in_the_place_of_what_was_written_is_refused() {
+    let (_folder, path) = store();
+    let engine = RedbEngine::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+    let moments = rewrite(&engine, &path);
+    let sound = fs::read(&path).unwrap();
+    for (_, damaged) in with_former_leaves(&path, &moments) {
+        assert_eq!(rewritten(&engine).unwrap(), [REWRITES; 90]);
+        fs::write(&path, &damaged).unwrap();
+        let read = rewritten(&engine);
+        assert!(is_refused(&read), "{read:?}");
+        fs::write(&path, &sound).unwrap();
+    }
+    assert!(matches!(engine.begin_write(), Err(Error::Corrupted(_))));
 }
 
 #[test]
