@@ -99,8 +99,9 @@ fn a_sound_file_is_found_sound_at_once_and_in_rounds() {
     }
     assert!(rounds > 10, "{rounds} rounds");
     assert!(bytes >= all.bytes, "each page is read");
-    let stats = reader.page_state().unwrap().stats;
+    let PageState { stats, bytes: length, .. } = reader.page_state().unwrap();
     assert_eq!((stats.damaged, stats.checks, stats.checked_bytes), (0, 1, bytes));
+    assert_eq!(length, fs::metadata(&path).unwrap().len());
 }
 
 /// Checks all pages in rounds of this many bytes; returns how many rounds that took, and what they found.
