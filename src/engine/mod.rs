@@ -139,6 +139,8 @@ pub(crate) struct PageState {
     pub(crate) stats: PageStats,
     /// Whether the file was not closed by who wrote it last.
     pub(crate) unclean: bool,
+    /// How long the file is.
+    pub(crate) bytes: u64,
 }
 
 /// How the pages of a store's table are; see [`Stats`](crate::Stats).

@@ -159,7 +159,7 @@ impl PageFile {
             checks: count(&self.checks),
             checked_bytes: count(&self.checked_bytes),
         };
-        PageState { stats, unclean }
+        PageState { stats, unclean, bytes: count(&self.length) }
     }
 
     /// When redb has opened the file to write: if it went back from a commit that a crash cut off, that is no damage. Of
