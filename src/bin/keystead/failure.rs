@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Style};
 use keystead::{ApiCode, Error};
 use serde_json::json;
 
-use crate::output::{is_json, printable, tell_json};
+use crate::output::{is_json, tell_json, printable};
 
 /// Why a command ended otherwise than well.
 #[derive(Debug)]
@@ -97,7 +97,6 @@ impl Failure {
         move |error| {
             let path = path.display();
             let message = match &error {
-                Error::AlreadyOpen => format!("locked by another process: {path}"),
                 Error::RecoveryNeeded => {
                     format!("not closed cleanly: {path}; opening it for writing once recovers it")
                 }
@@ -176,6 +175,7 @@ impl From<Error> for Failure {
         let (kind, api) = (kind_of(&error), error.api());
         let message = match &error {
             Error::Aborted(reason) => reason.to_string(),
+            Error::AlreadyOpen(path) => format!("locked by another process: {path}"),
             error => error.to_string(),
         };
         Self { kind, api, advice: advice_for(&error), message }
@@ -219,7 +219,7 @@ fn kind_of(error: &Error) -> Kind {
         | Error::BackupMismatch(_) => Kind::Refused,
         Error::RecoveryNeeded
         | Error::LogMismatch(_)
-        | Error::AlreadyOpen
+        | Error::AlreadyOpen(_)
         | Error::AccessDenied(_)
         | Error::NoStore(_)
         | Error::Unfinished
@@ -234,7 +234,7 @@ fn kind_of(error: &Error) -> Kind {
 /// What an operator does about it; what the message says already is not said again.
 fn advice_for(error: &Error) -> Option<&'static str> {
     Some(match error {
-        Error::AlreadyOpen => {
+        Error::AlreadyOpen(_) => {
             "for a command that writes, stop the process that has the store open, or ask it to do this. For one \
              that only reads: that process uses a redo log, so the file alone is not the whole store; let it \
              make a backup, and look at that"
@@ -347,7 +347,7 @@ mod tests {
         assert!(advice(io::ErrorKind::FileTooLarge).contains("ulimit -f"));
         assert!(advice(io::ErrorKind::InvalidFilename).contains("shorter name"));
         assert!(advice(io::ErrorKind::NotFound).contains("check the path"));
-        let locked = Failure::of_file(Path::new("/data/kms"))(Error::AlreadyOpen);
+        let locked = Failure::of_file(Path::new("/into"))(Error::AlreadyOpen("/data/kms".into()));
         assert_eq!(locked.message, "locked by another process: /data/kms");
         assert_eq!(locked.kind, Kind::NotOpened);
         let unknown = Failure::from(Error::CommitUnknown("No space left on device".into()));
