@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Style};
 use keystead::{ApiCode, Error};
 use serde_json::json;
 
-use crate::output::{is_json, tell_json, printable};
+use crate::output::{is_json, print_json, printable};
 
 /// Why a command ended otherwise than well.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Failure {
             return;
         }
         if json {
-            tell_json(&json!({ "error": self.to_json() }));
+            print_json(&json!({ "error": self.to_json() }));
             return;
         }
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
@@ -183,10 +183,10 @@ impl From<Error> for Failure {
 }
 
 /// Has panics told as all else is: what it catches of them the library returns as errors besides.
-pub(crate) fn tell_panics() {
+pub(crate) fn report_panics() {
     let in_words = panic::take_hook();
     panic::set_hook(Box::new(move |info| match is_json() {
-        true => tell_json(&json!({ "note": { "message": info.to_string() } })),
+        true => print_json(&json!({ "note": { "message": info.to_string() } })),
         false => in_words(info),
     }));
 }
@@ -319,7 +319,7 @@ mod tests {
     fn panics_in_another_process() {
         if std::env::var_os(ROLE).is_some() {
             say_in_json(true);
-            tell_panics();
+            report_panics();
             assert!(std::thread::spawn(|| panic!("a \"page\"\nis damaged")).join().is_err());
         }
     }

@@ -132,7 +132,7 @@ struct Context {
 fn main() -> ExitCode {
     // Before it is known what was typed, a mistake in it may have to be told.
     say_in_json(env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json"));
-    failure::tell_panics();
+    failure::report_panics();
     // A panic that nobody catches is a failure too, with an exit code and in JSON.
     let done = panic::catch_unwind(execute).unwrap_or_else(|_| Err(Failure::panicked()));
     match done {

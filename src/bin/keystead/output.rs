@@ -85,7 +85,7 @@ impl Output {
     /// Besides the answer, on the standard error output.
     pub(crate) fn note(&self, message: &str) {
         match self.json {
-            true => tell_json(&json!({ "note": { "message": message } })),
+            true => print_json(&json!({ "note": { "message": message } })),
             false => anstream::eprintln!("note: {}", printable(message)),
         }
     }
@@ -170,7 +170,7 @@ pub(crate) fn json_text(value: &impl Serialize) -> serde_json::Result<String> {
 }
 
 /// A value on the standard error output, in one line.
-pub(crate) fn tell_json(value: &serde_json::Value) {
+pub(crate) fn print_json(value: &serde_json::Value) {
     match json_text(value) {
         Ok(text) => eprintln!("{text}"),
         Err(error) => eprintln!("{}", json!({ "error": { "kind": "failed", "message": error.to_string() } })),
