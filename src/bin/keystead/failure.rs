@@ -110,6 +110,15 @@ impl Failure {
         }
     }
 
+    /// From writing to the standard output; whatever the command does beside that may be done.
+    pub(crate) fn of_output(error: io::Error) -> Self {
+        let failure = Self::from(error);
+        match failure.kind {
+            Kind::NobodyReads => failure,
+            _ => failure.behind("the output could not be written: "),
+        }
+    }
+
     fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), advice: None, api: None }
     }
