@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keystead::{Commit, Error, Position, RepairReport, Store, WalUse};
+use keystead::{Commit, Position, RepairReport, Store, WalUse};
 
 use crate::Context;
 use crate::ask::Confirm;
