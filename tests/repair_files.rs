@@ -408,7 +408,9 @@ fn what_somebody_writes_is_not_repaired() {
     let (files, ..) = closed(3);
     for options in [direct(), logged()] {
         let store = options.open(files.table()).unwrap();
-        assert!(matches!(repair(files.table(), files.path("repaired")), Err(Error::AlreadyOpen)));
+        let refused = repair(files.table(), files.path("repaired"));
+        let Err(Error::AlreadyOpen(locked)) = refused else { panic!("{refused:?}") };
+        assert_eq!(*locked, *files.table().display().to_string(), "and not the new file");
         drop(store);
     }
     let reader = direct().open_read_only(files.table()).unwrap();
