@@ -303,7 +303,7 @@ impl Repairing<'_> {
             Address::Fixed => {}
             Address::Floor => {
                 self.floor_is_lost = true;
-                self.repaired(row, "damaged: it is written anew from where the history begins");
+                self.repaired(row, "damaged: rebuilt from where the history begins");
             }
             Address::Restored { first } => {
                 self.beginnings.insert(first);
@@ -323,7 +323,7 @@ impl Repairing<'_> {
                 self.lost_record(row, "damaged: if the request comes again, it is carried out again");
             }
             Address::Scoped { .. } | Address::Claim { .. } => {
-                self.repaired(row, "damaged: left out, and written anew if it is called for");
+                self.repaired(row, "damaged: left out, and rebuilt if other rows call for it");
             }
         }
     }
