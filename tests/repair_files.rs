@@ -192,7 +192,8 @@ fn each_page_that_is_of_an_earlier_moment_or_exchanged_is_left_out_or_found() {
             lost_write[page * PAGE..][..PAGE].copy_from_slice(before);
         }
         let mut flipped = bytes.clone();
-        flipped[page * PAGE + 700] ^= 1;
+        // Two bits: one would be healed.
+        flipped[page * PAGE + 700] ^= 3;
         for (what, damaged) in [("exchanged", exchanged), ("lost write", lost_write), ("flipped", flipped)] {
             let what = format!("{what}, page {page}");
             files.set(&damaged);
@@ -210,6 +211,91 @@ fn each_page_that_is_of_an_earlier_moment_or_exchanged_is_left_out_or_found() {
         }
     }
     assert!(seen > 5 && all > 1, "{seen} were damaged, of {all} all was saved");
+}
+
+/// Whether all pages fit, as the library says when it opens the file.
+fn fits(files: &Files, bytes: &[u8]) -> bool {
+    fs::write(files.path("checked"), bytes).unwrap();
+    direct().check_integrity(true).open_read_only(files.path("checked")).is_ok()
+}
+
+#[test]
+fn one_flipped_bit_of_any_page_is_healed() {
+    let (files, bytes, whole) = closed(60);
+    let mut healed = 0;
+    for page in 1..bytes.len() / PAGE {
+        // What a page is, how many entries it has, where they lie, and what they are; or checksums of other pages.
+        for bit in [1, 8 * 2 + 1, 8 * 5 + 3, 8 * 20, 8 * 300 + 7].map(|bit| 8 * page * PAGE + bit) {
+            let what = format!("page {page}, bit {bit}");
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            files.set(&damaged);
+            let (report, found) = files.repair().unwrap();
+            assert_eq!(found, whole, "{what}");
+            assert!(report.complete() && report.lost.is_empty(), "{what}: {report:#?}");
+            let is_used = !fits(&files, &damaged);
+            assert_eq!(report.healed_pages, u64::from(is_used), "{what}: {report:#?}");
+            if is_used {
+                let said = format!("bit {} of byte {} of the file was flipped", bit % 8, bit / 8);
+                assert!(report.repaired.iter().any(|found| found.what.starts_with(&said)), "{report:#?}");
+            }
+            healed += u32::from(is_used);
+        }
+    }
+    assert!(healed > 20, "{healed} were healed");
+}
+
+#[test]
+fn two_flipped_bits_of_a_page_are_reported() {
+    let (files, bytes, whole) = closed(60);
+    let mut damaged_pages = 0;
+    for page in 1..bytes.len() / PAGE {
+        let mut damaged = bytes.clone();
+        damaged[page * PAGE + 100] ^= 1;
+        damaged[page * PAGE + 200] ^= 4;
+        files.set(&damaged);
+        if fits(&files, &damaged) {
+            continue;
+        }
+        damaged_pages += 1;
+        let Ok((report, found)) = files.repair() else { continue };
+        must_be_honest(&report, &found, &whole, &format!("page {page}"));
+        assert_eq!((report.healed_pages, report.complete()), (0, false), "page {page}: {report:#?}");
+        assert!(report.damaged_pages > 0, "page {page}: {report:#?}");
+    }
+    assert!(damaged_pages > 5, "{damaged_pages} pages");
+}
+
+/// Of each page of a small store one bit: all of them are healed together, below and above each other.
+#[test]
+fn a_flipped_bit_of_each_page_is_healed() {
+    let (files, bytes, whole) = closed(60);
+    let mut damaged = bytes.clone();
+    for page in 1..bytes.len() / PAGE {
+        damaged[page * PAGE + 30] ^= 0x10;
+    }
+    damaged[64 + 20] ^= 2;
+    damaged[192 + 20] ^= 2;
+    files.set(&damaged);
+    let (report, found) = files.repair().unwrap();
+    assert!(report.complete() && report.healed_pages > 5, "{report:#?}");
+    assert_eq!(found, whole);
+}
+
+#[test]
+fn a_flipped_bit_in_each_commit_slot_is_healed() {
+    let (files, bytes, whole) = closed(10);
+    // Whether it has a root, which page that is, its checksum, the transaction, the checksum of the slot.
+    for at in [1, 8, 17, 60, 104, 112, 127] {
+        let mut damaged = bytes.clone();
+        damaged[64 + at] ^= 1;
+        damaged[192 + at] ^= 0x80;
+        files.set(&damaged);
+        let (report, found) = files.repair().unwrap();
+        assert!(report.complete(), "byte {at}: {report:#?}");
+        assert_eq!((report.healed_pages, report.damaged_pages), (1, 0), "byte {at}: {report:#?}");
+        assert_eq!(found, whole, "byte {at}");
+    }
 }
 
 /// The first page is of an earlier moment, by few commits or many: the newest one is in pages to which it does not
@@ -275,7 +361,7 @@ fn a_log_beside_the_file_is_used_whatever_the_file_says() {
         let pairs = usize::from(u16::from_le_bytes([page[2], page[3]]));
         if number(4) == 4 + 8 * pairs {
             let end = number(4 * 2 * pairs);
-            page[end - 1] ^= 1;
+            page[end - 1] ^= 3;
         }
     }
     files.set(&damaged);

@@ -348,9 +348,11 @@ impl Subject<'_> {
         if let Some(wrong) = judged.wrong.first().filter(|_| !says_lost) {
             faults.push(format!("stale in silence: {wrong} ({} such)", judged.wrong.len()));
         }
-        // Where the checksums fit, or flags of the first page are others, no page that has rows is damaged.
+        // Where the checksums fit, or flags of the first page are others, no page that has rows is damaged. A page that
+        // was healed is as good as a sound one.
         let rows_may_be_complete =
-            matches!(self.case.kind, Kind::OrdersThatFit | Kind::FlipsThatFit | Kind::Headers);
+            matches!(self.case.kind, Kind::OrdersThatFit | Kind::FlipsThatFit | Kind::Headers)
+                || report.healed_pages > 0;
         if !says_lost && !self.fits() && !rows_may_be_complete {
             faults.push("lost 0 said, though not all pages fit".to_owned());
         }
@@ -370,6 +372,7 @@ impl Subject<'_> {
         let outcome = match (judged.outcome(), says_lost) {
             (_, true) if !judged.wrong.is_empty() => "repaired, lost told (stale)".to_owned(),
             (outcome, true) => format!("repaired, lost told ({outcome})"),
+            (outcome, false) if report.healed_pages > 0 => format!("repaired, healed ({outcome})"),
             (outcome, false) => format!("repaired, lost 0 ({outcome})"),
         };
         Ok(Said { outcome, faults })

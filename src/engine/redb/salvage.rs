@@ -3,16 +3,21 @@
 //! Each page of redb's trees is named by its parent, together with its checksum; the two commit slots in the first
 //! page name the roots. A page that does not fit its checksum is damaged, or it is the right page of an earlier
 //! moment (a write that was lost), or another page (a write that went astray). Which of these it is nobody can tell,
-//! so nothing in it is read as good, and what lies below it is not looked for.
+//! so nothing in it is read as good, and what lies below it is not looked for. Unless its checksum tells what it was:
+//! the right page lies elsewhere, or differs in a single bit (`heal`).
 //!
 //! What the first page says, and the others, `pages::header` and `pages::node` read.
 
+mod heal;
 mod rows;
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 
 pub(crate) use rows::{Places, Salvaged};
+
+use heal::{Healing, heal_slots};
 
 use super::pages::header::{HEADER_BYTES, Header, Layout, MAGIC, Named, Slot};
 use super::pages::node::{Node, Table};
@@ -45,10 +50,13 @@ pub(crate) struct Salvage<'a> {
     lists: Option<Named>,
     /// Where each page lies, by its checksum, if that was asked for.
     pages: OnceCell<HashMap<u128, u64>>,
+    healing: Healing,
+    /// Which bits of the commit slots were flipped back.
+    healed_slots: Vec<u64>,
     /// How many pages did not fit that are not looked at any more: those of a commit that is left out.
     given_up: u64,
     /// Why the slot may not be the newest, or that the header is damaged.
-    doubts: Vec<&'static str>,
+    doubts: Vec<Cow<'static, str>>,
 }
 
 /// What is told of the pages, in the order of the rows that are in them.
@@ -72,8 +80,17 @@ pub(crate) struct DamagedPage {
     /// Between which places, the first excluded and the last included, rows lay in it or below it; `None` if none
     /// did: it is of the lists of free pages.
     pub(crate) places: Option<(Vec<u8>, Option<Vec<u8>>)>,
-    /// Where else in the file the right page lies, if it was found: nothing in it is missing.
-    pub(crate) found_at: Option<u64>,
+    /// What is read in its place: nothing in it is missing then.
+    pub(crate) instead: Option<Instead>,
+}
+
+/// How the page was found that should be where another is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Instead {
+    /// It lies at another offset of the file.
+    FoundAt(u64),
+    /// This bit of the file was flipped.
+    Healed(u64),
 }
 
 impl DamagedPage {
@@ -128,12 +145,21 @@ impl<'a> Salvage<'a> {
         if length < PAGE {
             return Err(Error::NotAStore("the file is shorter than its first page".into()));
         }
-        let mut header = [0; HEADER_BYTES];
-        file.read(0, &mut header)?;
-        if !header.starts_with(MAGIC) {
+        let mut first_page = [0; HEADER_BYTES];
+        file.read(0, &mut first_page)?;
+        let healed_slots = heal_slots(&mut first_page);
+        Ok(Self { healed_slots, ..Self::of_first_page(file, &first_page, length)? })
+    }
+
+    fn of_first_page(
+        file: &'a dyn StorageBackend,
+        first_page: &[u8; HEADER_BYTES],
+        length: u64,
+    ) -> Result<Self> {
+        if !first_page.starts_with(MAGIC) {
             return Err(Error::NotAStore("it is no file of redb".into()));
         }
-        let header = Header::read(&header, length);
+        let header = Header::read(first_page, length);
         let mut header = header
             .ok_or_else(|| Error::Corrupted("the first page says nothing sensible of the others".into()))?;
         if let Some(Slot { version, .. }) =
@@ -142,23 +168,20 @@ impl<'a> Salvage<'a> {
             return Err(Error::NotAStore(format!("it is a redb file of the old format {version}").into()));
         }
         header.slots.iter_mut().for_each(|slot| slot.fits &= slot.version <= VERSION);
-        let rows = RowsAt::Tables(None);
-        let mut salvage = Self {
-            file,
-            layout: header.layout,
-            rows,
-            lists: None,
-            pages: OnceCell::new(),
-            given_up: 0,
-            doubts: Vec::new(),
-        };
+        let mut salvage = Self::new(file, header.layout, RowsAt::Tables(None));
         if header.has_other_length() {
-            salvage.doubts.push(
-                "the file does not end where it ended when it was closed: what was behind is not there",
-            );
+            let what =
+                "the file does not end where it ended when it was closed: what was behind is not there";
+            salvage.doubts.push(what.into());
         }
         salvage.choose(&header)?;
         Ok(salvage)
+    }
+
+    fn new(file: &'a dyn StorageBackend, layout: Layout, rows: RowsAt) -> Self {
+        let (pages, healing) = (OnceCell::new(), Healing::new());
+        let (healed_slots, doubts) = (Vec::new(), Vec::new());
+        Self { file, layout, rows, lists: None, pages, healing, healed_slots, given_up: 0, doubts }
     }
 
     /// Looks in the whole file, whatever the first page says, for the newest state of the rows of which every page
@@ -179,9 +202,7 @@ impl<'a> Salvage<'a> {
                 }
                 tried.push(root);
                 let rows = RowsAt::Root(root, tree);
-                let (file, layout, pages) = (self.file, self.layout, OnceCell::new());
-                let candidate =
-                    Self { file, layout, rows, lists: None, pages, given_up: 0, doubts: Vec::new() };
+                let candidate = Self::new(self.file, self.layout, rows);
                 let mut checked = Checked::default();
                 let mut walk = Walk::new(&candidate, &mut checked);
                 walk.left = left;
@@ -211,8 +232,13 @@ impl<'a> Salvage<'a> {
     }
 
     /// Why something may be missing whatever the pages say.
-    pub(crate) fn doubts(&self) -> &[&'static str] {
+    pub(crate) fn doubts(&self) -> &[Cow<'static, str>] {
         &self.doubts
+    }
+
+    /// Which bits of the commit slots in the first page were flipped, and are read as they were.
+    pub(crate) fn healed_slots(&self) -> &[u64] {
+        &self.healed_slots
     }
 
     /// How many pages do not fit to which nothing that is read leads any more.
@@ -230,7 +256,8 @@ impl<'a> Salvage<'a> {
         }
         if !first.fits {
             self.doubts.push(
-                "the slot of the last commit in the first page does not fit its checksum: that commit is left out",
+                "the slot of the last commit in the first page does not fit its checksum: that commit is left out"
+                    .into(),
             );
             self.given_up += 1;
             (first, other) = (other, first);
@@ -245,7 +272,8 @@ impl<'a> Salvage<'a> {
         if other.transaction > first.transaction {
             // Written in the first of two phases, by a process that ended then; or the flag is not what it was.
             if two_phases && !unclean {
-                self.doubts.push("the first page has a newer commit than the one that it says is the last");
+                let what = "the first page has a newer commit than the one that it says is the last";
+                self.doubts.push(what.into());
             }
             return Ok(());
         }
@@ -256,13 +284,14 @@ impl<'a> Salvage<'a> {
             let others = self.checked()?;
             if others.reads_rows && (others.damaged == 0 || !found.reads_rows) {
                 self.given_up += found.damaged;
-                self.doubts.push(match was_being_written {
+                let what = match was_being_written {
                     true => {
                         "the pages of the last commit do not fit: a crash while it was written leaves them so, and \
                          nobody was told that it was done; damage looks the same. The commit before it is used"
                     }
                     false => "the pages of the last commit lead to no rows: the commit before it is used",
-                });
+                };
+                self.doubts.push(what.into());
                 return Ok(());
             }
             self.take(first);
@@ -338,7 +367,7 @@ impl Salvaging for Checked {
     }
 
     fn damaged(&mut self, page: DamagedPage) -> Result<()> {
-        self.damaged += u64::from(page.found_at.is_none());
+        self.damaged += u64::from(page.instead.is_none());
         Ok(())
     }
 
@@ -407,9 +436,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         let mut page = vec![0; usize::try_from(PAGE << order).unwrap_or(usize::MAX)];
         self.salvage.file.read(offset, &mut page)?;
         if !Node::read(&page, tree).is_ok_and(|node| node.checksum() == named.checksum) {
-            let elsewhere =
-                if part == Part::Lists || self.left < u64::MAX { None } else { self.elsewhere(named)? };
-            let Some((found_at, found)) = elsewhere else {
+            let Some((instead, found)) = self.instead(offset, &page, named, part, tree)? else {
                 self.damaged(offset, "it does not fit its checksum", part, places)?;
                 return self.doubtful(&page, part, tree);
             };
@@ -418,7 +445,7 @@ impl<'a, 'b> Walk<'a, 'b> {
                 offset,
                 why: "it does not fit its checksum",
                 places: None,
-                found_at: Some(found_at),
+                instead: Some(instead),
             })?;
         }
         match Node::read(&page, tree) {
@@ -426,6 +453,28 @@ impl<'a, 'b> Walk<'a, 'b> {
             Ok(node) => self.children(&node, part, tree, places, depth),
             Err(_) => self.damaged(offset, "it is no page of a tree", part, places),
         }
+    }
+
+    /// The page that is meant, if its checksum tells what it is.
+    fn instead(
+        &self,
+        offset: u64,
+        page: &[u8],
+        named: Named,
+        part: Part,
+        tree: Tree,
+    ) -> Result<Option<(Instead, Vec<u8>)>> {
+        if self.left < u64::MAX {
+            // It was only asked whether all fit.
+            return Ok(None);
+        }
+        if part != Part::Lists
+            && let Some((found_at, found)) = self.elsewhere(named)?
+        {
+            return Ok(Some((Instead::FoundAt(found_at), found)));
+        }
+        let healed = self.salvage.healing.heal(offset, page, tree, named.checksum);
+        Ok(healed.map(|(healed, bit)| (Instead::Healed(bit), healed)))
     }
 
     /// The page that is meant, where it lies at another place of the file: a write went astray. Nothing else has its
@@ -495,6 +544,6 @@ impl<'a, 'b> Walk<'a, 'b> {
             Part::Rows => Some(places),
             Part::Lists => None,
         };
-        self.salvaging.damaged(DamagedPage { offset, why, places, found_at: None })
+        self.salvaging.damaged(DamagedPage { offset, why, places, instead: None })
     }
 }
