@@ -298,6 +298,59 @@ fn a_flipped_bit_in_each_commit_slot_is_healed() {
     }
 }
 
+#[test]
+fn without_its_first_page_the_newest_complete_state_of_a_file_is_used() {
+    let zeros = |bytes: &mut [u8]| bytes[..PAGE].fill(0);
+    let slots = |bytes: &mut [u8]| [64, 192].iter().for_each(|slot| bytes[slot + 8..slot + 10].fill(0xaa));
+    let damages: [fn(&mut [u8]); 2] = [zeros, slots];
+    for damage in damages {
+        let (files, bytes, whole) = closed(60);
+        let mut damaged = bytes.clone();
+        damage(&mut damaged);
+        files.set(&damaged);
+        let (report, found) = files.repair().unwrap();
+        assert!(!report.complete() && mentions(&report, "the newest complete one"), "{report:#?}");
+        assert_eq!((found, report.damaged_pages), (whole, 1));
+        // With what the log has.
+        let (files, whole) = with_log(40);
+        let mut damaged = fs::read(files.table()).unwrap();
+        damage(&mut damaged);
+        files.set(&damaged);
+        let (report, found) = files.repair().unwrap();
+        assert_eq!(report.wal, WalUse::Used { up_to: Commit::new(41) }, "{report:#?}");
+        assert!(found == whole && !report.complete(), "{report:#?}");
+    }
+    // Where also a page of rows is damaged, an older state may be complete; the report says up to where.
+    let (files, bytes, whole) = closed(60);
+    let (mut older, mut none) = (0, 0);
+    for page in 1..bytes.len() / PAGE {
+        let mut damaged = bytes.clone();
+        zeros(&mut damaged);
+        damaged[(page * PAGE)..][..PAGE].fill(0);
+        files.set(&damaged);
+        match files.repair() {
+            Ok((report, found)) => {
+                assert!(!report.complete(), "page {page}: {report:#?}");
+                assert!(
+                    mentions(&report, "What was committed later may be missing"),
+                    "page {page}: {report:#?}"
+                );
+                // Unless the page that says which commit is the newest is the damaged one.
+                older +=
+                    u32::from(found != whole && mentions(&report, "as of commit 61, is in the file too"));
+            }
+            Err(Error::NotAStore(what) | Error::Corrupted(what)) => {
+                assert!(what.to_string().contains("no complete state"), "{what}");
+                none += 1;
+            }
+            Err(error) => panic!("page {page}: {error}"),
+        }
+    }
+    assert!(older + none > 0, "{older} {none}");
+    files.set(&vec![0x5a; 10 * PAGE]);
+    assert!(matches!(files.repair(), Err(Error::NotAStore(_))));
+}
+
 /// The first page is of an earlier moment, by few commits or many: the newest one is in pages to which it does not
 /// lead. What it leads to may be complete.
 #[test]

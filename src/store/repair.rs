@@ -55,8 +55,8 @@ use wal::{NewerRow, ReadWal, read_wal};
 ///
 /// [`Unsound`](Error::Unsound) if the damage leaves more than one way to go on, as where two keys have the
 /// same name: nothing is guessed, and the findings are those of [`verify`](crate::Store::verify).
-/// [`Corrupted`](Error::Corrupted), [`NotAStore`](Error::NotAStore) if the first page of the file leads to no rows, or the
-/// row of what was fixed at creation is damaged.
+/// [`Corrupted`](Error::Corrupted), [`NotAStore`](Error::NotAStore) if the first page of the file leads to no rows and no
+/// complete state of a store is in the file without it, or the row of what was fixed at creation is damaged.
 /// [`Io`](Error::Io) also for a block that the disk can't read: make an image of the file first, with zeros in its place. [`AlreadyOpen`](Error::AlreadyOpen) if somebody has the
 /// store open to write; [`NoStore`](Error::NoStore), [`FileExists`](Error::FileExists),
 /// [`Unfinished`](Error::Unfinished), [`Unsupported`](Error::Unsupported).

@@ -33,6 +33,9 @@ const ROWS: &[u8] = b"keystead";
 /// The format of redb's files.
 const VERSION: u8 = 3;
 
+/// Where the first page leads to nothing.
+const NO_STATE: &str = "no complete state of a store was found in the file";
+
 /// No tree is deeper: with two children for each page, it would fill more than any disk.
 const DEPTH_MAX: usize = 64;
 /// How many pages a search may read, for each page of the file, and how many roots it may try: a file that somebody
@@ -148,7 +151,13 @@ impl<'a> Salvage<'a> {
         let mut first_page = [0; HEADER_BYTES];
         file.read(0, &mut first_page)?;
         let healed_slots = heal_slots(&mut first_page);
-        Ok(Self { healed_slots, ..Self::of_first_page(file, &first_page, length)? })
+        match Self::of_first_page(file, &first_page, length) {
+            Ok(salvage) => Ok(Self { healed_slots, ..salvage }),
+            Err(error @ (Error::NotAStore(_) | Error::Corrupted(_))) => {
+                Self::without_first_page(file, length)?.ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn of_first_page(
@@ -157,11 +166,14 @@ impl<'a> Salvage<'a> {
         length: u64,
     ) -> Result<Self> {
         if !first_page.starts_with(MAGIC) {
-            return Err(Error::NotAStore("it is no file of redb".into()));
+            let what = "it is no file of redb, or its first page is destroyed";
+            return Err(Error::NotAStore(format!("{what}, and {NO_STATE}").into()));
         }
         let header = Header::read(first_page, length);
-        let mut header = header
-            .ok_or_else(|| Error::Corrupted("the first page says nothing sensible of the others".into()))?;
+        let mut header = header.ok_or_else(|| {
+            let what = "the first page says nothing sensible of the others";
+            Error::Corrupted(format!("{what}, and {NO_STATE}").into())
+        })?;
         if let Some(Slot { version, .. }) =
             header.slots.iter().find(|slot| slot.fits && slot.version < VERSION)
         {
@@ -184,15 +196,30 @@ impl<'a> Salvage<'a> {
         Self { file, layout, rows, lists: None, pages, healing, healed_slots, given_up: 0, doubts }
     }
 
+    /// The newest complete state in a file whose first page leads to none.
+    fn without_first_page(file: &'a dyn StorageBackend, length: u64) -> Result<Option<Self>> {
+        let found = Self::new(file, Layout::usual(length), RowsAt::Tables(None)).search()?;
+        Ok(found.map(|mut found| {
+            found.given_up += 1;
+            let what = "the first page of the file is damaged, and does not tell which state of the store is the \
+                        newest: the newest complete one that is in the file is used. What was committed later may be \
+                        missing, unless the write-ahead log has it";
+            found.doubts.push(what.into());
+            found
+        }))
+    }
+
     /// Looks in the whole file, whatever the first page says, for the newest state of the rows of which every page
     /// fits. Pages are never overwritten in place, so those of former commits, or of one that a stale first page does
     /// not know, stay until their room is used again; and a state that is whole is as some commit left it.
     pub(crate) fn search(&self) -> Result<Option<Self>> {
         let (mut found, mut tried): (Option<(Commit, Self)>, Vec<Named>) = (None, Vec::new());
+        let mut seen = Commit::default();
         let mut left = (self.layout.length / PAGE).saturating_mul(SEARCHED_PER_PAGE);
         let mut page = vec![0; usize::try_from(PAGE).unwrap_or_default()];
         for number in 1..self.layout.length / PAGE {
             self.file.read(number * PAGE, &mut page)?;
+            seen = seen.max(newest_in(&page).unwrap_or_default());
             // Whatever the page is: what it says of a tree is tried.
             let Ok(node) = Node::read(&page, Tree::Definitions) else { continue };
             for (_, Table { root, tree, .. }) in node.tables().filter(|(name, _)| *name == ROWS) {
@@ -215,7 +242,15 @@ impl<'a> Salvage<'a> {
                 }
             }
         }
-        Ok(found.map(|(_, salvage)| salvage))
+        Ok(found.map(|(newest, mut salvage)| {
+            if seen > newest {
+                let what = format!(
+                    "a page of a later state, as of commit {seen}, is in the file too, but no such state is complete"
+                );
+                salvage.doubts.push(what.into());
+            }
+            salvage
+        }))
     }
 
     /// Where each page of the rows' kind lies, by its checksum.
@@ -263,7 +298,8 @@ impl<'a> Salvage<'a> {
             (first, other) = (other, first);
         }
         if !first.fits {
-            return Err(Error::Corrupted("neither commit slot in the first page fits its checksum".into()));
+            let what = "neither commit slot in the first page fits its checksum";
+            return Err(Error::Corrupted(format!("{what}, and {NO_STATE}").into()));
         }
         self.take(first);
         if !other.fits {
@@ -347,6 +383,13 @@ impl<'a> Salvage<'a> {
         }
         Ok(())
     }
+}
+
+/// The newest commit, as a page that has the row of it says: the first page of the rows of some state.
+fn newest_in(page: &[u8]) -> Option<Commit> {
+    let leaf = Node::read(page, Tree::ROWS).ok()?;
+    let (place, value) = leaf.pairs().next()?;
+    (place == NEWEST).then(|| unseal(NEWEST, value).ok().map(|value| value.commit))?
 }
 
 /// How many pages are damaged, whether any rows can be read, and which commit is the newest in them.

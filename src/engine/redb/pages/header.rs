@@ -199,6 +199,11 @@ impl Named {
 }
 
 impl Layout {
+    /// The layout of each file that a store is in, so that pages are found where the first page does not tell it.
+    pub(in crate::engine::redb) fn usual(length: u64) -> Self {
+        Self { region_header_pages: 0, region_pages: REGION_PAGES_MAX, length }
+    }
+
     /// Where a page lies, and its order; `None` if no page of this file has such a number.
     pub(in crate::engine::redb) fn place(self, number: PageNumber) -> Option<(u64, u8)> {
         let order = u8::try_from(number.0 >> 59).ok()?;
