@@ -386,6 +386,34 @@ fn a_stale_first_page_hides_nothing() {
     }
 }
 
+/// The newest commit of a killed process leads to no rows any more. It is known that it was committed, so what the commit
+/// before it has of the records that it changed is stale; pages to which nothing leads still tell which these are.
+#[test]
+fn a_record_that_the_lost_last_commit_changed_is_left_out() {
+    for history in [true, false] {
+        let files = Files::new();
+        let store = direct().history(history).open(files.table()).unwrap();
+        (0..30).for_each(|number| step(&store, number));
+        let mut bytes = fs::read(files.table()).unwrap();
+        drop(store);
+        let slot = if bytes[9] & 1 == 0 { 64 } else { 192 };
+        let root = u32::from_le_bytes(bytes[slot + 8..slot + 12].try_into().unwrap()) & 0xf_ffff;
+        let root = PAGE * (1 + usize::try_from(root).unwrap());
+        bytes[root..root + PAGE].fill(0);
+        files.set(&bytes);
+        let (report, found) = files.repair().unwrap();
+        assert!(mentions(&report, "lead to no rows: the commit before it is used"), "{report:#?}");
+        // It was on key 28 before the last commit.
+        assert_eq!(found.target, None, "history: {history}: {report:#?}");
+        let stale = "it was read as of an earlier change, and commit 31";
+        let alias = report.lost.iter().find(|found| found.what.contains(stale)).unwrap();
+        assert!(alias.row.ends_with("moving"), "{report:#?}");
+        assert_eq!(found.keys.len(), 29, "all keys but the last: {report:#?}");
+        assert!(mentions(&report, "it is in the file as of commit 31 too"), "{report:#?}");
+        assert!(!report.complete());
+    }
+}
+
 #[test]
 fn a_log_beside_the_file_is_used_whatever_the_file_says() {
     let (files, whole) = with_log(40);

@@ -2,12 +2,14 @@
 //!
 //! Rows are what they were or are left out. The pages of the file are read without the engine (`salvage`): every row
 //! and every entry of the log that is in a page which fits its checksum, and is in its place, is copied. A write-ahead
-//! log that lies beside the file is laid over them (`wal`). Then keys, aliases and tombstones that are missing are taken from the history, where it tells for sure
+//! log that lies beside the file is laid over them (`wal`). Records of which the file has a later state are left out
+//! (`outdated`). Then keys, aliases and tombstones that are missing are taken from the history, where it tells for sure
 //! (`missing`). Then every row that follows from others is compared with these, and rebuilt, or left out (`derive`). Last,
 //! the history is trimmed to where it is whole (`trim`).
 
 mod derive;
 mod missing;
+mod outdated;
 mod report;
 mod salvage;
 mod trim;
@@ -106,8 +108,9 @@ fn repair_files(damaged: Damaged, path: &Path, at: Timestamp) -> Result<RepairRe
     salvage.doubts().iter().for_each(|doubt| repairing.may_be_missing(&[], &**doubt));
     repairing.note_healed_slots(&salvage);
     let wal = repairing.choose_wal(&salvage, log, &log_path)?;
-    repairing.salvage(&salvage, wal)?;
+    let places = repairing.salvage(&salvage, wal)?;
     repairing.begin(at)?;
+    repairing.leave_out_outdated(&salvage, &places)?;
     progress::begin("looking into the history", None);
     repairing.take_from_history()?;
     repairing.walk()?;
@@ -180,6 +183,10 @@ struct Repairing<'a> {
     floor_is_lost: bool,
     /// Up to here the history is not whole.
     history_lost: Commit,
+    /// Up to here the history has changes of records that are left out, so it is trimmed.
+    left_out_up_to: Commit,
+    /// Records that changed in a commit that is left out.
+    outdated: BTreeSet<missing::Name>,
     /// Commits that begin an incarnation: what they write has no entry in the log.
     beginnings: BTreeSet<Commit>,
     /// Rows of records that can't be read.
@@ -218,6 +225,8 @@ impl<'a> Repairing<'a> {
             floor_is_there: false,
             floor_is_lost: false,
             history_lost: Commit::default(),
+            left_out_up_to: Commit::default(),
+            outdated: BTreeSet::new(),
             beginnings: BTreeSet::new(),
             damaged: Vec::new(),
             lost_records: BTreeSet::new(),

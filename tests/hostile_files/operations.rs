@@ -343,7 +343,7 @@ impl Subject<'_> {
         if let Some(error) = judged.errors.first() {
             faults.push(format!("repaired, but reading says {error}"));
         }
-        // Where both the row of a record and the entry of its last change are gone, it may be as of the change before:
+        // Where the newest commit is left out as a whole, a record that it changed may be as of the change before:
         // docs/backup.md says so, and the report is not complete then.
         if let Some(wrong) = judged.wrong.first().filter(|_| !says_lost) {
             faults.push(format!("stale in silence: {wrong} ({} such)", judged.wrong.len()));

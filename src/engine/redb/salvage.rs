@@ -58,8 +58,19 @@ pub(crate) struct Salvage<'a> {
     healed_slots: Vec<u64>,
     /// How many pages did not fit that are not looked at any more: those of a commit that is left out.
     given_up: u64,
+    left_out: LeftOut,
     /// Why the slot may not be the newest, or that the header is damaged.
     doubts: Vec<Cow<'static, str>>,
+}
+
+/// Whether a state of the file was left out that is newer than the one that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeftOut {
+    No,
+    /// There may be one, or a commit that was being written when the process ended.
+    Perhaps,
+    /// It was committed: it was synced before the first page named it.
+    Committed,
 }
 
 /// What is told of the pages, in the order of the rows that are in them.
@@ -192,8 +203,8 @@ impl<'a> Salvage<'a> {
 
     fn new(file: &'a dyn StorageBackend, layout: Layout, rows: RowsAt) -> Self {
         let (pages, healing) = (OnceCell::new(), Healing::new());
-        let (healed_slots, doubts) = (Vec::new(), Vec::new());
-        Self { file, layout, rows, lists: None, pages, healing, healed_slots, given_up: 0, doubts }
+        let (healed_slots, doubts, left_out) = (Vec::new(), Vec::new(), LeftOut::No);
+        Self { file, layout, rows, lists: None, pages, healing, healed_slots, given_up: 0, left_out, doubts }
     }
 
     /// The newest complete state in a file whose first page leads to none.
@@ -229,7 +240,8 @@ impl<'a> Salvage<'a> {
                 }
                 tried.push(root);
                 let rows = RowsAt::Root(root, tree);
-                let candidate = Self::new(self.file, self.layout, rows);
+                let mut candidate = Self::new(self.file, self.layout, rows);
+                candidate.left_out = LeftOut::Perhaps;
                 let mut checked = Checked::default();
                 let mut walk = Walk::new(&candidate, &mut checked);
                 walk.left = left;
@@ -255,20 +267,33 @@ impl<'a> Salvage<'a> {
 
     /// Where each page of the rows' kind lies, by its checksum.
     fn all_pages(&self) -> Result<HashMap<u128, u64>> {
-        let mut page = vec![0; usize::try_from(PAGE).unwrap_or_default()];
         let mut pages = HashMap::new();
+        self.each_page_of_rows(&mut |offset, node| {
+            pages.insert(node.checksum(), offset);
+            Ok(())
+        })?;
+        Ok(pages)
+    }
+
+    /// Shows all that looks like a page of rows, whether anything leads to it or not.
+    fn each_page_of_rows(&self, see: &mut dyn FnMut(u64, &Node<'_>) -> Result<()>) -> Result<()> {
+        let mut page = vec![0; usize::try_from(PAGE).unwrap_or_default()];
         for number in 1..self.layout.length / PAGE {
             self.file.read(number * PAGE, &mut page)?;
             if let Ok(node) = Node::read(&page, Tree::ROWS) {
-                pages.insert(node.checksum(), number * PAGE);
+                see(number * PAGE, &node)?;
             }
         }
-        Ok(pages)
+        Ok(())
     }
 
     /// Why something may be missing whatever the pages say.
     pub(crate) fn doubts(&self) -> &[Cow<'static, str>] {
         &self.doubts
+    }
+
+    pub(crate) fn left_out(&self) -> LeftOut {
+        self.left_out
     }
 
     /// Which bits of the commit slots in the first page were flipped, and are read as they were.
@@ -295,6 +320,7 @@ impl<'a> Salvage<'a> {
                     .into(),
             );
             self.given_up += 1;
+            self.left_out = if two_phases { LeftOut::Committed } else { LeftOut::Perhaps };
             (first, other) = (other, first);
         }
         if !first.fits {
@@ -320,6 +346,7 @@ impl<'a> Salvage<'a> {
             let others = self.checked()?;
             if others.reads_rows && (others.damaged == 0 || !found.reads_rows) {
                 self.given_up += found.damaged;
+                self.left_out = if was_being_written { LeftOut::Perhaps } else { LeftOut::Committed };
                 let what = match was_being_written {
                     true => {
                         "the pages of the last commit do not fit: a crash while it was written leaves them so, and \

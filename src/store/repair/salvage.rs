@@ -90,7 +90,7 @@ impl Looked {
 
 impl Repairing<'_> {
     /// Reads what the table file has, and lays what is newer in the write-ahead log over it.
-    pub(super) fn salvage(&mut self, salvage: &Salvage<'_>, wal: Wal) -> Result<()> {
+    pub(super) fn salvage(&mut self, salvage: &Salvage<'_>, wal: Wal) -> Result<Places> {
         let newest = self.looked.newest.map_or(wal.newest, |(newest, _)| newest.max(wal.newest));
         self.seen = newest.max(self.looked.newest_row);
         self.newer = wal.rows;
@@ -117,7 +117,7 @@ impl Repairing<'_> {
                 "it was in a page that does not fit its checksum; it is never changed, so it is kept",
             );
         }
-        Ok(())
+        Ok(places)
     }
 
     fn is_of_changelog(&self, row: &Row) -> bool {
