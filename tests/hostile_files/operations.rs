@@ -399,15 +399,14 @@ impl Writes<'_> {
         random.pick(&there).0.clone()
     }
 
-    /// A name, and all that answer with the same key.
+    /// A name, and all that answered with the same key after any commit: the store may be as of an earlier one.
     fn touch(&mut self, touched: &Name) {
-        let answers = self.image.newest();
-        let answer = |name: &Name| {
-            self.image.names.iter().position(|known| known == name).map(|number| answers[number])
-        };
-        let of_touched = answer(touched);
-        let same = self.image.names.iter().zip(answers).filter(|(_, answer)| Some(**answer) == of_touched);
-        self.names.extend(same.map(|(name, _)| name.clone()));
+        let Some(number) = self.image.names.iter().position(|known| known == touched) else { return };
+        for answers in self.image.commits.values() {
+            let Some(of_touched) = answers.get(number).filter(|answer| **answer != NOTHING) else { continue };
+            let same = self.image.names.iter().zip(answers).filter(|(_, answer)| *answer == of_touched);
+            self.names.extend(same.map(|(name, _)| name.clone()));
+        }
         self.names.insert(touched.clone());
     }
 
