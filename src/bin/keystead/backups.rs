@@ -151,6 +151,7 @@ fn tell_repair(report: &RepairReport, output: &mut Output) -> Result<(), Failure
             ("may be missing", report.may_be_missing.len().to_string()),
             ("found besides", report.not_kept.to_string()),
             ("damaged pages of the file", report.damaged_pages.to_string()),
+            ("healed pages of the file", report.healed_pages.to_string()),
             ("write-ahead log", show_wal(&report.wal)),
             ("position", report.position.to_string()),
             ("rows", report.rows.to_string()),

@@ -4,14 +4,14 @@ mod forged;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 use tempfile::TempDir;
 
 use super::header::{HEADER_BYTES, Header, PageNumber};
 use super::*;
-use crate::engine::redb::{Pages, RedbEngine, RedbReader, existing};
+use crate::engine::redb::{Pages, RedbEngine, RedbReader, Salvage, Salvaged, existing};
 use crate::engine::{Batch, Engine, Log, Reading};
 use crate::id::Commit;
 
@@ -545,22 +545,18 @@ fn a_page_that_the_disk_can_not_read_is_found_and_the_others_are_checked() {
     assert!(pages.must_be_sound().is_err());
 }
 
-/// A commit that was cut off, of which a recovery went back, which was cut off too: it had taken back that the file was
-/// not closed, and named the slot of the commit before it.
-#[test]
-fn a_commit_from_which_a_cut_off_recovery_went_back_is_no_damage() {
-    let (folder, path) = store();
-    // Without locks, as on a storage of the caller's: with them each commit has two phases.
-    let open = |path: &Path| RedbEngine::on(existing(path).unwrap(), &PAGES.builder()).unwrap();
-    let engine = open(&path);
+/// Files with a commit that was cut off, from which a recovery may have gone back that was cut off too: it had taken back
+/// that the file was not closed, or named the slot of the commit before it, or both. With the commit before it.
+fn cut_off(folder: &Path, path: &Path) -> (Vec<PathBuf>, Commit) {
+    let engine = without_locks(path);
     let commit = |n| {
         let batch = Batch::from([(row(n), Some(vec![9; 90]))]);
         engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap()
     };
     let last = commit(0);
-    let before = fs::read(&path).unwrap();
+    let before = fs::read(path).unwrap();
     commit(1);
-    let mut bytes = fs::read(&path).unwrap();
+    let mut bytes = fs::read(path).unwrap();
     let header = Header::read(&bytes, bytes.len() as u64).unwrap();
     assert!(header.unclean && !header.two_phases, "{header:?}");
     for (page, before) in bytes.chunks_exact_mut(4096).zip(before.chunks_exact(4096)).skip(1) {
@@ -568,17 +564,57 @@ fn a_commit_from_which_a_cut_off_recovery_went_back_is_no_damage() {
             page.fill(0);
         }
     }
-    for flags in [bytes[9], bytes[9] & !2, bytes[9] ^ 1, (bytes[9] & !2) ^ 1] {
+    let files = [bytes[9], bytes[9] & !2, bytes[9] ^ 1, (bytes[9] & !2) ^ 1].map(|flags| {
         bytes[9] = flags;
-        let cut_off = folder.path().join(format!("flags-{flags}.redb"));
+        let cut_off = folder.join(format!("flags-{flags}.redb"));
         fs::write(&cut_off, &bytes).unwrap();
-        assert_eq!(check_closed_file(&cut_off).unwrap().damaged, [], "flags {flags}");
-        let opened = open(&cut_off);
-        assert_eq!(opened.begin_read().unwrap().commit(), last, "flags {flags}");
+        cut_off
+    });
+    (files.to_vec(), last)
+}
+
+/// As on a storage of the caller's: with locks each commit has two phases.
+fn without_locks(path: &Path) -> RedbEngine {
+    RedbEngine::on(existing(path).unwrap(), &PAGES.builder()).unwrap()
+}
+
+#[test]
+fn a_commit_from_which_a_cut_off_recovery_went_back_is_no_damage() {
+    let (folder, path) = store();
+    let (files, last) = cut_off(folder.path(), &path);
+    for file in files {
+        assert_eq!(check_closed_file(&file).unwrap().damaged, [], "{}", file.display());
+        let opened = without_locks(&file);
+        assert_eq!(opened.begin_read().unwrap().commit(), last, "{}", file.display());
         let state = opened.page_state().unwrap();
-        assert_eq!((state.stats.damaged, state.unclean), (0, true), "flags {flags}");
+        assert_eq!((state.stats.damaged, state.unclean), (0, true), "{}", file.display());
         opened.begin_write().unwrap().end().unwrap();
         assert_eq!(opened.check_pages(None, u64::MAX).unwrap().unwrap().damaged, []);
+    }
+}
+
+/// A repair reads the commit before it too, and says so.
+#[test]
+fn a_salvage_goes_back_from_a_commit_that_was_cut_off_as_a_recovery_does() {
+    let (folder, path) = store();
+    let (files, last) = cut_off(folder.path(), &path);
+    for path in files {
+        let file = existing(&path).unwrap();
+        let salvage = Salvage::of(&file).unwrap();
+        let mut newest = None;
+        let read = salvage.each(&mut |salvaged| {
+            match salvaged {
+                Salvaged::Newest(found) => newest = Some(found?.0),
+                Salvaged::Damaged(page, _) => panic!("{}: {page:?}", path.display()),
+                _ => {}
+            }
+            Ok(())
+        });
+        read.unwrap();
+        assert_eq!(newest, Some(last), "{}", path.display());
+        let [doubt] = salvage.doubts() else { panic!("{}: {:?}", path.display(), salvage.doubts()) };
+        assert!(doubt.contains("a crash while it was written leaves them so"), "{doubt}");
+        assert!(salvage.given_up() > 0);
     }
 }
 
