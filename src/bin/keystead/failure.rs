@@ -280,9 +280,7 @@ fn advice_for(error: &Error) -> Option<&'static str> {
              a file"
         }
         Error::Unsound(_) => "nothing was kept; run `keystead verify` on what it was made of",
-        Error::Poisoned => {
-            "nothing was written by this; make room if the disk is full, then give the command again"
-        }
+        Error::Poisoned => "nothing was written; make room if the disk is full, and try again",
         Error::CommitUnknown(_) => {
             "make room if the disk is full; then look with `keystead history` whether it was done; with the same \
              --request-id the same command can just be given again"
