@@ -1,4 +1,5 @@
 //! The first page beside a writer: one that the disk lost is found, and one that is being changed is no damage.
+#![cfg(unix)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

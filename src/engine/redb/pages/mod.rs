@@ -15,7 +15,7 @@
 //!
 //! `walk` reads all pages that one commit names, past redb and its cache.
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod first_page_tests;
 pub(super) mod header;
 pub(super) mod node;
