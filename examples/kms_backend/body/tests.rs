@@ -1,3 +1,5 @@
+//! The memory that long bodies may take: those of nobody known leave room for the others.
+
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 
