@@ -288,9 +288,10 @@ pub enum Error {
     /// The store was opened read-only.
     #[error("the store is open for reading only")]
     ReadOnly,
-    /// Another process, or another handle of this one, has the store open.
-    #[error("the store is locked by another process, or by another handle of this one")]
-    AlreadyOpen,
+    /// Another process, or another handle of this one, has the file at this path locked. Find it and have it close the
+    /// store, or wait; don't delete anything.
+    #[error("the store is locked by another process, or by another handle of this one: {0}")]
+    AlreadyOpen(Box<str>),
     /// There is no store at this place, and none was made. Correct the path, the addresses or the prefix; or make one
     /// there, which [`Options::create`](crate::Options::create) allows unless something else is said.
     #[error("there is no store at {0}")]
@@ -473,7 +474,7 @@ impl Error {
             | Self::NestedTransaction
             | Self::Aborted(_)
             | Self::ReadOnly
-            | Self::AlreadyOpen
+            | Self::AlreadyOpen(_)
             | Self::NoStore(_)
             | Self::Unfinished
             | Self::NotAStore(_)
@@ -514,7 +515,7 @@ impl Error {
             Self::NestedTransaction => "nested_transaction",
             Self::Aborted(_) => "aborted",
             Self::ReadOnly => "read_only",
-            Self::AlreadyOpen => "already_open",
+            Self::AlreadyOpen(_) => "already_open",
             Self::NoStore(_) => "no_store",
             Self::Unfinished => "unfinished",
             Self::NotAStore(_) => "not_a_store",

@@ -428,7 +428,7 @@ async fn a_store_that_was_only_dropped_is_closed_soon() {
         loop {
             let path = path.clone();
             match tokio::task::spawn_blocking(move || Store::open(path)).await.unwrap() {
-                Err(Error::AlreadyOpen) => tokio::task::yield_now().await,
+                Err(Error::AlreadyOpen(_)) => tokio::task::yield_now().await,
                 opened => return opened,
             }
         }

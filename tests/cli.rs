@@ -19,6 +19,9 @@ mod etcd;
 mod exchange;
 #[path = "cli/files.rs"]
 mod files;
+#[cfg(target_os = "linux")]
+#[path = "cli/full_disk.rs"]
+mod full_disk;
 #[path = "cli/leftovers.rs"]
 mod leftovers;
 #[path = "cli/messages.rs"]

@@ -85,12 +85,13 @@ fn nobody_else_may_have_it_open() {
     let path = folder.path().join("kms");
     for options in [Options::new(), Options::new().redo_log(true)] {
         let store = options.open(&path).unwrap();
-        assert!(matches!(compact(&path), Err(Error::AlreadyOpen)));
+        let Err(Error::AlreadyOpen(locked)) = compact(&path) else { panic!("it is open") };
+        assert_eq!(*locked, *path.display().to_string());
         store.write(&Request::new(&scope), |txn| txn.disable(key_id).and(txn.enable(key_id))).unwrap();
     }
     // A reader would go on to read the old file for ever.
     let reader = Options::new().open_read_only(&path).unwrap();
-    assert!(matches!(compact(&path), Err(Error::AlreadyOpen)));
+    assert!(matches!(compact(&path), Err(Error::AlreadyOpen(_))));
     drop(reader);
     compact(&path).unwrap();
 }

@@ -163,16 +163,19 @@ fn a_file_is_open_once() {
     let (_folder, path) = in_folder();
     let store = options().open(&path).unwrap();
     // In this process, and in another.
-    assert!(matches!(options().open(&path), Err(Error::AlreadyOpen)));
+    let named = path.display().to_string();
+    let refused = options().open(&path).unwrap_err();
+    assert!(matches!(&refused, Error::AlreadyOpen(locked) if **locked == *named), "{refused:?}");
+    assert!(refused.to_string().ends_with(&named), "{refused}");
     let mut child = other("open", &path, None);
     let mut output = BufReader::new(child.stdout.take().unwrap());
-    assert_eq!(said(&mut output).as_deref(), Some("AlreadyOpen"));
+    assert_eq!(said(&mut output).as_deref(), Some(&*format!("AlreadyOpen({named:?})")));
     assert_eq!(said(&mut output), None);
     assert!(child.wait().unwrap().success());
     // A clone keeps it open; its last handle closes it.
     let clone = store.clone();
     drop(store);
-    assert!(matches!(options().open(&path), Err(Error::AlreadyOpen)));
+    assert!(matches!(options().open(&path), Err(Error::AlreadyOpen(_))));
     step(&clone, 0).unwrap();
     drop(clone);
     assert_eq!(count(&options().open(&path).unwrap()), 1);
@@ -185,7 +188,7 @@ fn a_file_that_another_process_has_can_be_read() {
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut input = child.stdin.take().unwrap();
     assert_eq!(said(&mut output).as_deref(), Some("opened"));
-    assert!(matches!(options().open(&path), Err(Error::AlreadyOpen)));
+    assert!(matches!(options().open(&path), Err(Error::AlreadyOpen(_))));
     let reader = options().open_read_only(&path).unwrap();
     for number in 0..5 {
         assert_eq!(count(&reader), number, "it sees every commit that was answered");
@@ -381,7 +384,7 @@ fn many_threads_make_one_store() {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         let (stores, refused): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
-        assert!(refused.iter().all(|error| matches!(error, Err(Error::AlreadyOpen))), "{refused:?}");
+        assert!(refused.iter().all(|error| matches!(error, Err(Error::AlreadyOpen(_)))), "{refused:?}");
         let [Ok(store)] = &stores[..] else { panic!("{stores:?}") };
         step(store, 0).unwrap();
         assert_eq!(files_in(folder.path()), ["kms.redb"]);
@@ -522,7 +525,7 @@ fn who_only_looks_into_a_file_keeps_nobody_out() {
                     match options().redo_log(redo_log).open(path) {
                         Ok(store) => drop(step(&store, count(&store)).unwrap()),
                         // With a log the readers, who come one after the other, may be in its way.
-                        Err(Error::AlreadyOpen) if redo_log => {}
+                        Err(Error::AlreadyOpen(_)) if redo_log => {}
                         Err(error) => panic!("{error:?}"),
                     }
                 }

@@ -49,13 +49,13 @@ fn who_may_read_the_file_can_hold_up_an_opening() {
         // To lock it, it is enough to have opened it to read.
         let stranger = File::open(&path).unwrap();
         stranger.lock().unwrap();
-        assert!(matches!(open(redo_log, &path), Err(Error::AlreadyOpen)), "redo log {redo_log}");
-        assert!(matches!(Options::new().open_read_only(&path), Err(Error::AlreadyOpen)));
+        assert!(matches!(open(redo_log, &path), Err(Error::AlreadyOpen(_))), "redo log {redo_log}");
+        assert!(matches!(Options::new().open_read_only(&path), Err(Error::AlreadyOpen(_))));
         drop(stranger);
 
         let stranger = FileBackend::new(File::open(&path).unwrap()).unwrap();
         assert!(stranger.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded).unwrap());
-        assert!(matches!(open(redo_log, &path), Err(Error::AlreadyOpen)), "redo log {redo_log}");
+        assert!(matches!(open(redo_log, &path), Err(Error::AlreadyOpen(_))), "redo log {redo_log}");
         drop(stranger);
         create_key(&open(redo_log, &path).unwrap(), "second");
     }
@@ -138,7 +138,7 @@ fn a_lock_lives_as_long_as_a_child_that_has_the_file() {
             parent.wait().unwrap();
             let opened = open(redo_log, &path);
             match role {
-                FORKS => assert!(matches!(opened, Err(Error::AlreadyOpen)), "the child has no lock"),
+                FORKS => assert!(matches!(opened, Err(Error::AlreadyOpen(_))), "the child has no lock"),
                 _ => create_key(&opened.expect("a program has none of its parent's files"), "second"),
             }
             // The child ends, and with it the last that has the file. On a busy machine that takes a while.

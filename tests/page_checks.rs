@@ -62,6 +62,15 @@ fn check(store: &Store, done: &AtomicBool) -> u64 {
     checks
 }
 
+/// Ends the checks, also where the writer panics: otherwise they would go on for ever.
+struct EndOfWriting<'a>(&'a AtomicBool);
+
+impl Drop for EndOfWriting<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn checks_beside_a_writer(path: &Path, redo_log: bool) {
     let store = options().redo_log(redo_log).open(path).unwrap();
     let done = AtomicBool::new(false);
@@ -70,8 +79,9 @@ fn checks_beside_a_writer(path: &Path, redo_log: bool) {
         // With a redo log nobody else can open it.
         let reader = (!redo_log).then(|| options().open_read_only(path).unwrap());
         let of_reader = reader.map(|reader| threads.spawn(|| check(&{ reader }, &done)));
+        let end = EndOfWriting(&done);
         write(&store);
-        done.store(true, Ordering::Relaxed);
+        drop(end);
         own.join().unwrap() + of_reader.map_or(0, |thread| thread.join().unwrap())
     });
     assert!(checks >= 10, "{checks} checks");

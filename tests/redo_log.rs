@@ -206,12 +206,13 @@ fn a_store_with_a_log_is_for_one_process() {
         ("without", direct().open(files.table())),
         ("for reading", direct().open_read_only(files.table())),
     ] {
-        assert!(matches!(refused, Err(Error::AlreadyOpen)), "{way}: {:?}", refused.err());
+        let Err(Error::AlreadyOpen(locked)) = refused else { panic!("{way}: {:?}", refused.err()) };
+        assert_eq!(*locked, *files.table().display().to_string(), "{way}");
     }
     drop(store);
     let reader = direct().open_read_only(files.table()).unwrap();
     let refused = logged().open(files.table());
-    assert!(matches!(refused, Err(Error::AlreadyOpen)), "{:?}", refused.err());
+    assert!(matches!(refused, Err(Error::AlreadyOpen(_))), "{:?}", refused.err());
     drop(reader);
     assert_eq!(steps_in(&logged().open(files.table()).unwrap()), 1);
 }

@@ -192,7 +192,8 @@ fn each_page_that_is_of_an_earlier_moment_or_exchanged_is_left_out_or_found() {
             lost_write[page * PAGE..][..PAGE].copy_from_slice(before);
         }
         let mut flipped = bytes.clone();
-        flipped[page * PAGE + 700] ^= 1;
+        // Two bits: one would be healed.
+        flipped[page * PAGE + 700] ^= 3;
         for (what, damaged) in [("exchanged", exchanged), ("lost write", lost_write), ("flipped", flipped)] {
             let what = format!("{what}, page {page}");
             files.set(&damaged);
@@ -210,6 +211,144 @@ fn each_page_that_is_of_an_earlier_moment_or_exchanged_is_left_out_or_found() {
         }
     }
     assert!(seen > 5 && all > 1, "{seen} were damaged, of {all} all was saved");
+}
+
+/// Whether all pages fit, as the library says when it opens the file.
+fn fits(files: &Files, bytes: &[u8]) -> bool {
+    fs::write(files.path("checked"), bytes).unwrap();
+    direct().check_integrity(true).open_read_only(files.path("checked")).is_ok()
+}
+
+#[test]
+fn one_flipped_bit_of_any_page_is_healed() {
+    let (files, bytes, whole) = closed(60);
+    let mut healed = 0;
+    for page in 1..bytes.len() / PAGE {
+        // What a page is, how many entries it has, where they lie, and what they are; or checksums of other pages.
+        for bit in [1, 8 * 2 + 1, 8 * 5 + 3, 8 * 20, 8 * 300 + 7].map(|bit| 8 * page * PAGE + bit) {
+            let what = format!("page {page}, bit {bit}");
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            files.set(&damaged);
+            let (report, found) = files.repair().unwrap();
+            assert_eq!(found, whole, "{what}");
+            assert!(report.complete() && report.lost.is_empty(), "{what}: {report:#?}");
+            let is_used = !fits(&files, &damaged);
+            assert_eq!(report.healed_pages, u64::from(is_used), "{what}: {report:#?}");
+            if is_used {
+                let said = format!("bit {} of byte {} of the file was flipped", bit % 8, bit / 8);
+                assert!(report.repaired.iter().any(|found| found.what.starts_with(&said)), "{report:#?}");
+            }
+            healed += u32::from(is_used);
+        }
+    }
+    assert!(healed > 20, "{healed} were healed");
+}
+
+#[test]
+fn two_flipped_bits_of_a_page_are_reported() {
+    let (files, bytes, whole) = closed(60);
+    let mut damaged_pages = 0;
+    for page in 1..bytes.len() / PAGE {
+        let mut damaged = bytes.clone();
+        damaged[page * PAGE + 100] ^= 1;
+        damaged[page * PAGE + 200] ^= 4;
+        files.set(&damaged);
+        if fits(&files, &damaged) {
+            continue;
+        }
+        damaged_pages += 1;
+        let Ok((report, found)) = files.repair() else { continue };
+        must_be_honest(&report, &found, &whole, &format!("page {page}"));
+        assert_eq!((report.healed_pages, report.complete()), (0, false), "page {page}: {report:#?}");
+        assert!(report.damaged_pages > 0, "page {page}: {report:#?}");
+    }
+    assert!(damaged_pages > 5, "{damaged_pages} pages");
+}
+
+/// Of each page of a small store one bit: all of them are healed together, below and above each other.
+#[test]
+fn a_flipped_bit_of_each_page_is_healed() {
+    let (files, bytes, whole) = closed(60);
+    let mut damaged = bytes.clone();
+    for page in 1..bytes.len() / PAGE {
+        damaged[page * PAGE + 30] ^= 0x10;
+    }
+    damaged[64 + 20] ^= 2;
+    damaged[192 + 20] ^= 2;
+    files.set(&damaged);
+    let (report, found) = files.repair().unwrap();
+    assert!(report.complete() && report.healed_pages > 5, "{report:#?}");
+    assert_eq!(found, whole);
+}
+
+#[test]
+fn a_flipped_bit_in_each_commit_slot_is_healed() {
+    let (files, bytes, whole) = closed(10);
+    // Whether it has a root, which page that is, its checksum, the transaction, the checksum of the slot.
+    for at in [1, 8, 17, 60, 104, 112, 127] {
+        let mut damaged = bytes.clone();
+        damaged[64 + at] ^= 1;
+        damaged[192 + at] ^= 0x80;
+        files.set(&damaged);
+        let (report, found) = files.repair().unwrap();
+        assert!(report.complete(), "byte {at}: {report:#?}");
+        assert_eq!((report.healed_pages, report.damaged_pages), (1, 0), "byte {at}: {report:#?}");
+        assert_eq!(found, whole, "byte {at}");
+    }
+}
+
+#[test]
+fn without_its_first_page_the_newest_complete_state_of_a_file_is_used() {
+    let zeros = |bytes: &mut [u8]| bytes[..PAGE].fill(0);
+    let slots = |bytes: &mut [u8]| [64, 192].iter().for_each(|slot| bytes[slot + 8..slot + 10].fill(0xaa));
+    let damages: [fn(&mut [u8]); 2] = [zeros, slots];
+    for damage in damages {
+        let (files, bytes, whole) = closed(60);
+        let mut damaged = bytes.clone();
+        damage(&mut damaged);
+        files.set(&damaged);
+        let (report, found) = files.repair().unwrap();
+        assert!(!report.complete() && mentions(&report, "the newest complete one"), "{report:#?}");
+        assert_eq!((found, report.damaged_pages), (whole, 1));
+        // With what the log has.
+        let (files, whole) = with_log(40);
+        let mut damaged = fs::read(files.table()).unwrap();
+        damage(&mut damaged);
+        files.set(&damaged);
+        let (report, found) = files.repair().unwrap();
+        assert_eq!(report.wal, WalUse::Used { up_to: Commit::new(41) }, "{report:#?}");
+        assert!(found == whole && !report.complete(), "{report:#?}");
+    }
+    // Where also a page of rows is damaged, an older state may be complete; the report says up to where.
+    let (files, bytes, whole) = closed(60);
+    let (mut older, mut none) = (0, 0);
+    for page in 1..bytes.len() / PAGE {
+        let mut damaged = bytes.clone();
+        zeros(&mut damaged);
+        damaged[(page * PAGE)..][..PAGE].fill(0);
+        files.set(&damaged);
+        match files.repair() {
+            Ok((report, found)) => {
+                assert!(!report.complete(), "page {page}: {report:#?}");
+                assert!(
+                    mentions(&report, "What was committed later may be missing"),
+                    "page {page}: {report:#?}"
+                );
+                // Unless the page that says which commit is the newest is the damaged one.
+                older +=
+                    u32::from(found != whole && mentions(&report, "as of commit 61, is in the file too"));
+            }
+            Err(Error::NotAStore(what) | Error::Corrupted(what)) => {
+                assert!(what.to_string().contains("no complete state"), "{what}");
+                none += 1;
+            }
+            Err(error) => panic!("page {page}: {error}"),
+        }
+    }
+    assert!(older + none > 0, "{older} {none}");
+    files.set(&vec![0x5a; 10 * PAGE]);
+    assert!(matches!(files.repair(), Err(Error::NotAStore(_))));
 }
 
 /// The first page is of an earlier moment, by few commits or many: the newest one is in pages to which it does not
@@ -247,6 +386,34 @@ fn a_stale_first_page_hides_nothing() {
     }
 }
 
+/// The newest commit of a killed process leads to no rows any more. It is known that it was committed, so what the commit
+/// before it has of the records that it changed is stale; pages to which nothing leads still tell which these are.
+#[test]
+fn a_record_that_the_lost_last_commit_changed_is_left_out() {
+    for history in [true, false] {
+        let files = Files::new();
+        let store = direct().history(history).open(files.table()).unwrap();
+        (0..30).for_each(|number| step(&store, number));
+        let mut bytes = fs::read(files.table()).unwrap();
+        drop(store);
+        let slot = if bytes[9] & 1 == 0 { 64 } else { 192 };
+        let root = u32::from_le_bytes(bytes[slot + 8..slot + 12].try_into().unwrap()) & 0xf_ffff;
+        let root = PAGE * (1 + usize::try_from(root).unwrap());
+        bytes[root..root + PAGE].fill(0);
+        files.set(&bytes);
+        let (report, found) = files.repair().unwrap();
+        assert!(mentions(&report, "lead to no rows: the commit before it is used"), "{report:#?}");
+        // It was on key 28 before the last commit.
+        assert_eq!(found.target, None, "history: {history}: {report:#?}");
+        let stale = "it was read as of an earlier change, and commit 31";
+        let alias = report.lost.iter().find(|found| found.what.contains(stale)).unwrap();
+        assert!(alias.row.ends_with("moving"), "{report:#?}");
+        assert_eq!(found.keys.len(), 29, "all keys but the last: {report:#?}");
+        assert!(mentions(&report, "it is in the file as of commit 31 too"), "{report:#?}");
+        assert!(!report.complete());
+    }
+}
+
 #[test]
 fn a_log_beside_the_file_is_used_whatever_the_file_says() {
     let (files, whole) = with_log(40);
@@ -275,7 +442,7 @@ fn a_log_beside_the_file_is_used_whatever_the_file_says() {
         let pairs = usize::from(u16::from_le_bytes([page[2], page[3]]));
         if number(4) == 4 + 8 * pairs {
             let end = number(4 * 2 * pairs);
-            page[end - 1] ^= 1;
+            page[end - 1] ^= 3;
         }
     }
     files.set(&damaged);
@@ -408,7 +575,9 @@ fn what_somebody_writes_is_not_repaired() {
     let (files, ..) = closed(3);
     for options in [direct(), logged()] {
         let store = options.open(files.table()).unwrap();
-        assert!(matches!(repair(files.table(), files.path("repaired")), Err(Error::AlreadyOpen)));
+        let refused = repair(files.table(), files.path("repaired"));
+        let Err(Error::AlreadyOpen(locked)) = refused else { panic!("{refused:?}") };
+        assert_eq!(*locked, *files.table().display().to_string(), "and not the new file");
         drop(store);
     }
     let reader = direct().open_read_only(files.table()).unwrap();

@@ -33,6 +33,9 @@ const THROWN_AWAY_TIME: Duration = Duration::from_secs(1);
 /// The memory that all bodies beyond their first [`FREE`] bytes may have together.
 pub(crate) struct BodyBudget {
     all: Arc<Semaphore>,
+    /// The half of it, and enough for a body, that those may have of which nothing is proven, whatever access keys
+    /// they claim: somebody may know all of them.
+    all_unproven: Arc<Semaphore>,
     bytes: usize,
 }
 
@@ -44,20 +47,22 @@ pub(crate) struct UnprovenBudget(Arc<Semaphore>);
 pub(crate) struct BodyRead {
     pub(crate) bytes: Bytes,
     _share: Option<OwnedSemaphorePermit>,
-    unproven: Option<OwnedSemaphorePermit>,
+    unproven: Vec<OwnedSemaphorePermit>,
 }
 
 impl BodyRead {
     /// It is known who sent it.
     pub(crate) fn proven(&mut self) {
-        self.unproven = None;
+        self.unproven.clear();
     }
 }
 
 impl BodyBudget {
     pub(crate) fn new(bytes: usize) -> Self {
         let bytes = bytes.min(Semaphore::MAX_PERMITS);
-        Self { all: Arc::new(Semaphore::new(bytes)), bytes }
+        let all_unproven = (bytes / 2).max(BODY_MAX);
+        let [all, all_unproven] = [bytes, all_unproven].map(|bytes| Arc::new(Semaphore::new(bytes)));
+        Self { all, all_unproven, bytes }
     }
 
     /// For one access key: a part of it all, and enough for a body.
@@ -92,7 +97,7 @@ impl BodyBudget {
     ) -> Result<BodyRead, Refusal> {
         let announced = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
         let mut read = Vec::with_capacity(announced.unwrap_or(0).min(FREE));
-        let (mut share, mut share_of_unproven) = (None, None);
+        let (mut share, mut shares_of_unproven) = (None, Vec::new());
         loop {
             let data = timeout_at(until, next_data(body)).await.map_err(|_| Refusal::body_too_slow())??;
             let Some(data) = data else { break };
@@ -108,15 +113,17 @@ impl BodyBudget {
                     (None, Some(_)) => return Err(Refusal::length_required()),
                 };
                 // The access key's own first: who waits for that holds nothing of what all share.
-                if let Some(UnprovenBudget(of_unproven)) = unproven {
-                    share_of_unproven = Some(share_of(of_unproven, most - FREE, until).await?);
+                if let Some(UnprovenBudget(of_key)) = unproven {
+                    for budget in [of_key, &self.all_unproven] {
+                        shares_of_unproven.push(share_of(budget, most - FREE, until).await?);
+                    }
                 }
                 share = Some(share_of(&self.all, most - FREE, until).await?);
                 read.reserve_exact(most - read.len());
             }
             read.extend_from_slice(&data);
         }
-        Ok(BodyRead { bytes: Bytes::from(read), _share: share, unproven: share_of_unproven })
+        Ok(BodyRead { bytes: Bytes::from(read), _share: share, unproven: shares_of_unproven })
     }
 }
 
@@ -162,3 +169,6 @@ async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests;

@@ -296,7 +296,7 @@ pub(crate) fn is_refusal(error: &Error) -> bool {
             | Error::LogMismatch(_)
             | Error::NotAStore(_)
             | Error::ReadOnly
-            | Error::AlreadyOpen
+            | Error::AlreadyOpen(_)
             | Error::RecoveryNeeded
             | Error::Unsupported { .. }
     )

@@ -40,7 +40,7 @@ use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 use crate::time::Stopwatch;
 
-pub(crate) use self::redb::{DamagedPage, Draft, LogState, Places, Salvage, Salvaged};
+pub(crate) use self::redb::{DamagedPage, Draft, Instead, LeftOut, LogState, Places, Salvage, Salvaged};
 pub(crate) use load::{Load, LoadedRow};
 
 /// How often a transaction that met another one is run again, if the engine says nothing else.
@@ -135,6 +135,8 @@ pub(crate) struct PageState {
     pub(crate) stats: PageStats,
     /// Whether the file was not closed by who wrote it last.
     pub(crate) unclean: bool,
+    /// How long the file is.
+    pub(crate) bytes: u64,
 }
 
 /// How the pages of a store's table are; see [`Stats`](crate::Stats).

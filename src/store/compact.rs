@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Options;
 use super::backup::now;
 use super::building::Building;
-use super::files::{disk_bytes, log_path, sync_folder_of};
+use super::files::{disk_bytes, log_path, naming_locked, sync_folder_of};
 use super::temporary::Temporary;
 use crate::engine::Draft;
 use crate::error::Result;
@@ -60,7 +60,7 @@ pub struct Compacted {
 ///
 /// # Errors
 ///
-/// [`AlreadyOpen`](crate::Error::AlreadyOpen). [`Io`](crate::Error::Io), also if there is no such file, or the
+/// [`AlreadyOpen`](crate::Error::AlreadyOpen) with this path. [`Io`](crate::Error::Io), also if there is no such file, or the
 /// owner can't be kept. [`Corrupted`](crate::Error::Corrupted) or [`Unsound`](crate::Error::Unsound) if the store
 /// is damaged: [repair](crate::repair) it. Those of [`Options::open`].
 pub fn compact(path: impl AsRef<Path>) -> Result<Compacted> {
@@ -78,14 +78,16 @@ pub fn compact(path: impl AsRef<Path>) -> Result<Compacted> {
 
 fn compact_file(path: &Path) -> Result<Compacted> {
     let started = now();
+    // As it was named, not as it is called without links.
+    let named = naming_locked(path);
     // The file itself, not a link to it.
     let path = &path.canonicalize()?;
     let before = path.metadata()?;
     // Closed after this, it has all that was in a redo log. It may be longer than before: redb ends a database with
     // a commit, which needs pages.
-    drop(Options::new().check_integrity(true).open(path)?);
+    drop(Options::new().check_integrity(true).open(path).map_err(&named)?);
     // From here on nobody else can open it, until the new one has its place.
-    let old = Draft::open(path)?;
+    let old = Draft::open(path).map_err(&named)?;
     let folder = Temporary::beside(path)?;
     let new = folder.path().join("compacted");
     let mut building = Building::create(&new)?;

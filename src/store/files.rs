@@ -44,7 +44,7 @@ pub(super) struct Files<'a> {
 impl Files<'_> {
     /// Opens the store, or makes it, without a redo log.
     pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let engine = patiently(|| self.direct(&begin))?;
+        let engine = patiently(self.path, || self.direct(&begin))?;
         self.clear();
         Ok(engine)
     }
@@ -70,7 +70,7 @@ impl Files<'_> {
 
     /// Opens the store, or makes it, with a redo log.
     pub(super) fn open_with_log(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let engine = patiently(|| Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>))?;
+        let engine = patiently(self.path, || Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>))?;
         self.clear();
         Ok(engine)
     }
@@ -113,7 +113,7 @@ impl Files<'_> {
 
     /// Opens the store for reading only.
     pub(super) fn open_read_only(&self) -> Result<Box<dyn Engine>> {
-        patiently(|| self.read_only())
+        patiently(self.path, || self.read_only())
     }
 
     fn read_only(&self) -> Result<Box<dyn Engine>> {
@@ -122,7 +122,7 @@ impl Files<'_> {
                 return Ok(Box::new(reader));
             }
             // Only its log has the newest commits; or others read it offline.
-            Ok(_) | Err(Error::AlreadyOpen) => false,
+            Ok(_) | Err(Error::AlreadyOpen(_)) => false,
             Err(Error::RecoveryNeeded) => true,
             Err(error) => return Err(self.or_no_store(error)),
         };
@@ -131,7 +131,7 @@ impl Files<'_> {
             // It was opened with a log, and nothing was written; or it was checked, and recovered in memory.
             (_, table) if was_not_closed => Ok(Box::new(OfflineReader::on(table, None)?)),
             // Others read it offline, or did so until now.
-            _ => Err(Error::AlreadyOpen),
+            _ => Err(locked(self.path)),
         }
     }
 
@@ -230,9 +230,9 @@ pub(super) fn open_unwritten(path: &Path) -> Result<impl StorageBackend + use<>>
         }
         opened => backend(opened?)?,
     };
-    patiently(|| match table.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
+    patiently(path, || match table.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
         Ok(true) | Err(BackendError::Unsupported) => Ok(()),
-        Ok(false) => Err(Error::AlreadyOpen),
+        Ok(false) => Err(locked(path)),
         Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
         Err(BackendError::Io(error)) => Err(error.into()),
         Err(other) => Err(io::Error::other(other.to_string()).into()),
@@ -314,14 +314,26 @@ impl<'a> NewFile<'a> {
     }
 }
 
-/// Opens a file as soon as whoever else has it open is done, if that is soon.
-fn patiently<T>(open: impl Fn() -> Result<T>) -> Result<T> {
+/// Opens a file as soon as whoever else has it open is done, if that is soon; if not, the error names its path.
+fn patiently<T>(path: &Path, open: impl Fn() -> Result<T>) -> Result<T> {
     let since = Stopwatch::start();
     loop {
         match open() {
-            Err(Error::AlreadyOpen) if since.elapsed() < PATIENCE => thread::sleep(POLL),
-            opened => return opened,
+            Err(Error::AlreadyOpen(_)) if since.elapsed() < PATIENCE => thread::sleep(POLL),
+            opened => return opened.map_err(naming_locked(path)),
         }
+    }
+}
+
+fn locked(path: &Path) -> Error {
+    Error::AlreadyOpen(path.display().to_string().into())
+}
+
+/// An engine knows no paths; whoever gave it the file names the one that is locked.
+pub(super) fn naming_locked(path: &Path) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::AlreadyOpen(_) => locked(path),
+        other => other,
     }
 }
 

@@ -19,6 +19,10 @@ use crate::time::Stopwatch;
 /// How many bytes are read before the snapshot is let go, so that the file does not grow for it.
 const BYTES_AT_ONCE: u64 = 1 << 20;
 
+/// How much of a table a check in the background still reads, without pauses, when the store is closed: closing takes
+/// hardly longer for it, and nothing repeats a check that did not come to its end.
+const FINISHED_WHEN_CLOSED: u64 = 64 << 20;
+
 /// What a check of the pages of a store's table found; see [`Store::check_pages`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -52,7 +56,9 @@ pub struct DamagedPage {
 pub enum BackgroundCheck {
     /// Never: each page is compared only when it is read, or by [`Store::check_pages`].
     Never,
-    /// Once, after the store was opened, if the process that wrote it last did not close it.
+    /// Once, after the store was opened, if the process that wrote it last did not close it. If the store is closed before
+    /// the check came to its end, closing reads the rest where that is at most 64 MiB; a larger rest is left, and nothing
+    /// repeats the check.
     #[default]
     AfterUncleanEnd,
     /// Once, each time that the store was opened.
@@ -99,7 +105,7 @@ impl Store {
     /// [`Io`](crate::Error::Io). Damage is in what is returned, not an error. A store in memory or on etcd has no pages: it
     /// returns a check of none.
     pub fn check_pages(&self, bytes_per_second: u64) -> Result<PageCheck> {
-        check(&*self.inner.engine, bytes_per_second, &|pause| {
+        check(&*self.inner.engine, bytes_per_second, &|pause, _| {
             thread::sleep(pause);
             false
         })
@@ -133,12 +139,12 @@ fn summary(found: &PageCheck) -> Summary {
     }
 }
 
-/// Checks all pages, at most `bytes_per_second`, until `stopped`, which waits for the given time,
-/// says so.
+/// Checks all pages, at most `bytes_per_second`, until `stopped`, which waits for the given time and is given how many
+/// bytes were read, says so.
 pub(super) fn check(
     engine: &dyn Engine,
     bytes_per_second: u64,
-    stopped: &dyn Fn(Duration) -> bool,
+    stopped: &dyn Fn(Duration, u64) -> bool,
 ) -> Result<PageCheck> {
     let run = || {
         let started = Stopwatch::start();
@@ -154,7 +160,7 @@ pub(super) fn check(
             }
             let due = Duration::from_secs_f64(found.bytes as f64 / bytes_per_second.max(1) as f64);
             let pause = due.saturating_sub(started.elapsed());
-            if stopped(pause) {
+            if stopped(pause, found.bytes) {
                 break;
             }
         }
@@ -164,7 +170,7 @@ pub(super) fn check(
     telemetry::told(Call::CheckPages, Place::default(), run, summary)
 }
 
-/// A check in the background, which ends when this is dropped.
+/// A check in the background. It ends when this is dropped, at once or, if little is left, when it has read that.
 pub(super) struct Checker {
     stop: Arc<Stop>,
     thread: Option<JoinHandle<()>>,
@@ -190,8 +196,13 @@ impl Checker {
         let stop = Arc::new(Stop::default());
         let of_thread = Arc::clone(&stop);
         let thread = thread::Builder::new().name("keystead page check".to_owned()).spawn(move || {
+            let is_much_left = |read| {
+                let all = engine.page_state().map_or(0, |state| state.bytes);
+                all.saturating_sub(read) > FINISHED_WHEN_CLOSED
+            };
+            let stopped = |pause, read| of_thread.wait(pause) && is_much_left(read);
             // What it finds the engine knows from then on; if the disk fails, whoever reads sees it too.
-            let _ = check(&*engine, bytes_per_second, &|pause| of_thread.wait(pause));
+            let _ = check(&*engine, bytes_per_second, &stopped);
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -204,6 +215,68 @@ impl Drop for Checker {
         if let Some(thread) = self.thread.take() {
             // If it panicked, its message went to standard error; the engine is as it was.
             let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::engine::{PageState, Reading, Waited, WriteTransaction};
+    use crate::error::Error;
+    use crate::id::Commit;
+
+    /// Pages of so many bytes, of which so many were read.
+    struct Pages {
+        bytes: u64,
+        read: AtomicU64,
+    }
+
+    impl Engine for Pages {
+        fn begin_read(&self) -> Result<Reading> {
+            Err(Error::NoStore("only its pages are checked".into()))
+        }
+
+        fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+            Err(Error::ReadOnly)
+        }
+
+        fn wait(&self, _: Commit, _: Duration) -> Result<Waited> {
+            Ok(Waited::Closed)
+        }
+
+        fn stop_waiting(&self) {}
+
+        fn check_pages(&self, _: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+            let read = self.read.fetch_add(bytes, Ordering::AcqRel) + bytes;
+            let next = (read < self.bytes).then(|| read.to_be_bytes().to_vec());
+            Ok(Some(PageRound { next, bytes, ..PageRound::default() }))
+        }
+
+        fn page_state(&self) -> Option<PageState> {
+            Some(PageState { bytes: self.bytes, ..PageState::default() })
+        }
+    }
+
+    /// How much of a table is read by a check that comes to nearly nothing before the store is closed.
+    fn read_until_closed(bytes: u64) -> u64 {
+        let pages = Arc::new(Pages { bytes, read: AtomicU64::new(0) });
+        // A byte a second: the first pause is twelve days.
+        drop(Checker::begin(Arc::clone(&pages) as Arc<dyn Engine>, 1).unwrap());
+        pages.read.load(Ordering::Acquire)
+    }
+
+    #[test]
+    fn closing_ends_a_check_of_which_much_is_left_and_finishes_any_other() {
+        for bytes in
+            [BYTES_AT_ONCE, 3 * BYTES_AT_ONCE, FINISHED_WHEN_CLOSED, FINISHED_WHEN_CLOSED + BYTES_AT_ONCE]
+        {
+            assert_eq!(read_until_closed(bytes), bytes);
+        }
+        for bytes in [FINISHED_WHEN_CLOSED + 3 * BYTES_AT_ONCE, 1 << 40] {
+            assert_eq!(read_until_closed(bytes), BYTES_AT_ONCE, "of {bytes} bytes");
         }
     }
 }

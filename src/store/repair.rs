@@ -2,12 +2,14 @@
 //!
 //! Rows are what they were or are left out. The pages of the file are read without the engine (`salvage`): every row
 //! and every entry of the log that is in a page which fits its checksum, and is in its place, is copied. A write-ahead
-//! log that lies beside the file is laid over them (`wal`). Then keys, aliases and tombstones that are missing are taken
-//! from the history, where it tells for sure (`missing`). Then every row that follows from others is compared with
-//! these, and rebuilt, or left out (`derive`). Last, the history is trimmed to where it is whole (`trim`).
+//! log that lies beside the file is laid over them (`wal`). Records of which the file has a later state are left out
+//! (`outdated`). Then keys, aliases and tombstones that are missing are taken from the history, where it tells for sure
+//! (`missing`). Then every row that follows from others is compared with these, and rebuilt, or left out (`derive`). Last,
+//! the history is trimmed to where it is whole (`trim`).
 
 mod derive;
 mod missing;
+mod outdated;
 mod report;
 mod salvage;
 mod trim;
@@ -36,8 +38,9 @@ use wal::{NewerRow, ReadWal, read_wal};
 /// Makes a store of all that is sound in a damaged one, in a new file; the damaged one is only read.
 ///
 /// A row is sound if the page that it lies in fits the checksum that its parent page has of it, and the row fits its
-/// own. A page that does not fit may be of an earlier moment, whatever is in it: none of its rows is kept. A write-ahead
-/// log beside the file is used, whatever the file says of it, as far as it is sound and belongs to the store.
+/// own. A page that does not fit may be of an earlier moment, whatever is in it: none of its rows is kept, unless the page
+/// fits when one bit is flipped back. A write-ahead log beside the file is used, whatever the file says of it, as far as it
+/// is sound and belongs to the store.
 ///
 /// What follows for sure from what is left is rebuilt: every index, the names that each key has, the
 /// counts; and from the history a key, an alias or a tombstone whose row is damaged. Rows that nothing calls
@@ -54,9 +57,9 @@ use wal::{NewerRow, ReadWal, read_wal};
 ///
 /// [`Unsound`](Error::Unsound) if the damage leaves more than one way to go on, as where two keys have the
 /// same name: nothing is guessed, and the findings are those of [`verify`](crate::Store::verify).
-/// [`Corrupted`](Error::Corrupted), [`NotAStore`](Error::NotAStore) if the first page of the file names no pages, or
-/// the row of what was fixed at creation is damaged. [`Io`](Error::Io) also for a block that the disk can't read:
-/// make an image of the file first, with zeros in its place. [`AlreadyOpen`](Error::AlreadyOpen) if somebody has the
+/// [`Corrupted`](Error::Corrupted), [`NotAStore`](Error::NotAStore) if the first page of the file leads to no rows and no
+/// complete state of a store is in the file without it, or the row of what was fixed at creation is damaged.
+/// [`Io`](Error::Io) also for a block that the disk can't read: make an image of the file first, with zeros in its place. [`AlreadyOpen`](Error::AlreadyOpen) if somebody has the
 /// store open to write; [`NoStore`](Error::NoStore), [`FileExists`](Error::FileExists),
 /// [`Unfinished`](Error::Unfinished), [`Unsupported`](Error::Unsupported).
 pub fn repair(damaged: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<RepairReport> {
@@ -102,17 +105,20 @@ fn repair_files(damaged: Damaged, path: &Path, at: Timestamp) -> Result<RepairRe
         repairing.note_search(pages);
     }
     repairing.damaged_pages += salvage.given_up();
-    salvage.doubts().iter().for_each(|doubt| repairing.may_be_missing(&[], *doubt));
+    salvage.doubts().iter().for_each(|doubt| repairing.may_be_missing(&[], &**doubt));
+    repairing.note_healed_slots(&salvage);
     let wal = repairing.choose_wal(&salvage, log, &log_path)?;
-    repairing.salvage(&salvage, wal)?;
+    let places = repairing.salvage(&salvage, wal)?;
     repairing.begin(at)?;
+    repairing.leave_out_outdated(&salvage, &places)?;
     progress::begin("looking into the history", None);
     repairing.take_from_history()?;
     repairing.walk()?;
     repairing.trim()?;
     repairing.name_doubtful()?;
     let Repairing { mut building, fixed, seen, commit, .. } = repairing;
-    let Repairing { repaired, lost, may_be_missing, not_kept, damaged_pages, wal, .. } = repairing;
+    let Repairing { repaired, lost, may_be_missing, not_kept, damaged_pages, healed_pages, wal, .. } =
+        repairing;
     let incarnation = building.begin_anew(fixed, seen, commit)?;
     let position = Position { incarnation, commit };
     let built = building.finish()?;
@@ -124,6 +130,7 @@ fn repair_files(damaged: Damaged, path: &Path, at: Timestamp) -> Result<RepairRe
         may_be_missing,
         not_kept,
         damaged_pages,
+        healed_pages,
         wal,
         position,
         rows,
@@ -176,6 +183,10 @@ struct Repairing<'a> {
     floor_is_lost: bool,
     /// Up to here the history is not whole.
     history_lost: Commit,
+    /// Up to here the history has changes of records that are left out, so it is trimmed.
+    left_out_up_to: Commit,
+    /// Records that changed in a commit that is left out.
+    outdated: BTreeSet<missing::Name>,
     /// Commits that begin an incarnation: what they write has no entry in the log.
     beginnings: BTreeSet<Commit>,
     /// Rows of records that can't be read.
@@ -197,6 +208,7 @@ struct Repairing<'a> {
     may_be_missing: Vec<Finding>,
     not_kept: u64,
     damaged_pages: u64,
+    healed_pages: u64,
     wal: WalUse,
 }
 
@@ -213,6 +225,8 @@ impl<'a> Repairing<'a> {
             floor_is_there: false,
             floor_is_lost: false,
             history_lost: Commit::default(),
+            left_out_up_to: Commit::default(),
+            outdated: BTreeSet::new(),
             beginnings: BTreeSet::new(),
             damaged: Vec::new(),
             lost_records: BTreeSet::new(),
@@ -227,6 +241,7 @@ impl<'a> Repairing<'a> {
             may_be_missing: Vec::new(),
             not_kept: 0,
             damaged_pages: 0,
+            healed_pages: 0,
             wal: WalUse::None,
         })
     }

@@ -236,17 +236,17 @@ fn what_is_due_is_erased_when_confirmed() {
         said.contains("the key orders and its aliases are erased, for ever") && said.contains("--yes"),
         "{said}"
     );
-    tool.fails(6, "purge --due");
-    assert_eq!(tool.json("purge --due --dry-run")["due"], json!([OTHER, ID]));
-    assert!(tool.ok("purge --due --dry-run").contains(&format!("key {ID}, due since 2001-01-04")));
+    tool.fails(6, "purge --due=all");
+    assert_eq!(tool.json("purge --due=all --dry-run")["due"], json!([OTHER, ID]));
+    assert!(tool.ok("purge --due=all --dry-run").contains(&format!("key {ID}, due since 2001-01-04")));
     assert_eq!(tool.json_lines("keys").len(), 3, "nothing was erased yet");
 
     assert!(tool.ok("purge orders --yes").starts_with(&format!("erased key {ID}")));
-    assert_eq!(tool.json("purge --due --yes"), json!({ "purged": 1 }));
+    assert_eq!(tool.json("purge --due=all --yes"), json!({ "purged": 1 }));
     let left = tool.json("keys");
     assert_eq!(left["key_alias"], json!("later"));
     assert_eq!(tool.json_lines("aliases").len(), 0);
-    tool.fails(2, "purge --due --yes --request-id 919c82d4-8046-4722-9094-35c3c6524cff");
+    tool.fails(2, "purge --due=all --yes --request-id 919c82d4-8046-4722-9094-35c3c6524cff");
     tool.fails(2, "purge");
 }
 
@@ -255,6 +255,10 @@ fn history_is_trimmed_when_confirmed() {
     let tool = with_keys();
     tool.fails(6, "trim-history 2");
     assert_eq!(tool.json("trim-history 2 --yes"), json!({ "history_floor": 2 }));
+    for again in ["trim-history 2 --yes", "trim-history 1 --yes"] {
+        assert_eq!(tool.ok(again), "nothing was trimmed\n", "{again}");
+        assert_eq!(tool.json(again), json!({ "history_floor": 2 }), "{again}");
+    }
     assert_eq!(tool.json("stats")["history_floor"], json!(2));
     assert!(tool.ok("stats").contains("behind commit 2"));
     let answer = tool.run("changes");

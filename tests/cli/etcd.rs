@@ -72,7 +72,7 @@ fn nothing_is_begun_by_a_mistyped_prefix(cluster: &Cluster) {
         "import export",
         "import export --dry-run",
         "trim-history 1 --yes",
-        "purge --due --yes",
+        "purge --due=all --yes",
         "copy --to b --yes",
     ] {
         let said = tool.fails(4, line);
@@ -113,11 +113,11 @@ fn everything_works_beside_a_backend(cluster: &Cluster) {
         "export",
         "backup sunday",
         "rename also x --dry-run",
-        "purge --due --dry-run",
+        "purge --due=all --dry-run",
     ] {
         tool.ok(line);
     }
-    let dry = ["rename also x --dry-run", "purge --due --dry-run"].len();
+    let dry = ["rename also x --dry-run", "purge --due=all --dry-run"].len();
     assert_eq!(raw.all(b"beside"), before, "who only reads writes nothing, nor do {dry} dry runs");
     assert_eq!(raw.leases(), leases);
     let stats = tool.json("stats");

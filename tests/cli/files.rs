@@ -228,6 +228,34 @@ fn a_sound_store_is_repaired_without_loss() {
     assert!(said.starts_with("complete: nothing is lost"), "{said}");
 }
 
+/// Its checksum tells which bit it was, so nothing is in doubt.
+#[test]
+fn a_flipped_bit_is_healed() {
+    let tool = Tool::with_store();
+    tool.ok("create orders --description this-will-be-damaged");
+    let sound = fs::read(tool.store()).unwrap();
+    // It is in the record and in the history, and in pages that are free by now.
+    let is_served = |at: &usize| {
+        let mut bytes = sound.clone();
+        bytes[*at] ^= 1;
+        fs::write(tool.store(), bytes).unwrap();
+        tool.run("show orders").code == 0
+    };
+    let places = (0..sound.len()).filter(|at| sound[*at..].starts_with(b"this-will-be-damaged"));
+    assert!(!places.into_iter().all(|at| is_served(&at)), "no place is damaged");
+    let said = tool.ok("repair --into saved --yes");
+    assert!(said.contains(" of the file was flipped: without that the page fits its checksum"), "{said}");
+    assert!(said.contains("complete: nothing is lost"), "{said}");
+    let count = |name: &str| {
+        let line = said.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!((count("damaged pages"), count("healed pages")), ("0".to_owned(), "1".to_owned()));
+    let report = tool.json("repair --into again --yes");
+    assert_eq!((&report["complete"], &report["healed_pages"]), (&json!(true), &json!(1)));
+    assert!(tool.ok("show orders --store saved").contains("this-will-be-damaged"));
+}
+
 #[test]
 fn backups_are_made_checked_and_restored() {
     let tool = Tool::with_store();

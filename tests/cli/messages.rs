@@ -178,6 +178,28 @@ fn a_limit_of_the_size_of_files_is_an_error_and_no_death() {
     tool.ok("create last");
 }
 
+#[test]
+#[cfg(unix)]
+fn a_dry_run_names_the_copy_that_failed() {
+    let mut tool = Tool::with_store();
+    fs::create_dir(tool.path("temporary")).unwrap();
+    tool.set("TMPDIR", tool.path("temporary").to_str().unwrap());
+    let line = |number| format!("{{\"type\":\"key\",\"key_alias\":\"key-{number}\"}}\n");
+    tool.write("lines", &(0..4000).map(line).collect::<String>());
+    let before = fs::read(tool.store()).unwrap();
+    for redo_log in ["", " --redo-log"] {
+        let line = format!("import lines --dry-run --keys-per-project 5000{redo_log}");
+        // The copy has room, and what is imported into it has not, or the log beside it.
+        let answer = run_limited(&tool, 500, &line);
+        assert!(answer.code == 5 && answer.err.contains("nothing was changed; "), "{line}: {answer:?}");
+        let names = answer.err.contains("temporary/.keystead-") && answer.err.contains("/copy: ");
+        assert!(names && answer.err.contains("File too large"), "{line}: {answer:?}");
+        assert!(!answer.err.contains("durable") && !answer.err.contains("are done"), "{line}: {answer:?}");
+        assert_eq!(fs::read_dir(tool.path("temporary")).unwrap().count(), 0, "{line}");
+        assert_eq!(fs::read(tool.store()).unwrap(), before, "{line}");
+    }
+}
+
 fn names_in(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)
         .unwrap()

@@ -21,6 +21,8 @@ fn what_looks_like_an_id_never_names_a_key_by_its_key_alias() {
         digits.to_uppercase(),
         format!("urn:uuid:{ID}"),
         format!("URN:UUID:{}", ID.to_uppercase()),
+        format!("urn:uuid:{digits}"),
+        format!("Urn:Uuid:{}", digits.to_uppercase()),
     ];
     let meant = |line: &str| tool.json(line)["key"]["key_id"].clone();
     for spelling in &spelled {
@@ -44,9 +46,14 @@ fn what_looks_like_an_id_never_names_a_key_by_its_key_alias() {
     assert_eq!(meant(&format!("show {{{}}}", ID.to_uppercase())), json!(ID), "in braces");
 
     let moved_hyphen = "bb6a3d22d-c93-47ac-b5bd-88df7ad35f1e";
-    for no_id in
-        [ID.replace("bb6a", "bbga"), ID.to_uppercase().replace("BB6A", "BB6O"), moved_hyphen.to_owned()]
-    {
+    for no_id in [
+        ID.replace("bb6a", "bbga"),
+        ID.to_uppercase().replace("BB6A", "BB6O"),
+        moved_hyphen.to_owned(),
+        format!("uuid:{digits}"),
+        format!("urn:{ID}"),
+        format!("urn:uuid:{moved_hyphen}"),
+    ] {
         tool.ok(&format!("create {no_id}"));
         for line in ["show NAME", "rename NAME x", "create-alias x NAME", "swap --key-aliases orders NAME"] {
             let said = tool.fails(2, &line.replace("NAME", &no_id));
@@ -94,7 +101,7 @@ fn a_name_that_begins_with_a_hyphen_is_a_name_behind_two_hyphens() {
         ok(&["create", "--", name]);
         assert_eq!(key(&["show", "--json", "--", name]), json!(name));
         ok(&["create-alias", "--", "other", name]);
-        ok(&["associate", "--from", name, "other", "orders"]);
+        ok(&["associate", &format!("--from={name}"), "other", "orders"]);
         ok(&["delete-alias", "--key", "orders", "other"]);
         ok(&["aliases", "--key", name]);
         ok(&["history", "--", name]);
@@ -126,7 +133,14 @@ fn a_key_named_due_is_one_key() {
         let said = tool.fails(1, line);
         assert!(said.contains("is not due before"), "{line}: {said}");
     }
-    for line in ["purge --due orders --yes", "purge orders --due --yes", "purge --due --key orders --yes"] {
+    for line in
+        ["purge --due --yes", "purge --yes --due", "purge --due orders --yes", "purge orders --due --yes"]
+    {
+        let said = tool.fails(2, line);
+        let says = said.contains("--due=all") && said.contains("--key=--due") && said.contains("-- --due");
+        assert!(says, "{line}: {said}");
+    }
+    for line in ["purge --due=all orders --yes", "purge --due=all --key orders --yes"] {
         assert!(tool.fails(2, line).contains("cannot be used with"), "{line}");
     }
     for line in ["show --key orders orders", "disable", "enable orders --key orders", "purge --yes"] {
@@ -155,4 +169,142 @@ fn an_alias_named_as_a_urn_is_found_or_refused_and_never_mistaken() {
     assert!(said.contains(&urn) && said.contains("the URN of the alias pay"), "{said}");
     tool.ok("delete-alias pay");
     assert_eq!(tool.json(&format!("resolve {urn}"))["key"]["key_alias"], json!("invoices"));
+}
+
+/// What a script may be given as a name, unquoted by any option: options of some command, and what parsers take for
+/// something else.
+const LIKE_OPTIONS: [&str; 10] =
+    ["--yes", "--due", "-x", "--help", "-", "--", "-h", "--key", "--alias", "--dry-run"];
+
+/// Every command that takes a name; NAME and OTHER are words that a script puts there.
+const WITH_NAMES: [&str; 16] = [
+    "show NAME",
+    "history NAME",
+    "resolve NAME",
+    "enable NAME",
+    "disable NAME",
+    "create NAME",
+    "rename NAME OTHER",
+    "rename OTHER NAME",
+    "create-alias NAME OTHER",
+    "create-alias OTHER NAME",
+    "associate NAME OTHER",
+    "associate OTHER NAME",
+    "swap NAME OTHER",
+    "delete-alias NAME",
+    "schedule-deletion NAME --days 7",
+    "purge NAME --yes",
+];
+
+/// All that is in a store but times: keys and aliases, by their names.
+fn content(tool: &Tool) -> Vec<String> {
+    let keys =
+        tool.json_lines("keys").into_iter().map(|key| format!("key {} {}", key["key_alias"], key["state"]));
+    let aliases = tool.json_lines("aliases").into_iter();
+    keys.chain(aliases.map(|alias| format!("alias {} {}", alias["alias"], alias["key_id"]))).collect()
+}
+
+/// A store with a key and an alias of that name, and others.
+fn store_with(name: &str) -> Tool {
+    let tool = Tool::with_store();
+    for id in [("bystander", "moves"), ("OTHER", "OTHER"), (name, name)] {
+        let mut command = tool.command("create");
+        command.args(["--key-alias", id.0, "--alias", id.1]);
+        assert!(command.output().unwrap().status.success(), "{name}");
+    }
+    tool
+}
+
+/// With a key and an alias of that name there, it is acted on or refused, and nothing else changes.
+#[test]
+fn a_name_is_never_taken_for_an_option_silently() {
+    for name in LIKE_OPTIONS {
+        let mut tool = store_with(name);
+        let mut before = content(&tool);
+        for line in WITH_NAMES {
+            let mut command = tool.command("");
+            command.args(line.split(' ').map(|word| if word == "NAME" { name } else { word }));
+            let answer: Answer = command.stdin(Stdio::null()).output().unwrap().into();
+            let after = content(&tool);
+            let gone = before.iter().filter(|entry| !after.contains(entry));
+            let changed: Vec<_> = gone.chain(after.iter().filter(|entry| !before.contains(entry))).collect();
+            if answer.code != 0 {
+                assert!(changed.is_empty(), "{line} {name}: {answer:?} changed {changed:?}");
+                let says = matches!(answer.code, 1 | 6)
+                    || answer.err.contains("--key=")
+                    || answer.err.contains("'-- ");
+                assert!(says, "{line} {name}: {answer:?}");
+                continue;
+            }
+            let is_meant =
+                |entry: &&&String| entry.contains(&format!("\"{name}\"")) || entry.contains("OTHER");
+            assert_eq!(changed.iter().filter(is_meant).count(), changed.len(), "{line} {name}: {changed:?}");
+            let reads = ["show", "history", "resolve"].iter().any(|command| line.starts_with(command));
+            let did = if reads { answer.out.contains(name) } else { !changed.is_empty() };
+            assert!(did && !answer.out.contains("Usage"), "{line} {name}: {answer:?}");
+            if !changed.is_empty() {
+                tool = store_with(name);
+                before = content(&tool);
+            }
+        }
+    }
+}
+
+/// Names by options only, which scripts may write without a thought.
+#[test]
+fn every_name_can_be_given_by_an_option() {
+    for name in LIKE_OPTIONS {
+        let tool = Tool::with_store();
+        let ok = |words: &[&str]| {
+            let answer: Answer = tool.command("").args(words).stdin(Stdio::null()).output().unwrap().into();
+            assert_eq!((answer.code, &*answer.err), (0, ""), "{words:?}: {answer:?}");
+            answer.out
+        };
+        ok(&["create", "--key-alias", "orders"]);
+        ok(&["create", "--key-alias", name]);
+        ok(&["create-alias", "--alias", name, "--key", name]);
+        ok(&["create-alias", "--key", "orders", "--alias", "second"]);
+        ok(&["associate", "--alias", name, "--from", name, "--key", "orders"]);
+        assert!(ok(&["resolve", "--alias", name]).contains(" orders\n"), "{name}");
+        ok(&["associate", "--alias", name, "--key", name]);
+        ok(&["swap", "--alias", name, "--alias", "second"]);
+        assert!(ok(&["resolve", "--alias", name]).contains(" orders\n"), "{name}");
+        ok(&["delete-alias", "--alias", name]);
+        ok(&["swap", "--key-aliases", "--key", name, "--key", "orders"]);
+        ok(&["rename", "--key", name, "--key-alias", &format!("{name}-2")]);
+        ok(&["rename", "--key", &format!("{name}-2"), "--key-alias", name]);
+        for command in ["show", "history", "disable", "enable"] {
+            ok(&[command, "--key", name]);
+        }
+    }
+}
+
+#[test]
+fn what_may_be_a_name_or_an_option_is_refused() {
+    let tool = Tool::with_store();
+    tool.ok("create orders --alias a");
+    tool.ok("create-alias b orders");
+    let before = content(&tool);
+    for (line, says) in [
+        ("create --alias --alias foo", "--alias --alias is two options"),
+        ("create --alias --description foo", "--alias --description is two options"),
+        ("associate --from --actor a orders", "--from --actor is two options"),
+        ("create-alias x --key orders", "cannot be used with"),
+        ("rename --key orders new", "cannot be used with"),
+        ("delete-alias a b", "unexpected argument 'b'"),
+        ("delete-alias a -- b", "cannot be used with"),
+        ("delete-alias --dry-run", "required arguments"),
+        ("swap --alias a", "2 names are needed"),
+        ("swap a", "2 names are needed"),
+        ("swap --key orders --key orders", "--key-aliases"),
+        ("disable --help", "`keystead help`"),
+        ("disable -h", "`keystead help`"),
+    ] {
+        let said = tool.fails(2, line);
+        assert!(said.contains(says), "{line}: {said}");
+        assert_eq!(content(&tool), before, "{line}");
+    }
+    assert!(tool.ok("help disable").contains("Usage"));
+    assert!(tool.ok("keys --help").contains("Usage"));
+    tool.ok("delete-alias -- a b");
 }

@@ -82,7 +82,7 @@ fn a_question_is_asked_and_the_answer_counts() {
 fn while_a_question_waits_others_open_the_store() {
     let tool = Tool::with_store();
     tool.ok("create orders");
-    for line in ["trim-history 2", "purge --due", "purge orders", "compact"] {
+    for line in ["trim-history 2", "purge --due=all", "purge orders", "compact"] {
         let mut session = Session::begin(&tool, line);
         session.waits_for_an_answer();
         drop(Store::open(tool.store()).expect(line));

@@ -343,14 +343,16 @@ impl Subject<'_> {
         if let Some(error) = judged.errors.first() {
             faults.push(format!("repaired, but reading says {error}"));
         }
-        // Where both the row of a record and the entry of its last change are gone, it may be as of the change before:
+        // Where the newest commit is left out as a whole, a record that it changed may be as of the change before:
         // docs/backup.md says so, and the report is not complete then.
         if let Some(wrong) = judged.wrong.first().filter(|_| !says_lost) {
             faults.push(format!("stale in silence: {wrong} ({} such)", judged.wrong.len()));
         }
-        // Where the checksums fit, or flags of the first page are others, no page that has rows is damaged.
+        // Where the checksums fit, or flags of the first page are others, no page that has rows is damaged. A page that
+        // was healed is as good as a sound one.
         let rows_may_be_complete =
-            matches!(self.case.kind, Kind::OrdersThatFit | Kind::FlipsThatFit | Kind::Headers);
+            matches!(self.case.kind, Kind::OrdersThatFit | Kind::FlipsThatFit | Kind::Headers)
+                || report.healed_pages > 0;
         if !says_lost && !self.fits() && !rows_may_be_complete {
             faults.push("lost 0 said, though not all pages fit".to_owned());
         }
@@ -359,8 +361,11 @@ impl Subject<'_> {
         }
         // A complete earlier state is the best there is if the newest can't be read; the report must say so.
         // Of a log that is an earlier one, or whose last frames are gone to the last byte, nothing tells that it was longer.
-        let without_a_trace =
-            matches!(self.case.kind, Kind::LogDamaged | Kind::LogEarlier | Kind::LogLengths);
+        let without_a_trace = match self.case.kind {
+            Kind::LogEarlier => true,
+            Kind::LogDamaged => self.damage.what.starts_with("zeros"),
+            _ => false,
+        };
         if judged.earlier.is_some() && !says_lost && !without_a_trace {
             faults.push("lost in silence: all names are as after an earlier commit".to_owned());
         }
@@ -370,6 +375,7 @@ impl Subject<'_> {
         let outcome = match (judged.outcome(), says_lost) {
             (_, true) if !judged.wrong.is_empty() => "repaired, lost told (stale)".to_owned(),
             (outcome, true) => format!("repaired, lost told ({outcome})"),
+            (outcome, false) if report.healed_pages > 0 => format!("repaired, healed ({outcome})"),
             (outcome, false) => format!("repaired, lost 0 ({outcome})"),
         };
         Ok(Said { outcome, faults })
@@ -396,15 +402,14 @@ impl Writes<'_> {
         random.pick(&there).0.clone()
     }
 
-    /// A name, and all that answer with the same key.
+    /// A name, and all that answered with the same key after any commit: the store may be as of an earlier one.
     fn touch(&mut self, touched: &Name) {
-        let answers = self.image.newest();
-        let answer = |name: &Name| {
-            self.image.names.iter().position(|known| known == name).map(|number| answers[number])
-        };
-        let of_touched = answer(touched);
-        let same = self.image.names.iter().zip(answers).filter(|(_, answer)| Some(**answer) == of_touched);
-        self.names.extend(same.map(|(name, _)| name.clone()));
+        let Some(number) = self.image.names.iter().position(|known| known == touched) else { return };
+        for answers in self.image.commits.values() {
+            let Some(of_touched) = answers.get(number).filter(|answer| **answer != NOTHING) else { continue };
+            let same = self.image.names.iter().zip(answers).filter(|(_, answer)| *answer == of_touched);
+            self.names.extend(same.map(|(name, _)| name.clone()));
+        }
         self.names.insert(touched.clone());
     }
 

@@ -114,7 +114,7 @@ fn run(kinds: &[Kind]) {
 
 /// Whether a call met the damage.
 fn is_detected(outcome: &str) -> bool {
-    ["detected", "lost told", "earlier"].iter().any(|word| outcome.contains(word))
+    ["detected", "lost told", "earlier", "healed"].iter().any(|word| outcome.contains(word))
 }
 
 /// One of each kind of fault whole, with its files, and how many there are.

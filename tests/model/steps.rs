@@ -413,7 +413,11 @@ impl Pair {
         }
         if let Home::File { folder, redo_log } = &mut self.home {
             let held = options(&self.model.policy, !*redo_log).open(folder.path().join("store"));
-            prop_assert!(matches!(held, Err(Error::AlreadyOpen)), "a store that is open: {:?}", held.err());
+            prop_assert!(
+                matches!(held, Err(Error::AlreadyOpen(_))),
+                "a store that is open: {:?}",
+                held.err()
+            );
             *redo_log = !*redo_log;
         }
         let nodes = self.stores.len();

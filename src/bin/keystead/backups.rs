@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keystead::{Commit, Error, Position, RepairReport, Store, WalUse};
+use keystead::{Commit, Position, RepairReport, Store, WalUse};
 
 use crate::Context;
 use crate::ask::Confirm;
@@ -84,10 +84,7 @@ impl Restore {
             Some(commit) => restore.up_to(commit),
             None => restore,
         };
-        let restored = watched(|| restore.into_file(&path)).map_err(|error| match error {
-            Error::AlreadyOpen => Failure::of_file(&self.copy)(error),
-            error => Failure::of_file(&path)(error),
-        })?;
+        let restored = watched(|| restore.into_file(&path)).map_err(Failure::of_file(&path))?;
         if context.output.is_json() {
             return context.output.json(&restored);
         }
@@ -119,10 +116,8 @@ impl Repair {
         store_must_be_new(&self.into)?;
         let (from, into) = (damaged.display(), self.into.display());
         self.confirm.ask(&format!("what is sound in {from} is written to {into}; {from} stays as it is"))?;
-        let report = watched(|| keystead::repair(&damaged, &self.into)).map_err(|error| match error {
-            Error::AlreadyOpen => Failure::of_file(&damaged)(error),
-            error => Failure::of_file(&self.into)(error),
-        })?;
+        let report =
+            watched(|| keystead::repair(&damaged, &self.into)).map_err(Failure::of_file(&self.into))?;
         tell_repair(&report, &mut context.output)
     }
 }
@@ -156,6 +151,7 @@ fn tell_repair(report: &RepairReport, output: &mut Output) -> Result<(), Failure
             ("may be missing", report.may_be_missing.len().to_string()),
             ("found besides", report.not_kept.to_string()),
             ("damaged pages of the file", report.damaged_pages.to_string()),
+            ("healed pages of the file", report.healed_pages.to_string()),
             ("write-ahead log", show_wal(&report.wal)),
             ("position", report.position.to_string()),
             ("rows", report.rows.to_string()),

@@ -8,15 +8,16 @@ use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
 use crate::location::WriteRules;
+use crate::names::{Named, OneKey, PerhapsKey};
 use crate::progress::{Bar, watched};
-use crate::values::{KeyArgument, KeyName, parse_commit, show_time};
+use crate::values::{KeyName, parse_commit, show_time};
 use crate::write::{WriteOptions, state_in_words};
 
 /// Have a key deleted after some days; until then it can be cancelled.
 #[derive(Args)]
 pub(crate) struct Schedule {
     #[command(flatten)]
-    key: KeyArgument,
+    key: Named<OneKey>,
     /// After how many days: 7 to 1096.
     #[arg(long, value_parser = parse_days)]
     days: PendingDays,
@@ -31,9 +32,9 @@ fn parse_days(text: &str) -> Result<PendingDays, String> {
 
 impl Schedule {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["schedule-deletion", self.key.name().text(), self.days]);
+        let body = json!(["schedule-deletion", self.key.get().text(), self.days]);
         self.options.write(context, &body, state_in_words, |txn| {
-            let key_id = self.key.name().id(txn)?;
+            let key_id = self.key.get().id(txn)?;
             txn.schedule_deletion(key_id, self.days)
         })
     }
@@ -43,16 +44,16 @@ impl Schedule {
 #[derive(Args)]
 pub(crate) struct Cancel {
     #[command(flatten)]
-    key: KeyArgument,
+    key: Named<OneKey>,
     #[command(flatten)]
     options: WriteOptions,
 }
 
 impl Cancel {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["cancel-deletion", self.key.name().text()]);
+        let body = json!(["cancel-deletion", self.key.get().text()]);
         self.options.write(context, &body, state_in_words, |txn| {
-            let key_id = self.key.name().id(txn)?;
+            let key_id = self.key.get().id(txn)?;
             txn.cancel_deletion(key_id)
         })
     }
@@ -60,28 +61,42 @@ impl Cancel {
 
 /// Erase a key whose deletion is due, with its aliases, or all that are due in the scope.
 #[derive(Args)]
-#[command(group = clap::ArgGroup::new("which").required(true))]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["KEY", "key"]))]
 pub(crate) struct Purge {
-    /// The key.
-    #[arg(group = "which")]
-    key: Option<KeyName>,
-    /// The key, in the place of KEY: what comes next is its name, whatever it looks like.
-    #[arg(long = "key", value_name = "NAME", group = "which", allow_hyphen_values = true)]
-    named: Option<KeyName>,
-    /// All keys of the scope that are due.
-    #[arg(long, group = "which", conflicts_with = "request_id")]
-    due: bool,
+    #[command(flatten)]
+    key: Named<PerhapsKey>,
+    /// All keys of the scope that are due. A key may be named `--due`, and none `--due=all`.
+    #[arg(long, group = "which", conflicts_with = "request_id", value_name = "all", value_parser = parse_due)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "--due")]
+    due: Option<AllDue>,
     #[command(flatten)]
     confirm: Confirm,
     #[command(flatten)]
     options: WriteOptions,
 }
 
+/// That all keys are meant which are due.
+#[derive(Clone, Copy)]
+struct AllDue;
+
+/// A word alone may be the name of one key, which must not be taken for all.
+fn parse_due(text: &str) -> Result<AllDue, String> {
+    match text {
+        "all" => Ok(AllDue),
+        _ => Err(
+            "a key may be named so; write --due=all for all keys that are due, and --key=--due or -- --due \
+                  for the key of that name"
+                .to_owned(),
+        ),
+    }
+}
+
 impl Purge {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        match self.key.as_ref().or(self.named.as_ref()) {
-            Some(key) => self.purge_one(context, key),
-            None => self.purge_due(context),
+        match (self.key.given(), self.due) {
+            (Some(key), _) => self.purge_one(context, key),
+            (None, Some(AllDue)) => self.purge_due(context),
+            (None, None) => Err(Failure::usage("name a key, or give --due=all")),
         }
     }
 

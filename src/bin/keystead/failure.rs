@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Style};
 use keystead::{ApiCode, Error};
 use serde_json::json;
 
-use crate::output::{is_json, printable, tell_json};
+use crate::output::{is_json, print_json, printable};
 
 /// Why a command ended otherwise than well.
 #[derive(Debug)]
@@ -97,7 +97,6 @@ impl Failure {
         move |error| {
             let path = path.display();
             let message = match &error {
-                Error::AlreadyOpen => format!("locked by another process: {path}"),
                 Error::RecoveryNeeded => {
                     format!("not closed cleanly: {path}; opening it for writing once recovers it")
                 }
@@ -108,6 +107,15 @@ impl Failure {
                 _ => return error.into(),
             };
             Self { message, ..error.into() }
+        }
+    }
+
+    /// From writing to the standard output; whatever the command does beside that may be done.
+    pub(crate) fn of_output(error: io::Error) -> Self {
+        let failure = Self::from(error);
+        match failure.kind {
+            Kind::NobodyReads => failure,
+            _ => failure.behind("the output could not be written: "),
         }
     }
 
@@ -152,7 +160,7 @@ impl Failure {
             return;
         }
         if json {
-            tell_json(&json!({ "error": self.to_json() }));
+            print_json(&json!({ "error": self.to_json() }));
             return;
         }
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
@@ -176,6 +184,7 @@ impl From<Error> for Failure {
         let (kind, api) = (kind_of(&error), error.api());
         let message = match &error {
             Error::Aborted(reason) => reason.to_string(),
+            Error::AlreadyOpen(path) => format!("locked by another process: {path}"),
             error => error.to_string(),
         };
         Self { kind, api, advice: advice_for(&error), message }
@@ -183,10 +192,10 @@ impl From<Error> for Failure {
 }
 
 /// Has panics told as all else is: what it catches of them the library returns as errors besides.
-pub(crate) fn tell_panics() {
+pub(crate) fn report_panics() {
     let in_words = panic::take_hook();
     panic::set_hook(Box::new(move |info| match is_json() {
-        true => tell_json(&json!({ "note": { "message": info.to_string() } })),
+        true => print_json(&json!({ "note": { "message": info.to_string() } })),
         false => in_words(info),
     }));
 }
@@ -219,7 +228,7 @@ fn kind_of(error: &Error) -> Kind {
         | Error::BackupMismatch(_) => Kind::Refused,
         Error::RecoveryNeeded
         | Error::LogMismatch(_)
-        | Error::AlreadyOpen
+        | Error::AlreadyOpen(_)
         | Error::AccessDenied(_)
         | Error::NoStore(_)
         | Error::Unfinished
@@ -234,7 +243,7 @@ fn kind_of(error: &Error) -> Kind {
 /// What an operator does about it; what the message says already is not said again.
 fn advice_for(error: &Error) -> Option<&'static str> {
     Some(match error {
-        Error::AlreadyOpen => {
+        Error::AlreadyOpen(_) => {
             "for a command that writes, stop the process that has the store open, or ask it to do this. For one \
              that only reads: that process uses a redo log, so the file alone is not the whole store; let it \
              make a backup, and look at that"
@@ -271,6 +280,7 @@ fn advice_for(error: &Error) -> Option<&'static str> {
              a file"
         }
         Error::Unsound(_) => "nothing was kept; run `keystead verify` on what it was made of",
+        Error::Poisoned => "nothing was written; make room if the disk is full, and try again",
         Error::CommitUnknown(_) => {
             "make room if the disk is full; then look with `keystead history` whether it was done; with the same \
              --request-id the same command can just be given again"
@@ -319,7 +329,7 @@ mod tests {
     fn panics_in_another_process() {
         if std::env::var_os(ROLE).is_some() {
             say_in_json(true);
-            tell_panics();
+            report_panics();
             assert!(std::thread::spawn(|| panic!("a \"page\"\nis damaged")).join().is_err());
         }
     }
@@ -347,7 +357,7 @@ mod tests {
         assert!(advice(io::ErrorKind::FileTooLarge).contains("ulimit -f"));
         assert!(advice(io::ErrorKind::InvalidFilename).contains("shorter name"));
         assert!(advice(io::ErrorKind::NotFound).contains("check the path"));
-        let locked = Failure::of_file(Path::new("/data/kms"))(Error::AlreadyOpen);
+        let locked = Failure::of_file(Path::new("/into"))(Error::AlreadyOpen("/data/kms".into()));
         assert_eq!(locked.message, "locked by another process: /data/kms");
         assert_eq!(locked.kind, Kind::NotOpened);
         let unknown = Failure::from(Error::CommitUnknown("No space left on device".into()));

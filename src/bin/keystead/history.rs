@@ -13,21 +13,18 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::Failure;
 use crate::look::{list, write_page};
+use crate::names::{Named, PerhapsKey};
 use crate::output::{Column, Output};
 use crate::values::{KeyName, ScopeOptions, parse_name, show_time};
 
 /// Tell what was done to a key or an alias, also if it is gone.
 #[derive(Args)]
-#[command(group = clap::ArgGroup::new("of").required(true))]
+#[command(group = clap::ArgGroup::new("of").required(true).args(["KEY", "key"]))]
 pub(crate) struct History {
-    /// The key. One that is gone is named by its id.
-    #[arg(group = "of")]
-    key: Option<KeyName>,
-    /// The key, in the place of KEY: what comes next is its name, whatever it looks like.
-    #[arg(long = "key", value_name = "NAME", group = "of", allow_hyphen_values = true)]
-    named: Option<KeyName>,
+    #[command(flatten)]
+    key: Named<PerhapsKey>,
     /// Of this alias instead.
-    #[arg(long, group = "of", allow_hyphen_values = true, value_parser = parse_name::<Alias>)]
+    #[arg(long, value_name = "NAME", group = "of", allow_hyphen_values = true, value_parser = parse_name::<Alias>)]
     alias: Option<Alias>,
     #[command(flatten)]
     scope: ScopeOptions,
@@ -81,7 +78,7 @@ impl History {
         let output = &mut context.output;
         let order = if self.oldest_first { Order::OldestFirst } else { Order::NewestFirst };
         store.read(&self.scope.scope()?, |snap| {
-            let of = match (self.key.as_ref().or(self.named.as_ref()), &self.alias) {
+            let of = match (self.key.given(), &self.alias) {
                 (Some(KeyName::Id(key_id)), _) => HistoryOf::Key(*key_id),
                 (Some(key), _) => HistoryOf::Key(key.read(snap)?.key_id),
                 (None, Some(alias)) => HistoryOf::Alias(alias),

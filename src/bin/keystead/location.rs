@@ -259,7 +259,7 @@ impl Location {
                 must_exist(path)?;
                 let found = match Options::new().open_read_only(path) {
                     Ok(store) => store.check_pages(u64::MAX)?,
-                    Err(Error::AlreadyOpen) => return Ok(Some(PageCheck::InUse)),
+                    Err(Error::AlreadyOpen(_)) => return Ok(Some(PageCheck::InUse)),
                     // What can't be opened is not being written either.
                     Err(Error::Corrupted(_) | Error::RecoveryNeeded | Error::LogMismatch(_)) => {
                         keystead::check_pages(path)?

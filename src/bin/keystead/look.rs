@@ -13,10 +13,11 @@ use serde_json::json;
 
 use crate::Context;
 use crate::failure::Failure;
+use crate::names::{AliasOrUrn, Named, OneKey};
 use crate::output::{Column, Output};
 use crate::values::{
-    KeyArgument, KeyName, ScopeOptions, one_of, parse_at, parse_name, parse_tag_filter, show_aliases,
-    show_optional_time, show_time,
+    KeyName, ScopeOptions, one_of, parse_at, parse_name, parse_tag_filter, show_aliases, show_optional_time,
+    show_time,
 };
 
 /// List the scopes that hold anything.
@@ -70,7 +71,7 @@ pub(crate) struct Aliases {
 #[derive(Args)]
 pub(crate) struct Show {
     #[command(flatten)]
-    key: KeyArgument,
+    key: Named<OneKey>,
     #[command(flatten)]
     scope: ScopeOptions,
 }
@@ -78,8 +79,8 @@ pub(crate) struct Show {
 /// Tell which key an alias names, now or then.
 #[derive(Args)]
 pub(crate) struct Resolve {
-    /// The alias, or its URN.
-    alias: String,
+    #[command(flatten)]
+    alias: Named<AliasOrUrn>,
     #[command(flatten)]
     scope: ScopeOptions,
     /// As it was after this commit, or at this time.
@@ -162,7 +163,7 @@ impl Show {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
         let store = context.store.read()?;
         let (key, aliases) = store.read(&self.scope.scope()?, |snap| {
-            let key = self.key.name().read(snap)?;
+            let key = self.key.get().read(snap)?;
             let aliases = all_aliases(snap, &key)?;
             Ok((key, aliases))
         })?;
@@ -186,15 +187,15 @@ impl Resolve {
             let found = found.filter(|found| !matches!(found, Err(Error::AliasNotFound { .. })));
             let found = found.collect::<Result<Vec<_>, _>>()?;
             if let [(exact, _), (other, _), ..] = &found[..]
-                && exact.alias.as_str() == self.alias
+                && exact.alias.as_str() == self.alias.get()
             {
                 return Err(Error::abort(format!(
                     "{} is the name of an alias, on key {}, and the URN of the alias {}, on key {}; name the one \
                      that is meant otherwise",
-                    self.alias, exact.key_id, other.alias, other.key_id
+                    self.alias.get(), exact.key_id, other.alias, other.key_id
                 )));
             }
-            let not_found = || Error::AliasNotFound { alias: self.alias.as_str().into() };
+            let not_found = || Error::AliasNotFound { alias: self.alias.get().as_str().into() };
             found.into_iter().next().ok_or_else(not_found)
         })?;
         if context.output.is_json() {
@@ -212,13 +213,14 @@ impl Resolve {
     /// The names that the alias may have. Names may look like URNs, so the text itself comes first; a URN leaves one
     /// prefix out.
     fn names(&self, store: &Store, scope: &Scope) -> Result<Vec<Alias>, Failure> {
-        let Ok(urn) = self.alias.parse::<AliasUrn>() else {
-            return Ok(vec![parse_name(&self.alias).map_err(Failure::usage)?]);
+        let alias = self.alias.get();
+        let Ok(urn) = alias.parse::<AliasUrn>() else {
+            return Ok(vec![parse_name(alias).map_err(Failure::usage)?]);
         };
         if urn.region() != store.region() || urn.domain_id() != scope.domain() {
-            return Ok(self.alias.parse().into_iter().collect());
+            return Ok(alias.parse().into_iter().collect());
         }
-        let names = [self.alias.clone(), urn.urn_name().to_owned(), format!("alias/{}", urn.urn_name())];
+        let names = [alias.clone(), urn.urn_name().to_owned(), format!("alias/{}", urn.urn_name())];
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 

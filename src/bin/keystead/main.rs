@@ -13,6 +13,7 @@ mod failure;
 mod history;
 mod location;
 mod look;
+mod names;
 mod new_file;
 mod output;
 mod progress;
@@ -26,24 +27,26 @@ mod values;
 mod write;
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::panic;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
 use crate::location::StoreOptions;
+use crate::names::HOW_TO_NAME;
 use crate::output::{Output, is_json, printable, say_in_json};
 
 /// What stands below the list of commands; docs/cli.md says more.
 const AFTER_HELP: &str = "\
 A KEY is named by its id or by its key alias, an ALIAS by its name. What looks
-like an id is one. Names may begin with `-`: put `--` before the names, and
-all options before that.
+like an id is one. Names may begin with `-` and look like options: scripts write
+--key=NAME and --alias=NAME, or put `--` before the names and all options before
+that.
 
 Exit codes:
   0  done
@@ -132,7 +135,7 @@ struct Context {
 fn main() -> ExitCode {
     // Before it is known what was typed, a mistake in it may have to be told.
     say_in_json(env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json"));
-    failure::tell_panics();
+    failure::report_panics();
     // A panic that nobody catches is a failure too, with an exit code and in JSON.
     let done = panic::catch_unwind(execute).unwrap_or_else(|_| Err(Failure::panicked()));
     match done {
@@ -146,9 +149,11 @@ fn main() -> ExitCode {
 
 fn execute() -> Result<(), Failure> {
     signals::survive_file_size_limit()?;
-    let matches = without_empty_variables(Arguments::command()).try_get_matches();
-    let matches = matches.map_err(|error| mistyped(&error))?;
-    let arguments = Arguments::from_arg_matches(&matches).map_err(|error| mistyped(&error))?;
+    let matches = without_empty_variables(Arguments::command()).try_get_matches().map_err(mistyped)?;
+    if let Some(ambiguous) = names::find_ambiguous(&built(), &words(), &matches) {
+        return Err(Failure::usage(ambiguous.to_string()).advice(HOW_TO_NAME));
+    }
+    let arguments = Arguments::from_arg_matches(&matches).map_err(mistyped)?;
     let Arguments { common: Common { mut store, json }, command } = arguments;
     say_in_json(json);
     store.note_typed(&matches);
@@ -157,7 +162,18 @@ fn execute() -> Result<(), Failure> {
 }
 
 /// What is wrong with the command line. Without --json the parser tells it itself, in colours; as it does with help.
-fn mistyped(error: &clap::Error) -> Failure {
+fn mistyped(mut error: clap::Error) -> Failure {
+    let takes_names = names::command_with_names(&built(), &words()).is_some();
+    if takes_names && error.kind() == ErrorKind::DisplayHelp {
+        // A script that names a key `--help` must not take this for done.
+        let _ = error.print();
+        return Failure::usage("the word for help was taken for this option, and not for a name")
+            .advice("`keystead help` with the name of the command ends well; a name is written as --key=NAME or --alias=NAME, or behind --");
+    }
+    if takes_names && error.get(ContextKind::Suggested).is_none() {
+        let how = ContextValue::StyledStrs(vec![HOW_TO_NAME.into()]);
+        error.insert(ContextKind::Suggested, how);
+    }
     if !is_json() || matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         let text = error.render().to_string();
         let acts = |word: std::ffi::OsString| printable(&word.to_string_lossy()) != word.to_string_lossy();
@@ -172,7 +188,22 @@ fn mistyped(error: &clap::Error) -> Failure {
     let text = error.render().to_string();
     // What follows is how the command is used.
     let message = text.split("\n\n").next().unwrap_or_default();
-    Failure::usage(message.strip_prefix("error: ").unwrap_or(message)).advice("look at `keystead help`")
+    Failure::usage(message.strip_prefix("error: ").unwrap_or(message)).advice(match takes_names {
+        true => HOW_TO_NAME,
+        false => "look at `keystead help`",
+    })
+}
+
+/// What was typed behind the name of the program.
+fn words() -> Vec<OsString> {
+    env::args_os().skip(1).collect()
+}
+
+/// The commands, each with the options that all have.
+fn built() -> clap::Command {
+    let mut command = Arguments::command();
+    command.build();
+    command
 }
 
 /// A variable of the environment that is set, but empty, says nothing.
@@ -229,6 +260,7 @@ impl Completions {
     fn run(&self) -> Result<(), Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Arguments::command(), "keystead", &mut script);
-        Ok(io::stdout().write_all(&script)?)
+        let mut out = io::stdout().lock();
+        out.write_all(&script).and_then(|()| out.flush()).map_err(Failure::of_output)
     }
 }

@@ -63,29 +63,29 @@ impl Output {
     /// One value in one line.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let line = json_text(value).map_err(|error| Failure::failed(error.to_string()))?;
-        Ok(writeln!(self.stream, "{line}")?)
+        writeln!(self.stream, "{line}").map_err(Failure::of_output)
     }
 
     pub(crate) fn line(&mut self, line: impl Display) -> Result<(), Failure> {
-        Ok(writeln!(self.stream, "{}", printable(&line.to_string()))?)
+        writeln!(self.stream, "{}", printable(&line.to_string())).map_err(Failure::of_output)
     }
 
     /// A line that says that all is well.
     pub(crate) fn good(&mut self, line: impl Display) -> Result<(), Failure> {
         let green = Style::new().fg_color(Some(AnsiColor::Green.into()));
-        Ok(writeln!(self.stream, "{green}{}{green:#}", printable(&line.to_string()))?)
+        writeln!(self.stream, "{green}{}{green:#}", printable(&line.to_string())).map_err(Failure::of_output)
     }
 
     /// A line that says what is wrong.
     pub(crate) fn bad(&mut self, line: impl Display) -> Result<(), Failure> {
         let red = Style::new().fg_color(Some(AnsiColor::Red.into()));
-        Ok(writeln!(self.stream, "{red}{}{red:#}", printable(&line.to_string()))?)
+        writeln!(self.stream, "{red}{}{red:#}", printable(&line.to_string())).map_err(Failure::of_output)
     }
 
     /// Besides the answer, on the standard error output.
     pub(crate) fn note(&self, message: &str) {
         match self.json {
-            true => tell_json(&json!({ "note": { "message": message } })),
+            true => print_json(&json!({ "note": { "message": message } })),
             false => anstream::eprintln!("note: {}", printable(message)),
         }
     }
@@ -123,13 +123,13 @@ impl Output {
             }
         }
         for line in table.lines() {
-            writeln!(self.stream, "{}", line.trim_end())?;
+            writeln!(self.stream, "{}", line.trim_end()).map_err(Failure::of_output)?;
         }
         Ok(())
     }
 
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
-        Ok(self.stream.flush()?)
+        self.stream.flush().map_err(Failure::of_output)
     }
 }
 
@@ -170,7 +170,7 @@ pub(crate) fn json_text(value: &impl Serialize) -> serde_json::Result<String> {
 }
 
 /// A value on the standard error output, in one line.
-pub(crate) fn tell_json(value: &serde_json::Value) {
+pub(crate) fn print_json(value: &serde_json::Value) {
     match json_text(value) {
         Ok(text) => eprintln!("{text}"),
         Err(error) => eprintln!("{}", json!({ "error": { "kind": "failed", "message": error.to_string() } })),

@@ -295,7 +295,7 @@ impl Compact {
         }
         let (before, now) = (show_size(bytes_before, disk_bytes_before), show_size(bytes, disk_bytes));
         context.output.line(match (bytes, disk_bytes) == (bytes_before, disk_bytes_before) {
-            true => format!("{before}; a copy would take no less of the disk"),
+            true => format!("{before}; a copy would take more of the disk, or as much without being shorter"),
             false => format!("{before} before, {now} now"),
         })
     }

@@ -42,10 +42,12 @@ impl FromStr for KeyName {
     /// Whoever may name keys may also name one like the id of another, in a spelling that is no id. Such a text is
     /// never looked up among key aliases.
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(id) = Uuid::try_parse(&text.to_ascii_lowercase()) {
+        let small = text.to_ascii_lowercase();
+        if let Ok(id) = Uuid::try_parse(small.strip_prefix("urn:uuid:").unwrap_or(&small)) {
             return Ok(Self::Id(KeyId::from_bytes(id.into_bytes())));
         }
-        if looks_like_id(text) {
+        // Of all that may come before an id.
+        if small.rsplit(':').any(looks_like_id) {
             return Err(format!("{text} looks like a key id and is none; give the id of the key"));
         }
         parse_name(text).map(Self::KeyAlias)
@@ -84,24 +86,6 @@ impl KeyName {
             Self::Id(key_id) => key_id.to_string(),
             Self::KeyAlias(key_alias) => key_alias.to_string(),
         }
-    }
-}
-
-/// The key that a command is about, named in either way.
-#[derive(Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct KeyArgument {
-    /// The key.
-    #[arg(value_name = "KEY")]
-    key: Option<KeyName>,
-    /// The key, in the place of KEY: what comes next is its name, whatever it looks like.
-    #[arg(long = "key", value_name = "NAME", allow_hyphen_values = true)]
-    named: Option<KeyName>,
-}
-
-impl KeyArgument {
-    pub(crate) fn name(&self) -> &KeyName {
-        self.key.as_ref().or(self.named.as_ref()).expect("one of them is required")
     }
 }
 

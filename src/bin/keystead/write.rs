@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use keystead::{
-    Alias, AliasRecord, Commit, Committed, Description, EnterpriseProjectId, Error, Expect, KeyAlias, KeyId,
-    KeyRecord, KeySpec, KeyUsage, KeystoreId, Moved, NewKey, Origin, Renamed, Request, RequestId, Store,
-    TagKey, TagValue, Transaction,
+    Alias, AliasRecord, Commit, Committed, Description, EnterpriseProjectId, Error, Expect, KeyId, KeyRecord,
+    KeySpec, KeyUsage, KeystoreId, Moved, NewKey, Origin, Renamed, Request, RequestId, Store, TagKey,
+    TagValue, Transaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,9 +16,8 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::history::describe;
 use crate::location::WriteRules;
-use crate::values::{
-    KeyArgument, KeyName, ScopeOptions, one_of, parse_commit, parse_name, parse_tag, show_aliases,
-};
+use crate::names::{AnyAliases, Both, HOW_TO_NAME, Named, NewKeyAlias, OneAlias, OneKey};
+use crate::values::{KeyName, ScopeOptions, one_of, parse_commit, parse_name, parse_tag, show_aliases};
 
 /// By whom something is done.
 #[derive(Args)]
@@ -111,9 +110,8 @@ impl WriteOptions {
 /// Make a key, with aliases.
 #[derive(Args)]
 pub(crate) struct Create {
-    /// The key's own name.
-    #[arg(value_parser = parse_name::<KeyAlias>)]
-    key_alias: KeyAlias,
+    #[command(flatten)]
+    key_alias: Named<NewKeyAlias>,
     /// Its id; random if nothing is said.
     #[arg(long)]
     id: Option<KeyId>,
@@ -151,7 +149,7 @@ impl Create {
         // The id that was made up here would differ each time.
         let body = json!([
             "create",
-            self.key_alias,
+            self.key_alias.get(),
             self.id,
             self.spec,
             new.usage,
@@ -171,7 +169,7 @@ impl Create {
     }
 
     fn new_key(&self) -> Result<NewKey, Failure> {
-        let mut new = NewKey::new(self.key_alias.as_str()).map_err(Error::from)?.spec(self.spec);
+        let mut new = NewKey::new(self.key_alias.get().as_str()).map_err(Error::from)?.spec(self.spec);
         new.key_id = self.id.unwrap_or(new.key_id);
         new.usage = self.usage.unwrap_or(new.usage);
         new.origin = self.origin;
@@ -192,16 +190,16 @@ impl Create {
 #[derive(Args)]
 pub(crate) struct Enable {
     #[command(flatten)]
-    key: KeyArgument,
+    key: Named<OneKey>,
     #[command(flatten)]
     options: WriteOptions,
 }
 
 impl Enable {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["enable", self.key.name().text()]);
+        let body = json!(["enable", self.key.get().text()]);
         self.options.write(context, &body, state_in_words, |txn| {
-            let key_id = self.key.name().id(txn)?;
+            let key_id = self.key.get().id(txn)?;
             txn.enable(key_id)
         })
     }
@@ -211,16 +209,16 @@ impl Enable {
 #[derive(Args)]
 pub(crate) struct Disable {
     #[command(flatten)]
-    key: KeyArgument,
+    key: Named<OneKey>,
     #[command(flatten)]
     options: WriteOptions,
 }
 
 impl Disable {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["disable", self.key.name().text()]);
+        let body = json!(["disable", self.key.get().text()]);
         self.options.write(context, &body, state_in_words, |txn| {
-            let key_id = self.key.name().id(txn)?;
+            let key_id = self.key.get().id(txn)?;
             txn.disable(key_id)
         })
     }
@@ -234,25 +232,24 @@ pub(crate) fn state_in_words(key: &Arc<KeyRecord>) -> String {
 /// Give a key another name of its own.
 #[derive(Args)]
 pub(crate) struct Rename {
-    /// The key.
-    key: KeyName,
-    /// Its new key alias.
-    #[arg(value_parser = parse_name::<KeyAlias>)]
-    key_alias: KeyAlias,
+    #[command(flatten)]
+    key: Named<OneKey>,
+    #[command(flatten)]
+    key_alias: Named<NewKeyAlias>,
     #[command(flatten)]
     options: WriteOptions,
 }
 
 impl Rename {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["rename", self.key.text(), self.key_alias]);
+        let body = json!(["rename", self.key.get().text(), self.key_alias.get()]);
         let in_words = |renamed: &Renamed| {
             let key = &renamed.key;
             format!("key {} is named {}, was {}", key.key_id, key.key_alias, renamed.former_key_alias)
         };
         self.options.write(context, &body, in_words, |txn| {
-            let key_id = self.key.id(txn)?;
-            txn.rename_key_alias(key_id, &self.key_alias)
+            let key_id = self.key.get().id(txn)?;
+            txn.rename_key_alias(key_id, self.key_alias.get())
         })
     }
 }
@@ -260,22 +257,21 @@ impl Rename {
 /// Make an alias for a key.
 #[derive(Args)]
 pub(crate) struct CreateAlias {
-    /// The alias.
-    #[arg(value_parser = parse_name::<Alias>)]
-    alias: Alias,
-    /// The key.
-    key: KeyName,
+    #[command(flatten)]
+    alias: Named<OneAlias>,
+    #[command(flatten)]
+    key: Named<OneKey>,
     #[command(flatten)]
     options: WriteOptions,
 }
 
 impl CreateAlias {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["create-alias", self.alias, self.key.text()]);
+        let body = json!(["create-alias", self.alias.get(), self.key.get().text()]);
         let in_words = |alias: &Arc<AliasRecord>| format!("alias {} is on key {}", alias.alias, alias.key_id);
         self.options.write(context, &body, in_words, |txn| {
-            let key_id = self.key.id(txn)?;
-            txn.create_alias(&self.alias, key_id)
+            let key_id = self.key.get().id(txn)?;
+            txn.create_alias(self.alias.get(), key_id)
         })
     }
 }
@@ -283,11 +279,10 @@ impl CreateAlias {
 /// Move an alias to another key.
 #[derive(Args)]
 pub(crate) struct Associate {
-    /// The alias.
-    #[arg(value_parser = parse_name::<Alias>)]
-    alias: Alias,
-    /// The key that it is to name.
-    key: KeyName,
+    #[command(flatten)]
+    alias: Named<OneAlias>,
+    #[command(flatten)]
+    key: Named<OneKey>,
     /// Only if it names this key now.
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     from: Option<KeyName>,
@@ -297,14 +292,14 @@ pub(crate) struct Associate {
 
 impl Associate {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["associate", self.alias, self.key.text(), self.from.as_ref().map(KeyName::text)]);
+        let (alias, key) = (self.alias.get(), self.key.get());
+        let body = json!(["associate", alias, key.text(), self.from.as_ref().map(KeyName::text)]);
         self.options.write(context, &body, moved_in_words, |txn| {
             if let Some(from) = &self.from {
                 let from = from.id(txn)?;
-                txn.expect_alias(&self.alias, Expect::Target(from))?;
+                txn.expect_alias(alias, Expect::Target(from))?;
             }
-            let key_id = self.key.id(txn)?;
-            txn.associate_alias(&self.alias, key_id)
+            txn.associate_alias(alias, key.id(txn)?)
         })
     }
 }
@@ -315,35 +310,49 @@ fn moved_in_words(moved: &Moved) -> String {
 
 /// Exchange the keys of two aliases, or the names of two keys, at once.
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("both").required(true).multiple(true).args(["ONE", "OTHER", "alias", "key"]))]
 pub(crate) struct Swap {
-    /// One alias; with --key-aliases a key.
-    one: String,
-    /// The other.
-    other: String,
+    #[command(flatten)]
+    names: Named<Both>,
     /// Exchange the own names of two keys.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "alias")]
     key_aliases: bool,
+    /// With --key-aliases in the place of ONE and OTHER; give it for each.
+    #[arg(
+        long = "key",
+        id = "key",
+        value_name = "NAME",
+        allow_hyphen_values = true,
+        requires = "key_aliases"
+    )]
+    #[arg(conflicts_with_all = ["ONE", "alias"])]
+    keys: Vec<String>,
     #[command(flatten)]
     options: WriteOptions,
 }
 
 impl Swap {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
+        let given = if self.keys.is_empty() { self.names.all() } else { &self.keys };
+        let [one, other] = given else {
+            let message = format!("2 names are needed here, not {}", given.len());
+            return Err(Failure::usage(message).advice(HOW_TO_NAME));
+        };
         if self.key_aliases {
-            return self.swap_key_aliases(context);
+            return self.swap_key_aliases(context, one, other);
         }
-        let body = json!(["swap", self.one, self.other]);
+        let body = json!(["swap", one, other]);
         let alias = |text: &str| parse_name::<Alias>(text).map_err(Failure::usage);
-        let (one, other) = (alias(&self.one)?, alias(&self.other)?);
+        let (one, other) = (alias(one)?, alias(other)?);
         let in_words =
             |[one, other]: &[Moved; 2]| format!("{}; {}", moved_in_words(one), moved_in_words(other));
         self.options.write(context, &body, in_words, |txn| txn.swap_aliases(&one, &other))
     }
 
-    fn swap_key_aliases(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["swap --key-aliases", self.one, self.other]);
+    fn swap_key_aliases(&self, context: &mut Context, one: &str, other: &str) -> Result<(), Failure> {
+        let body = json!(["swap --key-aliases", one, other]);
         let key = |text: &str| text.parse::<KeyName>().map_err(Failure::usage);
-        let (one, other) = (key(&self.one)?, key(&self.other)?);
+        let (one, other) = (key(one)?, key(other)?);
         let in_words = |renamed: &[Renamed; 2]| {
             let [one, other] =
                 renamed.each_ref().map(|one| format!("key {} is {}", one.key.key_id, one.key.key_alias));
@@ -359,9 +368,8 @@ impl Swap {
 /// Delete aliases of one key, all or none.
 #[derive(Args)]
 pub(crate) struct DeleteAlias {
-    /// The aliases.
-    #[arg(required = true, value_parser = parse_name::<Alias>)]
-    aliases: Vec<Alias>,
+    #[command(flatten)]
+    aliases: Named<AnyAliases>,
     /// The key that has them; the one that the first is on if nothing is said.
     #[arg(long, allow_hyphen_values = true)]
     key: Option<KeyName>,
@@ -371,15 +379,16 @@ pub(crate) struct DeleteAlias {
 
 impl DeleteAlias {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        let body = json!(["delete-alias", self.aliases, self.key.as_ref().map(KeyName::text)]);
-        let in_words = |key_id: &KeyId| format!("deleted {} of key {key_id}", show_aliases(&self.aliases));
+        let aliases = self.aliases.all();
+        let body = json!(["delete-alias", aliases, self.key.as_ref().map(KeyName::text)]);
+        let in_words = |key_id: &KeyId| format!("deleted {} of key {key_id}", show_aliases(aliases));
         self.options.write(context, &body, in_words, |txn| {
-            let key_id = match (&self.key, self.aliases.first()) {
+            let key_id = match (&self.key, aliases.first()) {
                 (Some(key), _) => key.id(txn)?,
                 (None, Some(first)) => txn.alias(first)?.key_id,
                 (None, None) => return Err(Error::InvalidAliasList),
             };
-            txn.delete_aliases(key_id, &self.aliases)?;
+            txn.delete_aliases(key_id, aliases)?;
             Ok(key_id)
         })
     }

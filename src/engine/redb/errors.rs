@@ -63,7 +63,9 @@ fn of_redb(error: redb::Error) -> Error {
         redb::Error::Io(error) => error.into(),
         redb::Error::Unsupported => io::Error::from(io::ErrorKind::Unsupported).into(),
         redb::Error::PreviousIo | redb::Error::DatabaseClosed => Error::Poisoned,
-        redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Error::AlreadyOpen,
+        redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
+            Error::AlreadyOpen("a file of the store".into())
+        }
         redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
             Error::NotAStore("it is a redb file without the table of a keystead store".into())
         }

@@ -41,13 +41,13 @@ pub(crate) use super::seal::{seal, unseal};
 pub(crate) use draft::Draft;
 pub(crate) use log_state::LogState;
 pub(crate) use read::RedbRead;
-pub(crate) use salvage::{DamagedPage, Places, Salvage, Salvaged};
+pub(crate) use salvage::{DamagedPage, Instead, LeftOut, Places, Salvage, Salvaged};
 pub(crate) use spaces::log_row;
 
 use errors::{guarded, of_database, of_transaction};
 use pages::{Checked, PageFile};
 use spaces::KnownNumbers;
-use write::{Writing, write, write_first};
+use write::{Writing, write, write_first, write_mark};
 
 /// How often a reader looks whether the writing process has committed.
 const POLL: Duration = Duration::from_millis(10);
@@ -377,7 +377,7 @@ impl TableFile {
     /// Changes what the file says of its log, and nothing else.
     pub(crate) fn mark(&self, state: LogState) -> Result<()> {
         let newest = self.newest()?.commit();
-        self.write(newest, state, |_| Ok(()))
+        guarded(|| write_mark(&self.database, &self.numbers, (newest, state)))
     }
 
     /// Writes some rows as a commit left them, deleted ones as `None`, all or nothing, durably.

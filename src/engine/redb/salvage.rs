@@ -3,16 +3,21 @@
 //! Each page of redb's trees is named by its parent, together with its checksum; the two commit slots in the first
 //! page name the roots. A page that does not fit its checksum is damaged, or it is the right page of an earlier
 //! moment (a write that was lost), or another page (a write that went astray). Which of these it is nobody can tell,
-//! so nothing in it is read as good, and what lies below it is not looked for.
+//! so nothing in it is read as good, and what lies below it is not looked for. Unless its checksum tells what it was:
+//! the right page lies elsewhere, or differs in a single bit (`heal`).
 //!
 //! What the first page says, and the others, `pages::header` and `pages::node` read.
 
+mod heal;
 mod rows;
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 
 pub(crate) use rows::{Places, Salvaged};
+
+use heal::{Healing, heal_slots};
 
 use super::pages::header::{HEADER_BYTES, Header, Layout, MAGIC, Named, Slot};
 use super::pages::node::{Node, Table};
@@ -27,6 +32,9 @@ use crate::id::Commit;
 const ROWS: &[u8] = b"keystead";
 /// The format of redb's files.
 const VERSION: u8 = 3;
+
+/// Where the first page leads to nothing.
+const NO_STATE: &str = "no complete state of a store was found in the file";
 
 /// No tree is deeper: with two children for each page, it would fill more than any disk.
 const DEPTH_MAX: usize = 64;
@@ -45,10 +53,24 @@ pub(crate) struct Salvage<'a> {
     lists: Option<Named>,
     /// Where each page lies, by its checksum, if that was asked for.
     pages: OnceCell<HashMap<u128, u64>>,
+    healing: Healing,
+    /// Which bits of the commit slots were flipped back.
+    healed_slots: Vec<u64>,
     /// How many pages did not fit that are not looked at any more: those of a commit that is left out.
     given_up: u64,
+    left_out: LeftOut,
     /// Why the slot may not be the newest, or that the header is damaged.
-    doubts: Vec<&'static str>,
+    doubts: Vec<Cow<'static, str>>,
+}
+
+/// Whether a state of the file was left out that is newer than the one that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeftOut {
+    No,
+    /// There may be one, or a commit that was being written when the process ended.
+    Perhaps,
+    /// It was committed: it was synced before the first page named it.
+    Committed,
 }
 
 /// What is told of the pages, in the order of the rows that are in them.
@@ -72,8 +94,17 @@ pub(crate) struct DamagedPage {
     /// Between which places, the first excluded and the last included, rows lay in it or below it; `None` if none
     /// did: it is of the lists of free pages.
     pub(crate) places: Option<(Vec<u8>, Option<Vec<u8>>)>,
-    /// Where else in the file the right page lies, if it was found: nothing in it is missing.
-    pub(crate) found_at: Option<u64>,
+    /// What is read in its place: nothing in it is missing then.
+    pub(crate) instead: Option<Instead>,
+}
+
+/// How the page was found that should be where another is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Instead {
+    /// It lies at another offset of the file.
+    FoundAt(u64),
+    /// This bit of the file was flipped.
+    Healed(u64),
 }
 
 impl DamagedPage {
@@ -128,37 +159,65 @@ impl<'a> Salvage<'a> {
         if length < PAGE {
             return Err(Error::NotAStore("the file is shorter than its first page".into()));
         }
-        let mut header = [0; HEADER_BYTES];
-        file.read(0, &mut header)?;
-        if !header.starts_with(MAGIC) {
-            return Err(Error::NotAStore("it is no file of redb".into()));
+        let mut first_page = [0; HEADER_BYTES];
+        file.read(0, &mut first_page)?;
+        let healed_slots = heal_slots(&mut first_page);
+        match Self::of_first_page(file, &first_page, length) {
+            Ok(salvage) => Ok(Self { healed_slots, ..salvage }),
+            Err(error @ (Error::NotAStore(_) | Error::Corrupted(_))) => {
+                Self::without_first_page(file, length)?.ok_or(error)
+            }
+            Err(error) => Err(error),
         }
-        let header = Header::read(&header, length);
-        let mut header = header
-            .ok_or_else(|| Error::Corrupted("the first page says nothing sensible of the others".into()))?;
+    }
+
+    fn of_first_page(
+        file: &'a dyn StorageBackend,
+        first_page: &[u8; HEADER_BYTES],
+        length: u64,
+    ) -> Result<Self> {
+        if !first_page.starts_with(MAGIC) {
+            let what = "it is no file of redb, or its first page is destroyed";
+            return Err(Error::NotAStore(format!("{what}, and {NO_STATE}").into()));
+        }
+        let header = Header::read(first_page, length);
+        let mut header = header.ok_or_else(|| {
+            let what = "the first page says nothing sensible of the others";
+            Error::Corrupted(format!("{what}, and {NO_STATE}").into())
+        })?;
         if let Some(Slot { version, .. }) =
             header.slots.iter().find(|slot| slot.fits && slot.version < VERSION)
         {
             return Err(Error::NotAStore(format!("it is a redb file of the old format {version}").into()));
         }
         header.slots.iter_mut().for_each(|slot| slot.fits &= slot.version <= VERSION);
-        let rows = RowsAt::Tables(None);
-        let mut salvage = Self {
-            file,
-            layout: header.layout,
-            rows,
-            lists: None,
-            pages: OnceCell::new(),
-            given_up: 0,
-            doubts: Vec::new(),
-        };
+        let mut salvage = Self::new(file, header.layout, RowsAt::Tables(None));
         if header.has_other_length() {
-            salvage.doubts.push(
-                "the file does not end where it ended when it was closed: what was behind is not there",
-            );
+            let what =
+                "the file does not end where it ended when it was closed: what was behind is not there";
+            salvage.doubts.push(what.into());
         }
         salvage.choose(&header)?;
         Ok(salvage)
+    }
+
+    fn new(file: &'a dyn StorageBackend, layout: Layout, rows: RowsAt) -> Self {
+        let (pages, healing) = (OnceCell::new(), Healing::new());
+        let (healed_slots, doubts, left_out) = (Vec::new(), Vec::new(), LeftOut::No);
+        Self { file, layout, rows, lists: None, pages, healing, healed_slots, given_up: 0, left_out, doubts }
+    }
+
+    /// The newest complete state in a file whose first page leads to none.
+    fn without_first_page(file: &'a dyn StorageBackend, length: u64) -> Result<Option<Self>> {
+        let found = Self::new(file, Layout::usual(length), RowsAt::Tables(None)).search()?;
+        Ok(found.map(|mut found| {
+            found.given_up += 1;
+            let what = "the first page of the file is damaged, and does not tell which state of the store is the \
+                        newest: the newest complete one that is in the file is used. What was committed later may be \
+                        missing, unless the write-ahead log has it";
+            found.doubts.push(what.into());
+            found
+        }))
     }
 
     /// Looks in the whole file, whatever the first page says, for the newest state of the rows of which every page
@@ -166,10 +225,12 @@ impl<'a> Salvage<'a> {
     /// not know, stay until their room is used again; and a state that is whole is as some commit left it.
     pub(crate) fn search(&self) -> Result<Option<Self>> {
         let (mut found, mut tried): (Option<(Commit, Self)>, Vec<Named>) = (None, Vec::new());
+        let mut seen = Commit::default();
         let mut left = (self.layout.length / PAGE).saturating_mul(SEARCHED_PER_PAGE);
         let mut page = vec![0; usize::try_from(PAGE).unwrap_or_default()];
         for number in 1..self.layout.length / PAGE {
             self.file.read(number * PAGE, &mut page)?;
+            seen = seen.max(newest_in(&page).unwrap_or_default());
             // Whatever the page is: what it says of a tree is tried.
             let Ok(node) = Node::read(&page, Tree::Definitions) else { continue };
             for (_, Table { root, tree, .. }) in node.tables().filter(|(name, _)| *name == ROWS) {
@@ -179,9 +240,8 @@ impl<'a> Salvage<'a> {
                 }
                 tried.push(root);
                 let rows = RowsAt::Root(root, tree);
-                let (file, layout, pages) = (self.file, self.layout, OnceCell::new());
-                let candidate =
-                    Self { file, layout, rows, lists: None, pages, given_up: 0, doubts: Vec::new() };
+                let mut candidate = Self::new(self.file, self.layout, rows);
+                candidate.left_out = LeftOut::Perhaps;
                 let mut checked = Checked::default();
                 let mut walk = Walk::new(&candidate, &mut checked);
                 walk.left = left;
@@ -194,25 +254,51 @@ impl<'a> Salvage<'a> {
                 }
             }
         }
-        Ok(found.map(|(_, salvage)| salvage))
+        Ok(found.map(|(newest, mut salvage)| {
+            if seen > newest {
+                let what = format!(
+                    "a page of a later state, as of commit {seen}, is in the file too, but no such state is complete"
+                );
+                salvage.doubts.push(what.into());
+            }
+            salvage
+        }))
     }
 
     /// Where each page of the rows' kind lies, by its checksum.
     fn all_pages(&self) -> Result<HashMap<u128, u64>> {
-        let mut page = vec![0; usize::try_from(PAGE).unwrap_or_default()];
         let mut pages = HashMap::new();
-        for number in 1..self.layout.length / PAGE {
-            self.file.read(number * PAGE, &mut page)?;
-            if let Ok(node) = Node::read(&page, Tree::ROWS) {
-                pages.insert(node.checksum(), number * PAGE);
-            }
-        }
+        self.each_page_of_rows(&mut |offset, node| {
+            pages.insert(node.checksum(), offset);
+            Ok(())
+        })?;
         Ok(pages)
     }
 
+    /// Shows all that looks like a page of rows, whether anything leads to it or not.
+    fn each_page_of_rows(&self, see: &mut dyn FnMut(u64, &Node<'_>) -> Result<()>) -> Result<()> {
+        let mut page = vec![0; usize::try_from(PAGE).unwrap_or_default()];
+        for number in 1..self.layout.length / PAGE {
+            self.file.read(number * PAGE, &mut page)?;
+            if let Ok(node) = Node::read(&page, Tree::ROWS) {
+                see(number * PAGE, &node)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Why something may be missing whatever the pages say.
-    pub(crate) fn doubts(&self) -> &[&'static str] {
+    pub(crate) fn doubts(&self) -> &[Cow<'static, str>] {
         &self.doubts
+    }
+
+    pub(crate) fn left_out(&self) -> LeftOut {
+        self.left_out
+    }
+
+    /// Which bits of the commit slots in the first page were flipped, and are read as they were.
+    pub(crate) fn healed_slots(&self) -> &[u64] {
+        &self.healed_slots
     }
 
     /// How many pages do not fit to which nothing that is read leads any more.
@@ -230,13 +316,16 @@ impl<'a> Salvage<'a> {
         }
         if !first.fits {
             self.doubts.push(
-                "the slot of the last commit in the first page does not fit its checksum: that commit is left out",
+                "the slot of the last commit in the first page does not fit its checksum: that commit is left out"
+                    .into(),
             );
             self.given_up += 1;
+            self.left_out = if two_phases { LeftOut::Committed } else { LeftOut::Perhaps };
             (first, other) = (other, first);
         }
         if !first.fits {
-            return Err(Error::Corrupted("neither commit slot in the first page fits its checksum".into()));
+            let what = "neither commit slot in the first page fits its checksum";
+            return Err(Error::Corrupted(format!("{what}, and {NO_STATE}").into()));
         }
         self.take(first);
         if !other.fits {
@@ -245,7 +334,8 @@ impl<'a> Salvage<'a> {
         if other.transaction > first.transaction {
             // Written in the first of two phases, by a process that ended then; or the flag is not what it was.
             if two_phases && !unclean {
-                self.doubts.push("the first page has a newer commit than the one that it says is the last");
+                let what = "the first page has a newer commit than the one that it says is the last";
+                self.doubts.push(what.into());
             }
             return Ok(());
         }
@@ -256,13 +346,15 @@ impl<'a> Salvage<'a> {
             let others = self.checked()?;
             if others.reads_rows && (others.damaged == 0 || !found.reads_rows) {
                 self.given_up += found.damaged;
-                self.doubts.push(match was_being_written {
+                self.left_out = if was_being_written { LeftOut::Perhaps } else { LeftOut::Committed };
+                let what = match was_being_written {
                     true => {
                         "the pages of the last commit do not fit: a crash while it was written leaves them so, and \
                          nobody was told that it was done; damage looks the same. The commit before it is used"
                     }
                     false => "the pages of the last commit lead to no rows: the commit before it is used",
-                });
+                };
+                self.doubts.push(what.into());
                 return Ok(());
             }
             self.take(first);
@@ -320,6 +412,13 @@ impl<'a> Salvage<'a> {
     }
 }
 
+/// The newest commit, as a page that has the row of it says: the first page of the rows of some state.
+fn newest_in(page: &[u8]) -> Option<Commit> {
+    let leaf = Node::read(page, Tree::ROWS).ok()?;
+    let (place, value) = leaf.pairs().next()?;
+    (place == NEWEST).then(|| unseal(NEWEST, value).ok().map(|value| value.commit))?
+}
+
 /// How many pages are damaged, whether any rows can be read, and which commit is the newest in them.
 #[derive(Default)]
 struct Checked {
@@ -338,7 +437,7 @@ impl Salvaging for Checked {
     }
 
     fn damaged(&mut self, page: DamagedPage) -> Result<()> {
-        self.damaged += u64::from(page.found_at.is_none());
+        self.damaged += u64::from(page.instead.is_none());
         Ok(())
     }
 
@@ -407,9 +506,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         let mut page = vec![0; usize::try_from(PAGE << order).unwrap_or(usize::MAX)];
         self.salvage.file.read(offset, &mut page)?;
         if !Node::read(&page, tree).is_ok_and(|node| node.checksum() == named.checksum) {
-            let elsewhere =
-                if part == Part::Lists || self.left < u64::MAX { None } else { self.elsewhere(named)? };
-            let Some((found_at, found)) = elsewhere else {
+            let Some((instead, found)) = self.instead(offset, &page, named, part, tree)? else {
                 self.damaged(offset, "it does not fit its checksum", part, places)?;
                 return self.doubtful(&page, part, tree);
             };
@@ -418,7 +515,7 @@ impl<'a, 'b> Walk<'a, 'b> {
                 offset,
                 why: "it does not fit its checksum",
                 places: None,
-                found_at: Some(found_at),
+                instead: Some(instead),
             })?;
         }
         match Node::read(&page, tree) {
@@ -426,6 +523,28 @@ impl<'a, 'b> Walk<'a, 'b> {
             Ok(node) => self.children(&node, part, tree, places, depth),
             Err(_) => self.damaged(offset, "it is no page of a tree", part, places),
         }
+    }
+
+    /// The page that is meant, if its checksum tells what it is.
+    fn instead(
+        &self,
+        offset: u64,
+        page: &[u8],
+        named: Named,
+        part: Part,
+        tree: Tree,
+    ) -> Result<Option<(Instead, Vec<u8>)>> {
+        if self.left < u64::MAX {
+            // It was only asked whether all fit.
+            return Ok(None);
+        }
+        if part != Part::Lists
+            && let Some((found_at, found)) = self.elsewhere(named)?
+        {
+            return Ok(Some((Instead::FoundAt(found_at), found)));
+        }
+        let healed = self.salvage.healing.heal(offset, page, tree, named.checksum);
+        Ok(healed.map(|(healed, bit)| (Instead::Healed(bit), healed)))
     }
 
     /// The page that is meant, where it lies at another place of the file: a write went astray. Nothing else has its
@@ -495,6 +614,6 @@ impl<'a, 'b> Walk<'a, 'b> {
             Part::Rows => Some(places),
             Part::Lists => None,
         };
-        self.salvaging.damaged(DamagedPage { offset, why, places, found_at: None })
+        self.salvaging.damaged(DamagedPage { offset, why, places, instead: None })
     }
 }

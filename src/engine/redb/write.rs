@@ -42,6 +42,15 @@ pub(super) fn write(
     commit_it(staged(database, numbers, quick_repair, (newest, state), rows)?)
 }
 
+/// What the file says of its log, and no row. It is no caller's commit: a failure leaves nothing of anybody unknown.
+pub(super) fn write_mark(
+    database: &Database,
+    numbers: &KnownNumbers,
+    newest: (Commit, LogState),
+) -> Result<()> {
+    staged(database, numbers, true, newest, |_| Ok(()))?.commit().map_err(of_draft_commit)
+}
+
 /// The same in a file that nobody else has, and that goes away when this fails.
 pub(super) fn write_draft(
     database: &Database,

@@ -93,7 +93,7 @@ impl Repairing<'_> {
         match self.building.get(&row)? {
             Some(stored) if stored.bytes == value => Ok(()),
             _ => {
-                self.repaired(&row, "written anew");
+                self.repaired(&row, "rebuilt");
                 self.building.put(row, commit, Some(value))
             }
         }

@@ -20,7 +20,7 @@ use crate::key::KeyRecord;
 use crate::policy::AliasScope;
 
 /// A record, of all scopes.
-type Name = (Scope, RecordId);
+pub(super) type Name = (Scope, RecordId);
 
 /// Records that have no row.
 type MissingRecords = BTreeMap<Name, Missing>;
@@ -60,6 +60,13 @@ impl Repairing<'_> {
             let what =
                 format!("its row is missing, and what commit {commit} made of it contradicts other rows");
             self.lost_record(&row, what);
+            return Ok(());
+        }
+        if self.outdated.contains(&name) {
+            let what =
+                format!("its row is missing, and it changed after commit {commit}, the last in its history");
+            self.lost_record(&row, what);
+            self.left_out_up_to = self.left_out_up_to.max(commit);
             return Ok(());
         }
         // In an entry that is lost it may have changed once more.

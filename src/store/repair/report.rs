@@ -22,8 +22,11 @@ pub struct RepairReport {
     pub may_be_missing: Vec<Finding>,
     /// How many findings there are besides: each list has at most [`FINDINGS_MAX`](Self::FINDINGS_MAX).
     pub not_kept: u64,
-    /// How many pages of the file did not fit their checksums.
+    /// How many pages of the file did not fit their checksums, besides those that were healed.
     pub damaged_pages: u64,
+    /// How many pages of the file had one flipped bit. The checksum of a page tells when the right bit was flipped back,
+    /// so nothing is missing for them. Of some 64 pages this is tried.
+    pub healed_pages: u64,
     /// What became of the write-ahead log beside the file.
     pub wal: WalUse,
     /// Behind the first commit of the new store, in its own incarnation.
@@ -41,7 +44,7 @@ impl RepairReport {
     pub const FINDINGS_MAX: usize = 10_000;
 
     /// Whether the new store has all that was committed to the damaged one, as it was last: nothing is lost, nothing
-    /// may be missing or older than it was, and every page of the file fits its checksum.
+    /// may be missing or older than it was, and every page of the file fits its checksum, or did before one bit was flipped.
     ///
     /// What no page tells is not seen: if the newest pages of a file were lost all together, with the first page, the
     /// file is what it was before, and complete. Nor is it seen if a write-ahead log ends earlier than it did, without

@@ -3,7 +3,7 @@
 use super::RepairReport;
 use super::Repairing;
 use super::wal::Wal;
-use crate::engine::{DamagedPage, Draft, LogState, Places, Salvage, Salvaged};
+use crate::engine::{DamagedPage, Draft, Instead, LogState, Places, Salvage, Salvaged};
 use crate::error::{Error, Result};
 use crate::format::{
     Address, Fixed, RecordId, Row, ScopedTable, Space, Stored, decode_alias, decode_alias_names,
@@ -46,7 +46,7 @@ impl Looked {
             match salvaged {
                 Salvaged::Newest(newest) => looked.newest = newest.ok(),
                 Salvaged::Damaged(page, _) => {
-                    looked.damaged_pages += 1;
+                    looked.damaged_pages += u64::from(!matches!(page.instead, Some(Instead::Healed(_))));
                     looked.hidden_pages += u64::from(page.places.is_some());
                 }
                 Salvaged::Entry(commit, Ok(_)) => looked.newest_row = looked.newest_row.max(commit),
@@ -90,7 +90,7 @@ impl Looked {
 
 impl Repairing<'_> {
     /// Reads what the table file has, and lays what is newer in the write-ahead log over it.
-    pub(super) fn salvage(&mut self, salvage: &Salvage<'_>, wal: Wal) -> Result<()> {
+    pub(super) fn salvage(&mut self, salvage: &Salvage<'_>, wal: Wal) -> Result<Places> {
         let newest = self.looked.newest.map_or(wal.newest, |(newest, _)| newest.max(wal.newest));
         self.seen = newest.max(self.looked.newest_row);
         self.newer = wal.rows;
@@ -117,7 +117,7 @@ impl Repairing<'_> {
                 "it was in a page that does not fit its checksum; it is never changed, so it is kept",
             );
         }
-        Ok(())
+        Ok(places)
     }
 
     fn is_of_changelog(&self, row: &Row) -> bool {
@@ -192,13 +192,32 @@ impl Repairing<'_> {
         }
     }
 
+    /// Reports the bits of the first page that were healed.
+    pub(super) fn note_healed_slots(&mut self, salvage: &Salvage<'_>) {
+        self.healed_pages += u64::from(!salvage.healed_slots().is_empty());
+        salvage.healed_slots().iter().for_each(|bit| self.note_healed(*bit));
+    }
+
+    fn note_healed(&mut self, bit: u64) {
+        let (byte, bit) = (bit / 8, bit % 8);
+        let what = format!(
+            "bit {bit} of byte {byte} of the file was flipped: without that the page fits its checksum, and is complete"
+        );
+        self.repaired(&[], what);
+    }
+
     fn damaged_page(&mut self, page: DamagedPage, between: &str) {
+        if let Some(Instead::Healed(bit)) = page.instead {
+            self.healed_pages += 1;
+            self.note_healed(bit);
+            return;
+        }
         self.damaged_pages += 1;
         let at = format!(
             "the page at byte {} of the file is damaged, or of an earlier moment: {}",
             page.offset, page.why
         );
-        if let Some(found) = page.found_at {
+        if let Some(Instead::FoundAt(found)) = page.instead {
             self.repaired(&[], format!("{at}. A write went astray: the right one was found at byte {found}"));
             return;
         }
@@ -303,7 +322,7 @@ impl Repairing<'_> {
             Address::Fixed => {}
             Address::Floor => {
                 self.floor_is_lost = true;
-                self.repaired(row, "damaged: it is written anew from where the history begins");
+                self.repaired(row, "damaged: rebuilt from where the history begins");
             }
             Address::Restored { first } => {
                 self.beginnings.insert(first);
@@ -323,7 +342,7 @@ impl Repairing<'_> {
                 self.lost_record(row, "damaged: if the request comes again, it is carried out again");
             }
             Address::Scoped { .. } | Address::Claim { .. } => {
-                self.repaired(row, "damaged: left out, and written anew if it is called for");
+                self.repaired(row, "damaged: left out, and rebuilt if other rows call for it");
             }
         }
     }

@@ -19,7 +19,7 @@ impl Repairing<'_> {
             return Ok(());
         }
         let written = self.building.written()?;
-        let commit = self.floor.commit.max(self.history_lost);
+        let commit = self.floor.commit.max(self.history_lost).max(self.left_out_up_to);
         if commit == self.floor.commit && !self.floor_is_lost {
             return Ok(());
         }

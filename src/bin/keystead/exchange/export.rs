@@ -62,10 +62,10 @@ impl Export {
     fn export(&self, context: &mut Context) -> Result<(), Failure> {
         let store = context.store.read()?;
         let Some(path) = &self.output else {
-            return self.write(&store, io::stdout()).map(drop);
+            return self.write(&store, io::stdout(), Failure::of_output).map(drop);
         };
         let file = NewFile::create(path)?;
-        let Exported { scopes, keys, aliases } = self.write(&store, file.writer())?;
+        let Exported { scopes, keys, aliases } = self.write(&store, file.writer(), Failure::from)?;
         file.finish()?;
         match context.output.is_json() {
             true => context.output.json(&json!({ "scopes": scopes, "keys": keys, "aliases": aliases })),
@@ -103,10 +103,16 @@ impl Export {
         }
     }
 
-    fn write<W: Write>(&self, store: &Store, writer: W) -> Result<Exported, Failure> {
+    fn write<W: Write>(
+        &self,
+        store: &Store,
+        writer: W,
+        failed: fn(io::Error) -> Failure,
+    ) -> Result<Exported, Failure> {
         let bar = Bar::new("exporting", self.total(store)?, "keys");
         let writer = BufWriter::new(writer);
-        let mut exporting = Exporting { store, writer, bar, done: Exported::default(), commits: None };
+        let mut exporting =
+            Exporting { store, writer, failed, bar, done: Exported::default(), commits: None };
         exporting.begin()?;
         if let Some(scope) = self.scope()? {
             exporting.scope(&scope)?;
@@ -136,6 +142,8 @@ struct Exported {
 struct Exporting<'a, W: Write> {
     store: &'a Store,
     writer: W,
+    /// What is said where it can't be written.
+    failed: fn(io::Error) -> Failure,
     bar: Bar,
     done: Exported,
     /// The commits at which the first and the last scope were read.
@@ -191,12 +199,12 @@ impl<W: Write> Exporting<'_, W> {
         let Exported { scopes, keys, aliases } = self.done;
         let one_commit = self.commits.is_none_or(|(first, last)| first == last);
         self.line(&Line::End { scopes, keys, aliases, one_commit })?;
-        self.writer.flush()?;
+        self.writer.flush().map_err(self.failed)?;
         Ok(self.done)
     }
 
     fn line(&mut self, line: &Line) -> Result<(), Failure> {
         let text = json_text(line).map_err(|error| Failure::failed(error.to_string()))?;
-        Ok(writeln!(self.writer, "{text}")?)
+        writeln!(self.writer, "{text}").map_err(self.failed)
     }
 }

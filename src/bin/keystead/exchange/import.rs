@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use keystead::{DomainId, Error, ProjectId, Request, Scope, Store};
@@ -56,28 +56,38 @@ impl Import {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
         if !self.dry_run {
             let store = context.store.write(&self.rules)?;
-            return self.import(&store, &mut context.output);
+            return self.import(&store, &Failure::from, &mut context.output);
         }
         let store = context.store.read()?;
         let among = std::env::temp_dir();
         remove_unused(&among);
         let folder = Temporary::create_in(&among)?;
         let copy = folder.path().join("copy");
-        watched(|| store.backup(&copy)).map_err(Failure::of_file(&copy))?;
+        let failed = |error| of_copy(&copy, error).behind("nothing was changed; ");
+        watched(|| store.backup(&copy)).map_err(failed)?;
         drop(store);
-        let store = self.rules.options().open(&copy).map_err(Failure::of_file(&copy))?;
-        self.import(&store, &mut context.output)
+        let store = self.rules.options().open(&copy).map_err(failed)?;
+        self.import(&store, &|error| of_copy(&copy, error), &mut context.output)
     }
 
-    fn import(&self, store: &Store, output: &mut Output) -> Result<(), Failure> {
+    fn import(
+        &self,
+        store: &Store,
+        failed: &dyn Fn(Error) -> Failure,
+        output: &mut Output,
+    ) -> Result<(), Failure> {
         let mut lines = self.lines()?;
         let bar = Bar::bytes(if self.dry_run { "trying" } else { "importing" }, lines.total);
-        let mut importing = Importing { import: self, store, output, bar, counts: Counts::default() };
+        let mut importing = Importing { import: self, store, failed, output, bar, counts: Counts::default() };
         let ended = importing.all(&mut lines);
         let Importing { output, bar, counts, .. } = importing;
         drop(bar);
         let done = lines.number.saturating_sub(lines.in_piece);
-        ended.map_err(|failure| failure.behind(&format!("the lines up to {done} are done; ")))?;
+        let so_far = match self.dry_run {
+            true => format!("nothing was changed; the lines up to {done} were tried; "),
+            false => format!("the lines up to {done} are done; "),
+        };
+        ended.map_err(|failure| failure.behind(&so_far))?;
         counts.tell(self, &lines, output)
     }
 
@@ -102,6 +112,17 @@ impl Import {
     fn scope(&self) -> Result<Option<Scope>, Error> {
         let named = self.domain.as_ref().zip(self.project.as_ref());
         Ok(named.map(|(domain, project)| Scope::new(domain.as_str(), project.as_str())).transpose()?)
+    }
+}
+
+/// What failed of the copy that a dry run works on. Whether a commit into it is durable is nobody's concern.
+fn of_copy(copy: &Path, error: Error) -> Failure {
+    match error {
+        Error::CommitUnknown(why) => Failure::failed(format!("{}: {why}", copy.display())).advice(
+            "make room for the copy if the disk is full, or name a folder on another disk in TMPDIR; the store \
+             itself was only read",
+        ),
+        other => Failure::of_file(copy)(other),
     }
 }
 
@@ -211,6 +232,8 @@ impl Counts {
 struct Importing<'a> {
     import: &'a Import,
     store: &'a Store,
+    /// What is said of a failure of the store.
+    failed: &'a dyn Fn(Error) -> Failure,
     output: &'a mut Output,
     bar: Bar,
     counts: Counts,
@@ -299,7 +322,7 @@ impl Importing<'_> {
     fn create_all(&mut self, scope: &Scope, wanted: &[(u64, Wanted)]) -> Result<(), Failure> {
         let keys: Vec<_> = wanted.iter().map(|(_, wanted)| wanted.new.clone()).collect();
         for batch in self.store.import(&self.import.request(scope), keys) {
-            let batch = batch?;
+            let batch = batch.map_err(self.failed)?;
             self.counts.created += batch.created;
             for (position, error) in batch.refused {
                 let place = usize::try_from(position).expect("it is a place in the piece");
@@ -331,13 +354,13 @@ impl Importing<'_> {
             Error::KeyAliasExists(_) => wanted.line.key_id.is_none(),
             Error::Aborted(_) | Error::TransactionTooLarge { .. } => false,
             error if error.api().is_some() => false,
-            _ => return Err(error.into()),
+            _ => return Err((self.failed)(error)),
         };
         if !is_there {
             return self.refused(number, &error.into());
         }
         let now = self.import.request(scope).time();
-        match self.store.read(scope, |snap| wanted.compare(snap, now))?[..] {
+        match self.store.read(scope, |snap| wanted.compare(snap, now)).map_err(self.failed)?[..] {
             [] => self.counts.present += 1,
             ref fields => {
                 let message = format!("this key is there, and differs in: {}", fields.join(", "));

@@ -57,7 +57,10 @@ impl Report {
         let quotas = self.quotas.quotas();
         let page = page::write(&figures, &About { location, bytes, quotas, rows: self.rows });
         match file {
-            None => io::stdout().write_all(page.as_bytes())?,
+            None => {
+                let mut out = io::stdout().lock();
+                out.write_all(page.as_bytes()).and_then(|()| out.flush()).map_err(Failure::of_output)?;
+            }
             Some(file) => {
                 file.writer().write_all(page.as_bytes())?;
                 if self.replace {

@@ -27,6 +27,7 @@ const REGION_PAGES: usize = 20;
 const FULL_REGIONS: usize = 24;
 const LAST_REGION_PAGES: usize = 28;
 const SLOTS: [usize; 2] = [64, 192];
+const SLOT_BYTES: usize = 128;
 const SLOT_CHECKSUM: usize = 112;
 const SLOT_TRANSACTION: usize = 104;
 /// Where a slot says whether it has a root, and where that is named: of the store's tables, and of redb's own.
@@ -144,9 +145,27 @@ impl Header {
     }
 }
 
+/// Flips the bit with which a commit slot fits its checksum, and returns its number in the first page; `None` if the slot
+/// fits, or if no single bit makes it fit.
+pub(in crate::engine::redb) fn heal_slot(bytes: &mut [u8; HEADER_BYTES], slot: usize) -> Option<usize> {
+    let start = SLOTS[slot];
+    let fits = |bytes: &[u8]| Slot::read(bytes, start).is_some_and(|slot| slot.fits);
+    if fits(bytes) {
+        return None;
+    }
+    (8 * start..8 * (start + SLOT_BYTES)).find(|bit| {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let healed = fits(bytes);
+        if !healed {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        healed
+    })
+}
+
 impl Slot {
     fn read(header: &[u8], start: usize) -> Option<Self> {
-        let bytes = header.get(start..start + 128)?;
+        let bytes = header.get(start..start + SLOT_BYTES)?;
         let root = |(flag, at): (usize, usize)| Named::read(bytes, at).filter(|_| bytes[flag] != 0);
         Some(Self {
             version: bytes[0],
@@ -180,6 +199,11 @@ impl Named {
 }
 
 impl Layout {
+    /// The layout of each file that a store is in, so that pages are found where the first page does not tell it.
+    pub(in crate::engine::redb) fn usual(length: u64) -> Self {
+        Self { region_header_pages: 0, region_pages: REGION_PAGES_MAX, length }
+    }
+
     /// Where a page lies, and its order; `None` if no page of this file has such a number.
     pub(in crate::engine::redb) fn place(self, number: PageNumber) -> Option<(u64, u8)> {
         let order = u8::try_from(number.0 >> 59).ok()?;

@@ -15,6 +15,8 @@
 //!
 //! `walk` reads all pages that one commit names, past redb and its cache.
 
+#[cfg(test)]
+mod first_page_tests;
 pub(super) mod header;
 pub(super) mod node;
 #[cfg(test)]
@@ -104,6 +106,8 @@ pub(super) struct PageFile {
 struct OwnHeaders {
     written: Option<Header>,
     synced: Option<Header>,
+    /// What the file has to have there.
+    bytes: Vec<u8>,
 }
 
 /// The pages that were found not to be what they should be.
@@ -155,7 +159,7 @@ impl PageFile {
             checks: count(&self.checks),
             checked_bytes: count(&self.checked_bytes),
         };
-        PageState { stats, unclean }
+        PageState { stats, unclean, bytes: count(&self.length) }
     }
 
     /// When redb has opened the file to write: if it went back from a commit that a crash cut off, that is no damage. Of
@@ -239,9 +243,38 @@ impl PageFile {
         }
     }
 
+    fn own(&self) -> MutexGuard<'_, OwnHeaders> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The first page as this process has written and synced it, if it has.
     fn own_header(&self) -> Option<Header> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).synced
+        self.own().synced
+    }
+
+    /// Whether the file has the first page that this process wrote last, if it has written one.
+    fn has_own_header(&self) -> io::Result<bool> {
+        // Held, so that none is written meanwhile.
+        let own = self.own();
+        let mut bytes = vec![0; own.bytes.len()];
+        if !bytes.is_empty() {
+            self.file.read(0, &mut bytes)?;
+        }
+        Ok(bytes == own.bytes)
+    }
+
+    fn write_header(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut own = self.own();
+        // If it can't be written, nobody knows what is there.
+        own.bytes.clear();
+        self.file.write(offset, data)?;
+        if let Some(header) = Header::read(data, self.length.load(Ordering::Acquire)) {
+            // That of a file which is made.
+            self.layout.get_or_init(|| header.layout);
+            own.written = Some(header);
+            own.bytes.extend_from_slice(data);
+        }
+        Ok(())
     }
 
     fn shard(&self, offset: u64) -> (&RwLock<HashMap<u32, Expected, RandomState>>, u32) {
@@ -341,22 +374,15 @@ impl StorageBackend for Checked {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let Self(pages) = self;
-        pages.file.write(offset, data)?;
-        if offset >= PAGE {
-            let (shard, number) = pages.shard(offset);
-            let order = (data.len() as u64 / PAGE).checked_ilog2().and_then(|order| u8::try_from(order).ok());
-            let expected = Expected {
-                checksum: hash(data),
-                order: order.unwrap_or(u8::MAX),
-                tree: WRITTEN,
-                seen: false,
-            };
-            shard.write().unwrap_or_else(PoisonError::into_inner).insert(number, expected);
-        } else if let Some(header) = Header::read(data, pages.length.load(Ordering::Acquire)) {
-            // That of a file which is made.
-            pages.layout.get_or_init(|| header.layout);
-            pages.own.lock().unwrap_or_else(PoisonError::into_inner).written = Some(header);
+        if offset < PAGE {
+            return pages.write_header(offset, data);
         }
+        pages.file.write(offset, data)?;
+        let (shard, number) = pages.shard(offset);
+        let order = (data.len() as u64 / PAGE).checked_ilog2().and_then(|order| u8::try_from(order).ok());
+        let expected =
+            Expected { checksum: hash(data), order: order.unwrap_or(u8::MAX), tree: WRITTEN, seen: false };
+        shard.write().unwrap_or_else(PoisonError::into_inner).insert(number, expected);
         Ok(())
     }
 
@@ -368,7 +394,7 @@ impl StorageBackend for Checked {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.file.sync_data()?;
-        let mut own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own = self.0.own();
         own.synced = own.written;
         Ok(())
     }

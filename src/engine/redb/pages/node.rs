@@ -77,6 +77,11 @@ impl<'a> Node<'a> {
         XxHash3_128::oneshot(&self.page[..self.end])
     }
 
+    /// How many bytes the content has, which are those that its checksum covers.
+    pub(in crate::engine::redb) fn length(&self) -> usize {
+        self.end
+    }
+
     pub(in crate::engine::redb) fn is_leaf(&self) -> bool {
         self.is_leaf
     }

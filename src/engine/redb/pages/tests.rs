@@ -1,16 +1,18 @@
 //! Pages that were damaged, exchanged, or put back: each is found, and none is served.
 
+mod forged;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 use tempfile::TempDir;
 
 use super::header::{HEADER_BYTES, Header, PageNumber};
 use super::*;
-use crate::engine::redb::{Pages, RedbEngine, RedbReader, existing};
-use crate::engine::{Batch, Engine, Log};
+use crate::engine::redb::{Pages, RedbEngine, RedbReader, Salvage, Salvaged, existing};
+use crate::engine::{Batch, Engine, Log, Reading};
 use crate::id::Commit;
 
 const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
@@ -41,8 +43,11 @@ fn store() -> (TempDir, std::path::PathBuf) {
 
 /// All rows, as far as they can be read.
 fn read(path: &Path) -> Result<usize> {
-    let reader = RedbReader::open(path, PAGES)?;
-    let rows = reader.begin_read()?.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX)?;
+    read_rows(&RedbReader::open(path, PAGES)?)
+}
+
+fn read_rows(engine: &impl Engine) -> Result<usize> {
+    let rows = engine.begin_read()?.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX)?;
     rows.into_iter().map(|(_, stored)| stored.map(drop)).collect::<Result<Vec<_>>>().map(|rows| rows.len())
 }
 
@@ -52,6 +57,11 @@ fn pages_of(path: &Path) -> Arc<PageFile> {
 
 /// Where the pages lie that the newest commit names.
 fn named(path: &Path) -> Vec<u64> {
+    named_pages(path).into_iter().map(|page| page.offset).collect()
+}
+
+/// The pages that the newest commit names.
+fn named_pages(path: &Path) -> Vec<Reference> {
     let file = pages_of(path);
     let mut bytes = [0; HEADER_BYTES];
     file.file.read(0, &mut bytes).unwrap();
@@ -64,7 +74,7 @@ fn named(path: &Path) -> Vec<u64> {
         let node = Node::read(&page, next.tree).unwrap();
         assert_eq!(node.checksum(), next.checksum);
         ahead.extend(node.children(header.layout));
-        named.push(next.offset);
+        named.push(next);
     }
     named
 }
@@ -89,8 +99,36 @@ fn a_sound_file_is_found_sound_at_once_and_in_rounds() {
     }
     assert!(rounds > 10, "{rounds} rounds");
     assert!(bytes >= all.bytes, "each page is read");
-    let stats = reader.page_state().unwrap().stats;
+    let PageState { stats, bytes: length, .. } = reader.page_state().unwrap();
     assert_eq!((stats.damaged, stats.checks, stats.checked_bytes), (0, 1, bytes));
+    assert_eq!(length, fs::metadata(&path).unwrap().len());
+}
+
+/// Checks all pages in rounds of this many bytes; returns how many rounds that took, and what they found.
+fn check_in_rounds(pages: &PageFile, bytes: u64) -> (usize, BTreeSet<(u64, &'static str)>) {
+    let (mut after, mut rounds, mut found) = (None, 0, BTreeSet::new());
+    loop {
+        let round = pages.check(after, bytes).unwrap();
+        found.extend(round.damaged);
+        (after, rounds) = (round.next, rounds + 1);
+        if after.is_none() {
+            return (rounds, found);
+        }
+    }
+}
+
+/// Each round begins behind the key with which the one before it ended.
+#[test]
+fn rounds_read_every_page() {
+    let (_folder, path) = store();
+    let named: BTreeSet<_> = named(&path).into_iter().collect();
+    for bytes in [1, 3 * PAGE, 8 * PAGE, 50 * PAGE] {
+        let (probed, seen) = Probed::new(&path, None);
+        let (rounds, found) = check_in_rounds(&PageFile::new(probed).unwrap(), bytes);
+        assert!(rounds > 2 && found.is_empty(), "{rounds} rounds of {bytes} bytes: {found:?}");
+        let read = seen.lock().unwrap();
+        assert!(named.is_subset(&read.offsets), "{:?}", named.difference(&read.offsets));
+    }
 }
 
 #[test]
@@ -98,9 +136,9 @@ fn every_page_that_changed_by_a_bit_is_found_and_never_served() {
     let (_folder, path) = store();
     let sound = fs::read(&path).unwrap();
     let expected = read(&path).unwrap();
-    let named = named(&path);
+    let named = named_pages(&path);
     assert!(named.len() > 100, "{} pages", named.len());
-    for (n, &offset) in named.iter().enumerate() {
+    for (n, &Reference { offset, tree, .. }) in named.iter().enumerate() {
         let mut damaged = sound.clone();
         // Somewhere in the page: the first bytes, the ends of keys, the content.
         let at = usize::try_from(offset).unwrap() + [0, 3, 9, 40, 70][n % 5];
@@ -110,7 +148,7 @@ fn every_page_that_changed_by_a_bit_is_found_and_never_served() {
         assert_eq!(found.damaged.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [offset]);
         match read(&path) {
             // redb's own tables are not read to read rows.
-            Ok(rows) => assert_eq!(rows, expected, "the page at {offset}"),
+            Ok(rows) => assert!(rows == expected && tree != Tree::ROWS, "the page at {offset}"),
             Err(error) => assert!(matches!(error, Error::Corrupted(_)), "the page at {offset}: {error:?}"),
         }
         write_a_row(&path);
@@ -119,7 +157,12 @@ fn every_page_that_changed_by_a_bit_is_found_and_never_served() {
 
 /// To write ends with an error or in a store that is sound but for the damage; never in a panic of redb within one.
 fn write_a_row(path: &Path) {
-    let Ok(engine) = RedbEngine::open(path, PAGES) else { return };
+    if let Ok(engine) = RedbEngine::open(path, PAGES) {
+        write_rows(&engine);
+    }
+}
+
+fn write_rows(engine: &RedbEngine) {
     for n in [0, ROWS / 2, ROWS] {
         let Ok(transaction) = engine.begin_write() else { return };
         let batch = Batch::from([(row(n), Some(vec![8; 90]))]);
@@ -196,6 +239,119 @@ fn serves_no_former_row(reader: &RedbReader) -> bool {
     })
 }
 
+/// The row that is written again and again, and how often: its value is the number of the write.
+const REWRITTEN: u32 = ROWS / 2;
+const REWRITES: u8 = 24;
+
+/// Writes one row many times; returns the file as each of these commits left it.
+fn rewrite(engine: &RedbEngine, path: &Path) -> Vec<Vec<u8>> {
+    let commit = |n| {
+        let batch = Batch::from([(row(REWRITTEN), Some(vec![n; 90]))]);
+        engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
+        fs::read(path).unwrap()
+    };
+    (1..=REWRITES).map(commit).collect()
+}
+
+/// The file with the leaf of the row as earlier commits had it in the same place: sound in itself, all its rows with
+/// right checksums, and the row with a former value. So it is where the disk lost the last write, or all since then.
+fn with_former_leaves(path: &Path, moments: &[Vec<u8>]) -> Vec<(u64, Vec<u8>)> {
+    let now = fs::read(path).unwrap();
+    let mut former = BTreeMap::new();
+    for page in named_pages(path).into_iter().filter(|page| page.tree == Tree::ROWS) {
+        let place =
+            usize::try_from(page.offset).unwrap()..usize::try_from(page.offset + page.bytes()).unwrap();
+        let leaf = Node::read(&now[place.clone()], page.tree).unwrap();
+        if !leaf.pairs().any(|(_, value)| value.ends_with(&[REWRITES; 90])) {
+            continue;
+        }
+        let keys: Vec<_> = leaf.pairs().map(|(key, _)| key).collect();
+        for before in moments.iter().filter_map(|moment| moment.get(place.clone())) {
+            let Ok(node) = Node::read(before, page.tree) else { continue };
+            if node.pairs().map(|(key, _)| key).eq(keys.iter().copied()) && node.checksum() != page.checksum {
+                let mut damaged = now.clone();
+                damaged[place.clone()].copy_from_slice(before);
+                former.insert(node.checksum(), (page.offset, damaged));
+            }
+        }
+    }
+    assert!(former.len() >= 3, "{} former leaves in the same place", former.len());
+    former.into_values().collect()
+}
+
+/// A closed store, and it with former leaves of a row.
+fn store_and_former_leaves() -> (TempDir, std::path::PathBuf, Vec<(u64, Vec<u8>)>) {
+    let (folder, path) = store();
+    let engine = RedbEngine::open(&path, PAGES).unwrap();
+    let moments = rewrite(&engine, &path);
+    drop(engine);
+    let former = with_former_leaves(&path, &moments);
+    (folder, path, former)
+}
+
+fn rewritten(engine: &impl Engine) -> Result<Vec<u8>> {
+    rewritten_in(&engine.begin_read()?)
+}
+
+fn rewritten_in(snapshot: &Reading) -> Result<Vec<u8>> {
+    let mut found = snapshot.get(&[&row(REWRITTEN)])?;
+    Ok(found.remove(0).unwrap().bytes)
+}
+
+/// Whether it is damage that the row can't be read for; what is served is a failure of the test, also if it is right.
+fn is_refused(served: &Result<Vec<u8>>) -> bool {
+    matches!(served, Err(Error::Corrupted(_)))
+}
+
+/// The checksum of each row fits in it: that it is not what the page above names is all that shows.
+#[test]
+fn a_former_leaf_in_its_own_place_is_refused_when_it_is_read_first() {
+    let (_folder, path, former) = store_and_former_leaves();
+    for (offset, damaged) in former {
+        fs::write(&path, &damaged).unwrap();
+        assert_eq!(check_closed_file(&path).unwrap().damaged, [(offset, "it does not fit its checksum")]);
+        let read = RedbReader::open(&path, PAGES).and_then(|reader| rewritten(&reader));
+        assert!(is_refused(&read), "{read:?}");
+        let read = RedbEngine::open(&path, PAGES).and_then(|engine| rewritten(&engine));
+        assert!(is_refused(&read), "{read:?}");
+    }
+}
+
+/// In one snapshot: another begins with the first page, from which on all are compared as if they were read first.
+#[test]
+fn a_former_leaf_that_is_put_back_after_it_was_read_is_refused() {
+    let (_folder, path, former) = store_and_former_leaves();
+    let sound = fs::read(&path).unwrap();
+    let reader = RedbReader::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+    let snapshot = reader.begin_read().unwrap();
+    for (_, damaged) in former {
+        assert_eq!(rewritten_in(&snapshot).unwrap(), [REWRITES; 90]);
+        // In place, so that it is the same file.
+        fs::write(&path, &damaged).unwrap();
+        for read in [rewritten_in(&snapshot), rewritten(&reader)] {
+            assert!(is_refused(&read), "{read:?}");
+        }
+        fs::write(&path, &sound).unwrap();
+    }
+}
+
+/// What this process wrote is compared with what it wrote, before any page above it was read.
+#[test]
+fn a_former_leaf_in_the_place_of_what_was_written_is_refused() {
+    let (_folder, path) = store();
+    let engine = RedbEngine::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+    let moments = rewrite(&engine, &path);
+    let sound = fs::read(&path).unwrap();
+    for (_, damaged) in with_former_leaves(&path, &moments) {
+        assert_eq!(rewritten(&engine).unwrap(), [REWRITES; 90]);
+        fs::write(&path, &damaged).unwrap();
+        let read = rewritten(&engine);
+        assert!(is_refused(&read), "{read:?}");
+        fs::write(&path, &sound).unwrap();
+    }
+    assert!(matches!(engine.begin_write(), Err(Error::Corrupted(_))));
+}
+
 #[test]
 fn what_was_damaged_refuses_writes_from_then_on() {
     let (_folder, path) = store();
@@ -210,6 +366,7 @@ fn what_was_damaged_refuses_writes_from_then_on() {
     engine.begin_write().unwrap().end().unwrap();
     let found = engine.check_pages(None, u64::MAX).unwrap().unwrap();
     assert_eq!(found.damaged.len(), 1, "{found:?}");
+    assert_eq!(engine.check_pages(None, u64::MAX).unwrap().unwrap().damaged, found.damaged);
     assert_eq!(engine.page_state().unwrap().stats.damaged, 1);
     assert!(matches!(engine.begin_write(), Err(Error::Corrupted(_))));
     assert!(before > 0 && engine.begin_read().unwrap().commit() > Commit::default());
@@ -235,12 +392,23 @@ fn a_page_that_can_not_be_is_refused_before_it_is_asked_for() {
         bytes[start + 112..start + 128].copy_from_slice(&checksum);
     }
     fs::write(&path, &bytes).unwrap();
+    assert_eq!(longest_read(&path), HEADER_BYTES, "nothing but the first page");
     assert!(matches!(read(&path), Err(Error::Corrupted(_))));
     assert!(matches!(
         RedbEngine::open(&path, PAGES).map(drop),
         Err(Error::Corrupted(_) | Error::NotAStore(_))
     ));
     assert!(!check_closed_file(&path).unwrap().damaged.is_empty());
+}
+
+/// The most that is asked for at once where a file is opened, read, and written. redb asks for the memory before.
+fn longest_read(path: &Path) -> usize {
+    let (probed, seen) = Probed::new(path, None);
+    if let Ok(engine) = RedbEngine::on(probed, &PAGES.builder()) {
+        let _ = read_rows(&engine);
+        write_rows(&engine);
+    }
+    seen.lock().unwrap().longest
 }
 
 #[test]
@@ -315,20 +483,38 @@ fn a_page_that_is_damaged_after_it_was_read_is_not_served() {
     assert_eq!(read_all().unwrap().len(), rows, "what was put right is served again");
 }
 
-/// A file of which the disk can't read one page.
+/// A file of which the disk may not be able to read one page, and which notes how much was asked for at once, and the
+/// pages that were read.
 #[derive(Debug)]
-struct BadSector {
+struct Probed {
     file: FileBackend,
-    at: u64,
+    bad: Option<u64>,
+    seen: Arc<Mutex<Seen>>,
 }
 
-impl StorageBackend for BadSector {
+#[derive(Debug, Default)]
+struct Seen {
+    longest: usize,
+    offsets: BTreeSet<u64>,
+}
+
+impl Probed {
+    fn new(path: &Path, bad: Option<u64>) -> (Self, Arc<Mutex<Seen>>) {
+        let seen = Arc::default();
+        (Self { file: existing(path).unwrap(), bad, seen: Arc::clone(&seen) }, seen)
+    }
+}
+
+impl StorageBackend for Probed {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if (offset..offset + out.len() as u64).contains(&self.at) {
+        let mut seen = self.seen.lock().unwrap();
+        seen.longest = seen.longest.max(out.len());
+        seen.offsets.insert(offset);
+        if self.bad.is_some_and(|bad| (offset..offset + out.len() as u64).contains(&bad)) {
             return Err(io::Error::other("a bad sector"));
         }
         self.file.read(offset, out)
@@ -351,31 +537,26 @@ impl StorageBackend for BadSector {
 fn a_page_that_the_disk_can_not_read_is_found_and_the_others_are_checked() {
     let (_folder, path) = store();
     let named = named(&path);
-    let file = FileBackend::new(fs::File::open(&path).unwrap()).unwrap();
     let leaf = *named.iter().max().unwrap();
-    let pages = PageFile::new(BadSector { file, at: leaf + 100 }).unwrap();
+    let pages = PageFile::new(Probed::new(&path, Some(leaf + 100)).0).unwrap();
     let found = pages.check(None, u64::MAX).unwrap();
     assert_eq!(found.damaged, [(leaf, "the disk can't read it")]);
     assert_eq!(found.pages, named.len() as u64);
     assert!(pages.must_be_sound().is_err());
 }
 
-/// A commit that was cut off, of which a recovery went back, which was cut off too: it had taken back that the file was
-/// not closed, and named the slot of the commit before it.
-#[test]
-fn a_commit_from_which_a_cut_off_recovery_went_back_is_no_damage() {
-    let (folder, path) = store();
-    // Without locks, as on a storage of the caller's: with them each commit has two phases.
-    let open = |path: &Path| RedbEngine::on(existing(path).unwrap(), &PAGES.builder()).unwrap();
-    let engine = open(&path);
+/// Files with a commit that was cut off, from which a recovery may have gone back that was cut off too: it had taken back
+/// that the file was not closed, or named the slot of the commit before it, or both. With the commit before it.
+fn cut_off(folder: &Path, path: &Path) -> (Vec<PathBuf>, Commit) {
+    let engine = without_locks(path);
     let commit = |n| {
         let batch = Batch::from([(row(n), Some(vec![9; 90]))]);
         engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap()
     };
     let last = commit(0);
-    let before = fs::read(&path).unwrap();
+    let before = fs::read(path).unwrap();
     commit(1);
-    let mut bytes = fs::read(&path).unwrap();
+    let mut bytes = fs::read(path).unwrap();
     let header = Header::read(&bytes, bytes.len() as u64).unwrap();
     assert!(header.unclean && !header.two_phases, "{header:?}");
     for (page, before) in bytes.chunks_exact_mut(4096).zip(before.chunks_exact(4096)).skip(1) {
@@ -383,17 +564,57 @@ fn a_commit_from_which_a_cut_off_recovery_went_back_is_no_damage() {
             page.fill(0);
         }
     }
-    for flags in [bytes[9], bytes[9] & !2, bytes[9] ^ 1, (bytes[9] & !2) ^ 1] {
+    let files = [bytes[9], bytes[9] & !2, bytes[9] ^ 1, (bytes[9] & !2) ^ 1].map(|flags| {
         bytes[9] = flags;
-        let cut_off = folder.path().join(format!("flags-{flags}.redb"));
+        let cut_off = folder.join(format!("flags-{flags}.redb"));
         fs::write(&cut_off, &bytes).unwrap();
-        assert_eq!(check_closed_file(&cut_off).unwrap().damaged, [], "flags {flags}");
-        let opened = open(&cut_off);
-        assert_eq!(opened.begin_read().unwrap().commit(), last, "flags {flags}");
+        cut_off
+    });
+    (files.to_vec(), last)
+}
+
+/// As on a storage of the caller's: with locks each commit has two phases.
+fn without_locks(path: &Path) -> RedbEngine {
+    RedbEngine::on(existing(path).unwrap(), &PAGES.builder()).unwrap()
+}
+
+#[test]
+fn a_commit_from_which_a_cut_off_recovery_went_back_is_no_damage() {
+    let (folder, path) = store();
+    let (files, last) = cut_off(folder.path(), &path);
+    for file in files {
+        assert_eq!(check_closed_file(&file).unwrap().damaged, [], "{}", file.display());
+        let opened = without_locks(&file);
+        assert_eq!(opened.begin_read().unwrap().commit(), last, "{}", file.display());
         let state = opened.page_state().unwrap();
-        assert_eq!((state.stats.damaged, state.unclean), (0, true), "flags {flags}");
+        assert_eq!((state.stats.damaged, state.unclean), (0, true), "{}", file.display());
         opened.begin_write().unwrap().end().unwrap();
         assert_eq!(opened.check_pages(None, u64::MAX).unwrap().unwrap().damaged, []);
+    }
+}
+
+/// A repair reads the commit before it too, and says so.
+#[test]
+fn a_salvage_goes_back_from_a_commit_that_was_cut_off_as_a_recovery_does() {
+    let (folder, path) = store();
+    let (files, last) = cut_off(folder.path(), &path);
+    for path in files {
+        let file = existing(&path).unwrap();
+        let salvage = Salvage::of(&file).unwrap();
+        let mut newest = None;
+        let read = salvage.each(&mut |salvaged| {
+            match salvaged {
+                Salvaged::Newest(found) => newest = Some(found?.0),
+                Salvaged::Damaged(page, _) => panic!("{}: {page:?}", path.display()),
+                _ => {}
+            }
+            Ok(())
+        });
+        read.unwrap();
+        assert_eq!(newest, Some(last), "{}", path.display());
+        let [doubt] = salvage.doubts() else { panic!("{}: {:?}", path.display(), salvage.doubts()) };
+        assert!(doubt.contains("a crash while it was written leaves them so"), "{doubt}");
+        assert!(salvage.given_up() > 0);
     }
 }
 

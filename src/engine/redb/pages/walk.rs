@@ -10,6 +10,7 @@ use crate::engine::disk::StorageBackend;
 
 const NO_COMMIT: &str = "no commit slot of the first page fits its checksum";
 
+const NOT_WRITTEN: &str = "the first page is not what was written";
 const OTHER_LENGTH: &str = "the file ends here, which is not where it ended when it was closed";
 
 /// Deeper than any tree that redb makes.
@@ -34,6 +35,9 @@ pub(super) fn walk(file: &PageFile, after: Option<Vec<u8>>, bytes: u64) -> io::R
     }
     if first {
         own_tables(file, &mut walk)?;
+        if !file.has_own_header()? {
+            walk.round.damaged.push((0, NOT_WRITTEN));
+        }
         if let Some(header) = first_page(file)?
             && header.has_other_length()
         {
@@ -73,27 +77,39 @@ pub(super) fn walk_closed(file: &PageFile) -> io::Result<PageRound> {
     Ok(found.unwrap_or_else(|| PageRound { damaged: vec![(0, NO_COMMIT)], ..PageRound::default() }))
 }
 
+/// What is in the first page, and how long the file was when it was there.
 fn first_page(file: &PageFile) -> io::Result<Option<Header>> {
     let mut bytes = [0; HEADER_BYTES];
-    if file.file.len()? < HEADER_BYTES as u64 {
+    let mut length = file.file.len()?;
+    if length < HEADER_BYTES as u64 {
         return Ok(None);
     }
     file.file.read(0, &mut bytes)?;
-    // After that: the file may grow at any time, and the commits in it name no page behind its end by then.
-    Ok(Header::read(&bytes, file.file.len()?))
+    for _ in 0..TRIES {
+        // After that: the file may grow at any time, and the commits in it name no page behind its end by then. And
+        // somebody may open a closed one to write: then it may have another length than when it was closed.
+        length = file.file.len()?;
+        let before = bytes;
+        file.file.read(0, &mut bytes)?;
+        if bytes == before {
+            break;
+        }
+    }
+    Ok(Header::read(&bytes, length))
 }
 
 /// The newest commit that is in the file as a whole, if there is one. If this process writes the file, that is the newest
-/// that it has synced.
+/// that it has synced, whatever is in the first page.
 fn newest(file: &PageFile) -> io::Result<Option<(Layout, Placed)>> {
     for _ in 0..TRIES {
-        if let Some(found) = first_page(file)?
-            && let [Some(_), _] = found.newest_first()
+        let header = match file.own_header() {
+            Some(own) => Some(Header { layout: Layout { length: file.file.len()?, ..own.layout }, ..own }),
+            None => first_page(file)?,
+        };
+        if let Some(header) = header
+            && let [Some(slot), _] = header.newest_first()
         {
-            let header = Header { layout: found.layout, ..file.own_header().unwrap_or(found) };
-            if let [Some(slot), _] = header.newest_first() {
-                return Ok(Some((header.layout, slot)));
-            }
+            return Ok(Some((header.layout, slot)));
         }
         // Somebody may be writing it just now.
         std::thread::yield_now();

@@ -47,6 +47,26 @@ impl Salvage<'_> {
         self.read(&mut reading)?;
         Ok(reading.places)
     }
+
+    /// Tells of the rows and entries of commits behind this one that are in any page of the file, though nothing that is
+    /// read leads to it. Each fits a checksum of its own, so it was written so; whether it was committed nothing tells.
+    pub(crate) fn each_later(
+        &self,
+        places: &Places,
+        newest: Commit,
+        found: &mut dyn FnMut(Row, Stored) -> Result<()>,
+    ) -> Result<()> {
+        self.each_page_of_rows(&mut |_, node| {
+            for (place, value) in node.pairs().filter(|(place, _)| !matches!(place, [] | [NUMBERS, ..])) {
+                let Ok(row) = places.row_at(place) else { continue };
+                let Ok(value) = unseal(&row, value) else { continue };
+                if value.commit > newest {
+                    found(row, value.to_stored())?;
+                }
+            }
+            Ok(())
+        })
+    }
 }
 
 impl Places {
