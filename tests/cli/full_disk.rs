@@ -196,3 +196,20 @@ fn an_answer_that_finds_no_room_is_reported() {
     let said = tool.fails(1, "export --output /dev/full");
     assert!(said.contains("there is a file already"), "{said}");
 }
+
+/// A script whose log is on the full disk still sees by the exit status how the command ended.
+#[test]
+fn errors_that_find_no_room_leave_the_exit_status_as_it_is() {
+    let tool = Tool::new();
+    for (line, code) in [
+        ("keys --store nowhere.redb", 4),
+        ("keys --store nowhere.redb --json", 4),
+        ("no-such-command", 2),
+        ("no-such-command --json", 2),
+    ] {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended =
+            tool.command(line).stdin(Stdio::null()).stdout(Stdio::null()).stderr(full).status().unwrap();
+        assert_eq!(ended.code(), Some(code), "{line}: {ended}");
+    }
+}

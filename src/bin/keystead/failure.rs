@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Style};
 use keystead::{ApiCode, Error};
 use serde_json::json;
 
-use crate::output::{is_json, print_json, printable};
+use crate::output::{error_line, is_json, print_json, printable};
 
 /// Why a command ended otherwise than well.
 #[derive(Debug)]
@@ -165,9 +165,9 @@ impl Failure {
         }
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
         let bold = Style::new().bold();
-        anstream::eprintln!("{red}error{red:#}: {}", printable(&self.to_string()));
+        error_line(format_args!("{red}error{red:#}: {}", printable(&self.to_string())));
         if let Some(advice) = self.advice {
-            anstream::eprintln!("{bold}what to do{bold:#}: {advice}");
+            error_line(format_args!("{bold}what to do{bold:#}: {advice}"));
         }
     }
 }
@@ -246,13 +246,16 @@ fn advice_for(error: &Error) -> Option<&'static str> {
         Error::AlreadyOpen(_) => {
             "for a command that writes, stop the process that has the store open, or ask it to do this. For one \
              that only reads: that process uses a redo log, so the file alone is not the whole store; let it \
-             make a backup, and look at that"
+             make a backup, and look at that. Or a program that is no keystead has locked the file"
         }
         Error::RecoveryNeeded => "run `keystead recover` once; it also checks all pages",
         Error::NoStore(_) => {
             "check the path, or the addresses and the prefix; `keystead init` makes a new store"
         }
-        Error::NotAStore(_) => "check the path, or the prefix; if this was a store, restore a backup",
+        Error::NotAStore(_) => {
+            "check the path, or the prefix; if this was a store, `keystead repair` makes one of what is left of it, or \
+             restore a backup"
+        }
         Error::Unfinished => {
             "delete that file, or the keys of the prefix, and copy again; or take another place. `etcdctl del PREFIX \
              $'PREFIX\\x01'` deletes those of that store only; with --prefix it would delete all that begin so, other \

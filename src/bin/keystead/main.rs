@@ -39,7 +39,7 @@ use clap_complete::Shell;
 use crate::failure::Failure;
 use crate::location::StoreOptions;
 use crate::names::HOW_TO_NAME;
-use crate::output::{Output, is_json, printable, say_in_json};
+use crate::output::{Output, error_line, is_json, printable, say_in_json};
 
 /// What stands below the list of commands; docs/cli.md says more.
 const AFTER_HELP: &str = "\
@@ -180,7 +180,7 @@ fn mistyped(mut error: clap::Error) -> Failure {
         // What was typed, perhaps by a script, does nothing to a terminal.
         if error.use_stderr() && env::args_os().any(acts) {
             let lines = text.lines().map(printable);
-            lines.for_each(|line| eprintln!("{line}"));
+            lines.for_each(error_line);
             std::process::exit(error.exit_code());
         }
         error.exit();

@@ -86,7 +86,7 @@ impl Output {
     pub(crate) fn note(&self, message: &str) {
         match self.json {
             true => print_json(&json!({ "note": { "message": message } })),
-            false => anstream::eprintln!("note: {}", printable(message)),
+            false => error_line(format_args!("note: {}", printable(message))),
         }
     }
 
@@ -169,11 +169,17 @@ pub(crate) fn json_text(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(text.chars().map(escape).collect())
 }
 
+/// Writes a line to the standard error output. If that fails, the exit status still reports how the command ended; the
+/// macros of the standard library would panic.
+pub(crate) fn error_line(line: impl Display) {
+    let _ = writeln!(anstream::stderr(), "{line}");
+}
+
 /// A value on the standard error output, in one line.
 pub(crate) fn print_json(value: &serde_json::Value) {
     match json_text(value) {
-        Ok(text) => eprintln!("{text}"),
-        Err(error) => eprintln!("{}", json!({ "error": { "kind": "failed", "message": error.to_string() } })),
+        Ok(text) => error_line(text),
+        Err(error) => error_line(json!({ "error": { "kind": "failed", "message": error.to_string() } })),
     }
 }
 

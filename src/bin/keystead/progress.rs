@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use keystead::Progress;
 
-use crate::output::{is_json, printable};
+use crate::output::{error_line, is_json, printable};
 
 /// How far something is. Silent where the standard error output is no terminal.
 pub(crate) struct Bar(ProgressBar);
@@ -56,7 +56,7 @@ impl Bar {
 
     /// Writes a line above the bar, to the standard error output.
     pub(crate) fn tell(&self, line: &str) {
-        self.0.suspend(|| anstream::eprintln!("{}", printable(line)));
+        self.0.suspend(|| error_line(printable(line)));
     }
 }
 
