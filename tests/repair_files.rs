@@ -386,6 +386,39 @@ fn a_stale_first_page_hides_nothing() {
     }
 }
 
+/// The disk lost the last write of the first page, and damaged a page of the newest state. What the first page leads to is
+/// complete; what is left of the newest state tells that there was one.
+#[test]
+fn pages_of_a_later_state_tell_that_the_first_page_is_stale() {
+    let files = Files::new();
+    let store = direct().open(files.table()).unwrap();
+    (0..30).for_each(|number| step(&store, number));
+    let before = fs::read(files.table()).unwrap();
+    step(&store, 30);
+    let mut bytes = fs::read(files.table()).unwrap();
+    drop(store);
+    let whole = content(&files.table());
+    bytes[..PAGE].copy_from_slice(&before[..PAGE]);
+    let mut told = 0;
+    for page in (1..bytes.len() / PAGE).filter(|page| !has_newest(&bytes[page * PAGE..])) {
+        let mut damaged = bytes.clone();
+        damaged[page * PAGE..][..PAGE].fill(0);
+        files.set(&damaged);
+        // Where the page is one of both states, what was fixed at creation may be lost.
+        let Ok((report, found)) = files.repair() else { continue };
+        assert!(!report.complete() || found == whole, "page {page}: {report:#?}");
+        let is_told = report.damaged_pages == 0 && mentions(&report, "a later state, as of commit 32, is");
+        told += u32::from(is_told && found != whole);
+    }
+    assert!(told > 0);
+}
+
+/// Whether a page begins with the row that says which commit is the newest: its key is empty.
+fn has_newest(page: &[u8]) -> bool {
+    let pairs = u32::from(u16::from_le_bytes([page[2], page[3]]));
+    page[0] == 1 && page[4..8] == (4 + 8 * pairs).to_le_bytes()
+}
+
 /// The newest commit of a killed process leads to no rows any more. It is known that it was committed, so what the commit
 /// before it has of the records that it changed is stale; pages to which nothing leads still tell which these are.
 #[test]

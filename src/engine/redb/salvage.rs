@@ -209,7 +209,7 @@ impl<'a> Salvage<'a> {
 
     /// The newest complete state in a file whose first page leads to none.
     fn without_first_page(file: &'a dyn StorageBackend, length: u64) -> Result<Option<Self>> {
-        let found = Self::new(file, Layout::usual(length), RowsAt::Tables(None)).search()?;
+        let found = Self::new(file, Layout::usual(length), RowsAt::Tables(None)).search()?.0;
         Ok(found.map(|mut found| {
             found.given_up += 1;
             let what = "the first page of the file is damaged, and does not tell which state of the store is the \
@@ -223,7 +223,9 @@ impl<'a> Salvage<'a> {
     /// Looks in the whole file, whatever the first page says, for the newest state of the rows of which every page
     /// fits. Pages are never overwritten in place, so those of former commits, or of one that a stale first page does
     /// not know, stay until their room is used again; and a state that is whole is as some commit left it.
-    pub(crate) fn search(&self) -> Result<Option<Self>> {
+    ///
+    /// It returns the newest commit too of which a page is in the file, whether that state is complete or not.
+    pub(crate) fn search(&self) -> Result<(Option<Self>, Commit)> {
         let (mut found, mut tried): (Option<(Commit, Self)>, Vec<Named>) = (None, Vec::new());
         let mut seen = Commit::default();
         let mut left = (self.layout.length / PAGE).saturating_mul(SEARCHED_PER_PAGE);
@@ -254,15 +256,7 @@ impl<'a> Salvage<'a> {
                 }
             }
         }
-        Ok(found.map(|(newest, mut salvage)| {
-            if seen > newest {
-                let what = format!(
-                    "a page of a later state, as of commit {seen}, is in the file too, but no such state is complete"
-                );
-                salvage.doubts.push(what.into());
-            }
-            salvage
-        }))
+        Ok((found.map(|(_, salvage)| salvage), seen))
     }
 
     /// Where each page of the rows' kind lies, by its checksum.
