@@ -419,6 +419,36 @@ fn has_newest(page: &[u8]) -> bool {
     page[0] == 1 && page[4..8] == (4 + 8 * pairs).to_le_bytes()
 }
 
+/// Whoever chooses texts that are long enough can put pages into the file. A state of them is another store's.
+#[test]
+fn a_newer_state_of_another_store_is_not_used() {
+    let (files, mut bytes, whole) = closed(3);
+    let other = Files::new();
+    let store = direct().history(false).open(other.table()).unwrap();
+    (0..2).for_each(|number| step(&store, number));
+    for number in 0..20 {
+        store.write(&request(), |txn| txn.associate_alias(&moving(), key_id(number % 2))).unwrap();
+    }
+    drop(store);
+    let others = fs::read(other.table()).unwrap();
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    let page = |number: u64| &others[PAGE * (1 + usize::try_from(number).unwrap())..][..PAGE];
+    let slot = if others[9] & 1 == 0 { 64 } else { 192 };
+    let mut tables = page(number(&others[slot + 8..])).to_vec();
+    // The only table: 12 bytes, its name, and at the tenth of its definition the page of its root.
+    assert_eq!(&tables[12..20], b"keystead");
+    let rows = page(number(&tables[30..])).to_vec();
+    assert!(has_newest(&rows));
+    let place = bytes.len() as u64 / PAGE as u64 - 1;
+    tables[30..38].copy_from_slice(&place.to_le_bytes());
+    bytes.extend(rows);
+    bytes.extend(tables);
+    files.set(&bytes);
+    let (report, found) = files.repair().unwrap();
+    assert_eq!(found, whole, "{report:#?}");
+    assert!(!report.complete());
+}
+
 /// The newest commit of a killed process leads to no rows any more. It is known that it was committed, so what the commit
 /// before it has of the records that it changed is stale; pages to which nothing leads still tell which these are.
 #[test]

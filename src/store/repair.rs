@@ -154,8 +154,11 @@ impl<'a> Found<'a> {
         let looked = |salvage| Looked::at(&salvage).map(|looked| Self { looked, salvage });
         let other = other.map(looked).transpose()?;
         let newest = |found: &Self| found.looked.newest.map(|(commit, _)| commit);
+        // What was fixed at creation has a number that nobody guesses, so no text of a tenant makes a state of this store.
+        let fixed = self.looked.fixed.as_ref();
+        let is_of_store = |other: &Self| fixed.is_none() || other.looked.fixed.as_ref() == fixed;
         let is_better = |other: &Self| self.looked.hidden_pages > 0 || newest(other) > newest(self);
-        Ok((other.filter(is_better), seen))
+        Ok((other.filter(|other| is_of_store(other) && is_better(other)), seen))
     }
 
     /// Whether it has, with what the write-ahead log goes on to, all up to a commit.
