@@ -10,6 +10,8 @@
 
 mod heal;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -39,7 +41,7 @@ const NO_STATE: &str = "no complete state of a store was found in the file";
 /// No tree is deeper: with two children for each page, it would fill more than any disk.
 const DEPTH_MAX: usize = 64;
 /// How many pages a search may read, for each page of the file, and how many roots it may try: a file that somebody
-/// made may have as many roots as pages.
+/// made may have as many roots as pages. A large page counts as the smallest ones that it is as long as.
 const SEARCHED_PER_PAGE: u64 = 16;
 const ROOTS_MAX: usize = 4096;
 
@@ -447,7 +449,7 @@ struct Walk<'a, 'b> {
     /// A bit for each page of the file.
     seen: Vec<u64>,
     damaged: u64,
-    /// How many pages may be read; and the first that is damaged ends it, if that is few.
+    /// How many smallest pages may be read; and the first that is damaged ends it, if that is few.
     left: u64,
     has_rows: bool,
     /// Where the tables are collected, by their roots, while the tree of them is walked.
@@ -482,12 +484,15 @@ impl<'a, 'b> Walk<'a, 'b> {
             // It was only asked whether all fit.
             return self.damaged(0, "it is not looked for", part, places);
         }
-        if self.left < u64::MAX {
-            self.left -= 1;
-        }
         let Some((offset, order)) = self.salvage.layout.place(named.number) else {
             return self.damaged(0, "its parent names no page of the file", part, places);
         };
+        if self.left < u64::MAX {
+            self.left = self.left.saturating_sub(1 << order);
+            if self.left == 0 {
+                return self.damaged(offset, "it is not looked for", part, places);
+            }
+        }
         let number = offset / PAGE;
         let (word, bit) = (usize::try_from(number / 64).unwrap_or(usize::MAX), 1 << (number % 64));
         if self.seen.get(word).is_none_or(|seen| seen & bit != 0) {
