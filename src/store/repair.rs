@@ -152,7 +152,11 @@ impl<'a> Found<'a> {
     fn other(&self) -> Result<(Option<Self>, Commit)> {
         let (other, seen) = self.salvage.search()?;
         let looked = |salvage| Looked::at(&salvage).map(|looked| Self { looked, salvage });
-        let other = other.map(looked).transpose()?;
+        let other = match other.map(looked) {
+            Some(Err(error @ Error::Io(_))) => return Err(error),
+            // What it says can't be read, so it is of no use.
+            other => other.and_then(Result::ok),
+        };
         let newest = |found: &Self| found.looked.newest.map(|(commit, _)| commit);
         // What was fixed at creation has a number that nobody guesses, so no text of a tenant makes a state of this store.
         let fixed = self.looked.fixed.as_ref();
