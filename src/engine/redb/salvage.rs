@@ -193,7 +193,14 @@ impl<'a> Salvage<'a> {
             return Err(Error::NotAStore(format!("it is a redb file of the old format {version}").into()));
         }
         header.slots.iter_mut().for_each(|slot| slot.fits &= slot.version <= VERSION);
-        let mut salvage = Self::new(file, header.layout, RowsAt::Tables(None));
+        let layout = Layout::usual(length);
+        let mut salvage = Self::new(file, layout, RowsAt::Tables(None));
+        if header.layout != layout {
+            salvage.given_up += 1;
+            let what = "the first page says that the pages lie in the file as in that of no store: it is damaged, \
+                        and may be in other places too";
+            salvage.doubts.push(what.into());
+        }
         if header.has_other_length() {
             let what =
                 "the file does not end where it ended when it was closed: what was behind is not there";
