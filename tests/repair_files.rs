@@ -386,6 +386,69 @@ fn a_stale_first_page_hides_nothing() {
     }
 }
 
+/// The disk lost the last write of the first page, and damaged a page of the newest state. What the first page leads to is
+/// complete; what is left of the newest state tells that there was one.
+#[test]
+fn pages_of_a_later_state_tell_that_the_first_page_is_stale() {
+    let files = Files::new();
+    let store = direct().open(files.table()).unwrap();
+    (0..30).for_each(|number| step(&store, number));
+    let before = fs::read(files.table()).unwrap();
+    step(&store, 30);
+    let mut bytes = fs::read(files.table()).unwrap();
+    drop(store);
+    let whole = content(&files.table());
+    bytes[..PAGE].copy_from_slice(&before[..PAGE]);
+    let mut told = 0;
+    for page in (1..bytes.len() / PAGE).filter(|page| !has_newest(&bytes[page * PAGE..])) {
+        let mut damaged = bytes.clone();
+        damaged[page * PAGE..][..PAGE].fill(0);
+        files.set(&damaged);
+        // Where the page is one of both states, what was fixed at creation may be lost.
+        let Ok((report, found)) = files.repair() else { continue };
+        assert!(!report.complete() || found == whole, "page {page}: {report:#?}");
+        let is_told = report.damaged_pages == 0 && mentions(&report, "a later state, as of commit 32, is");
+        told += u32::from(is_told && found != whole);
+    }
+    assert!(told > 0);
+}
+
+/// Whether a page begins with the row that says which commit is the newest: its key is empty.
+fn has_newest(page: &[u8]) -> bool {
+    let pairs = u32::from(u16::from_le_bytes([page[2], page[3]]));
+    page[0] == 1 && page[4..8] == (4 + 8 * pairs).to_le_bytes()
+}
+
+/// Whoever chooses texts that are long enough can put pages into the file. A state of them is another store's.
+#[test]
+fn a_newer_state_of_another_store_is_not_used() {
+    let (files, mut bytes, whole) = closed(3);
+    let other = Files::new();
+    let store = direct().history(false).open(other.table()).unwrap();
+    (0..2).for_each(|number| step(&store, number));
+    for number in 0..20 {
+        store.write(&request(), |txn| txn.associate_alias(&moving(), key_id(number % 2))).unwrap();
+    }
+    drop(store);
+    let others = fs::read(other.table()).unwrap();
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    let page = |number: u64| &others[PAGE * (1 + usize::try_from(number).unwrap())..][..PAGE];
+    let slot = if others[9] & 1 == 0 { 64 } else { 192 };
+    let mut tables = page(number(&others[slot + 8..])).to_vec();
+    // The only table: 12 bytes, its name, and at the tenth of its definition the page of its root.
+    assert_eq!(&tables[12..20], b"keystead");
+    let rows = page(number(&tables[30..])).to_vec();
+    assert!(has_newest(&rows));
+    let place = bytes.len() as u64 / PAGE as u64 - 1;
+    tables[30..38].copy_from_slice(&place.to_le_bytes());
+    bytes.extend(rows);
+    bytes.extend(tables);
+    files.set(&bytes);
+    let (report, found) = files.repair().unwrap();
+    assert_eq!(found, whole, "{report:#?}");
+    assert!(!report.complete());
+}
+
 /// The newest commit of a killed process leads to no rows any more. It is known that it was committed, so what the commit
 /// before it has of the records that it changed is stale; pages to which nothing leads still tell which these are.
 #[test]
@@ -583,4 +646,34 @@ fn what_somebody_writes_is_not_repaired() {
     let reader = direct().open_read_only(files.table()).unwrap();
     assert!(files.repair().unwrap().0.complete());
     drop(reader);
+}
+
+/// What is before the commit slots has no checksum: flags, and how the pages lie in the file.
+#[test]
+fn a_flipped_bit_before_the_commit_slots_loses_nothing() {
+    for is_closed in [true, false] {
+        let files = Files::new();
+        let store = direct().open(files.table()).unwrap();
+        (0..3).for_each(|number| step(&store, number));
+        // Its row needs a page larger than the smallest.
+        let mut large = NewKey::new("large").unwrap().id(key_id(1000));
+        for number in 0..20 {
+            large = large.tag(format!("tag-{number}").parse().unwrap(), "x".repeat(255).parse().unwrap());
+        }
+        store.write(&request(), |txn| txn.create_key(&large)).unwrap();
+        let open = fs::read(files.table()).unwrap();
+        drop(store);
+        let whole = content(&files.table());
+        let bytes = if is_closed { fs::read(files.table()).unwrap() } else { open };
+        // The flags; the size of a page, pages before and in a region, regions.
+        for bit in [9, 12, 16, 18, 20, 22, 24, 28].into_iter().flat_map(|byte| 8 * byte..8 * byte + 8) {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            files.set(&damaged);
+            let (report, found) = files.repair().unwrap_or_else(|error| panic!("bit {bit}: {error}"));
+            assert_eq!(found, whole, "bit {bit}, closed: {is_closed}: {report:#?}");
+            // Of the pages before a region there are none in any store.
+            assert!(!(128..144).contains(&bit) || !report.complete(), "bit {bit}: {report:#?}");
+        }
+    }
 }

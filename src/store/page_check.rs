@@ -22,6 +22,8 @@ const BYTES_AT_ONCE: u64 = 1 << 20;
 /// How much of a table a check in the background still reads, without pauses, when the store is closed: closing takes
 /// hardly longer for it, and nothing repeats a check that did not come to its end.
 const FINISHED_WHEN_CLOSED: u64 = 64 << 20;
+/// For how long it does so. A disk that fails may take many seconds for each page that it can't read.
+const FINISHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a check of the pages of a store's table found; see [`Store::check_pages`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -57,8 +59,8 @@ pub enum BackgroundCheck {
     /// Never: each page is compared only when it is read, or by [`Store::check_pages`].
     Never,
     /// Once, after the store was opened, if the process that wrote it last did not close it. If the store is closed before
-    /// the check came to its end, closing reads the rest where that is at most 64 MiB; a larger rest is left, and nothing
-    /// repeats the check.
+    /// the check came to its end, closing reads the rest where that is at most 64 MiB, for at most 5 seconds; what is left
+    /// then, nothing reads.
     #[default]
     AfterUncleanEnd,
     /// Once, each time that the store was opened.
@@ -178,21 +180,26 @@ pub(super) struct Checker {
 
 #[derive(Default)]
 struct Stop {
-    stopped: Mutex<bool>,
+    /// Since it is to stop.
+    stopped: Mutex<Option<Stopwatch>>,
     woken: Condvar,
 }
 
 impl Stop {
-    /// Waits as long, or until it is to stop; returns whether it is.
-    fn wait(&self, pause: Duration) -> bool {
+    /// Waits as long, or until it is to stop; returns since when it is.
+    fn wait(&self, pause: Duration) -> Option<Stopwatch> {
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.woken.wait_timeout_while(stopped, pause, |stopped| !*stopped);
+        let waited = self.woken.wait_timeout_while(stopped, pause, |stopped| stopped.is_none());
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
 impl Checker {
     pub(super) fn begin(engine: Arc<dyn Engine>, bytes_per_second: u64) -> Result<Self> {
+        Self::begin_to_finish(engine, bytes_per_second, FINISHED_WITHIN)
+    }
+
+    fn begin_to_finish(engine: Arc<dyn Engine>, bytes_per_second: u64, within: Duration) -> Result<Self> {
         let stop = Arc::new(Stop::default());
         let of_thread = Arc::clone(&stop);
         let thread = thread::Builder::new().name("keystead page check".to_owned()).spawn(move || {
@@ -200,7 +207,9 @@ impl Checker {
                 let all = engine.page_state().map_or(0, |state| state.bytes);
                 all.saturating_sub(read) > FINISHED_WHEN_CLOSED
             };
-            let stopped = |pause, read| of_thread.wait(pause) && is_much_left(read);
+            let stopped = |pause, read| {
+                of_thread.wait(pause).is_some_and(|since| is_much_left(read) || since.elapsed() >= within)
+            };
             // What it finds the engine knows from then on; if the disk fails, whoever reads sees it too.
             let _ = check(&*engine, bytes_per_second, &stopped);
         })?;
@@ -210,7 +219,8 @@ impl Checker {
 
 impl Drop for Checker {
     fn drop(&mut self) {
-        *self.stop.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        let since = Some(Stopwatch::start());
+        *self.stop.stopped.lock().unwrap_or_else(PoisonError::into_inner) = since;
         self.stop.woken.notify_all();
         if let Some(thread) = self.thread.take() {
             // If it panicked, its message went to standard error; the engine is as it was.
@@ -232,6 +242,8 @@ mod tests {
     struct Pages {
         bytes: u64,
         read: AtomicU64,
+        /// How long the disk takes for each round.
+        slow: Duration,
     }
 
     impl Engine for Pages {
@@ -250,6 +262,7 @@ mod tests {
         fn stop_waiting(&self) {}
 
         fn check_pages(&self, _: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+            thread::sleep(self.slow);
             let read = self.read.fetch_add(bytes, Ordering::AcqRel) + bytes;
             let next = (read < self.bytes).then(|| read.to_be_bytes().to_vec());
             Ok(Some(PageRound { next, bytes, ..PageRound::default() }))
@@ -262,7 +275,7 @@ mod tests {
 
     /// How much of a table is read by a check that comes to nearly nothing before the store is closed.
     fn read_until_closed(bytes: u64) -> u64 {
-        let pages = Arc::new(Pages { bytes, read: AtomicU64::new(0) });
+        let pages = Arc::new(Pages { bytes, read: AtomicU64::new(0), slow: Duration::ZERO });
         // A byte a second: the first pause is twelve days.
         drop(Checker::begin(Arc::clone(&pages) as Arc<dyn Engine>, 1).unwrap());
         pages.read.load(Ordering::Acquire)
@@ -278,5 +291,16 @@ mod tests {
         for bytes in [FINISHED_WHEN_CLOSED + 3 * BYTES_AT_ONCE, 1 << 40] {
             assert_eq!(read_until_closed(bytes), BYTES_AT_ONCE, "of {bytes} bytes");
         }
+    }
+
+    #[test]
+    fn closing_does_not_wait_for_a_slow_disk() {
+        let (bytes, slow) = (FINISHED_WHEN_CLOSED, Duration::from_millis(50));
+        let pages = Arc::new(Pages { bytes, read: AtomicU64::new(0), slow });
+        let engine = Arc::clone(&pages) as Arc<dyn Engine>;
+        drop(Checker::begin_to_finish(engine, 1, 4 * slow).unwrap());
+        let rounds = pages.read.load(Ordering::Acquire) / BYTES_AT_ONCE;
+        // Some were read, of 64.
+        assert!((1..=6).contains(&rounds), "{rounds}");
     }
 }

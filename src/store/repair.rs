@@ -84,7 +84,7 @@ fn repair_files(damaged: Damaged, path: &Path, at: Timestamp) -> Result<RepairRe
     let salvage = Salvage::of(&*table)?;
     progress::begin("reading what is left", None);
     let mut found = Found { looked: Looked::at(&salvage)?, salvage };
-    let other = found.other()?;
+    let (other, seen) = found.other()?;
     let known = [Some(&found), other.as_ref()].into_iter().flatten().find_map(|found| found.looked.wal_id());
     let log = read_wal(log, known);
     let mut given_up = None;
@@ -108,6 +108,7 @@ fn repair_files(damaged: Damaged, path: &Path, at: Timestamp) -> Result<RepairRe
     salvage.doubts().iter().for_each(|doubt| repairing.may_be_missing(&[], &**doubt));
     repairing.note_healed_slots(&salvage);
     let wal = repairing.choose_wal(&salvage, log, &log_path)?;
+    repairing.doubt_newest(seen, wal.newest);
     let places = repairing.salvage(&salvage, wal)?;
     repairing.begin(at)?;
     repairing.leave_out_outdated(&salvage, &places)?;
@@ -147,13 +148,21 @@ struct Found<'a> {
 
 impl<'a> Found<'a> {
     /// Another complete state of the file, if this one is not complete, or older: the first page may be of an earlier
-    /// moment, and fits itself then.
-    fn other(&self) -> Result<Option<Self>> {
-        let other = self.salvage.search()?;
+    /// moment, and fits itself then. And the newest commit of which a page is in the file.
+    fn other(&self) -> Result<(Option<Self>, Commit)> {
+        let (other, seen) = self.salvage.search()?;
         let looked = |salvage| Looked::at(&salvage).map(|looked| Self { looked, salvage });
-        let other = other.map(looked).transpose()?;
+        let other = match other.map(looked) {
+            Some(Err(error @ Error::Io(_))) => return Err(error),
+            // What it says can't be read, so it is of no use.
+            other => other.and_then(Result::ok),
+        };
         let newest = |found: &Self| found.looked.newest.map(|(commit, _)| commit);
-        Ok(other.filter(|other| self.looked.hidden_pages > 0 || newest(other) > newest(self)))
+        // What was fixed at creation has a number that nobody guesses, so no text of a tenant makes a state of this store.
+        let fixed = self.looked.fixed.as_ref();
+        let is_of_store = |other: &Self| fixed.is_none() || other.looked.fixed.as_ref() == fixed;
+        let is_better = |other: &Self| self.looked.hidden_pages > 0 || newest(other) > newest(self);
+        Ok((other.filter(|other| is_of_store(other) && is_better(other)), seen))
     }
 
     /// Whether it has, with what the write-ahead log goes on to, all up to a commit.
@@ -259,6 +268,19 @@ impl<'a> Repairing<'a> {
              anything else in it, and is used. What was committed later may be missing, unless the write-ahead log has it"
         );
         self.may_be_missing(&[], what);
+    }
+
+    /// Pages of a state that is newer than what is read, with the write-ahead log, tell that there was one.
+    fn doubt_newest(&mut self, seen: Commit, wal: Commit) {
+        let newest = self.looked.newest.map_or(wal, |(newest, _)| newest.max(wal));
+        if seen > newest {
+            let what = format!(
+                "a page of a later state, as of commit {seen}, is in the file too, but no such state is complete: a \
+                 process that ended while it wrote that commit leaves it so, and nobody was told that it was done; a \
+                 stale first page looks the same. The state after commit {newest} is used"
+            );
+            self.may_be_missing(&[], what);
+        }
     }
 
     fn repaired(&mut self, row: &[u8], what: impl Into<String>) {

@@ -677,3 +677,39 @@ fn an_entry_at_a_place_of_no_commit_does_not_take_the_history_with_it() {
         assert_eq!(report.lost.len(), 1, "{report:#?}");
     }
 }
+
+/// Whoever chooses texts that are long enough can put pages into the file. What can't be read in a state that they make
+/// does not keep the store from being repaired.
+#[test]
+fn a_newer_state_that_can_not_be_read_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, other, repaired] = ["store", "other", "repaired"].map(|name| folder.path().join(name));
+    let request = Request::new(&scope()).at(NOW);
+    for (path, commits) in [(&path, 1), (&other, 9)] {
+        let store = Options::new().history(false).open(path).unwrap();
+        store.write(&request, |txn| txn.create_key(&new_key("orders", 1))).unwrap();
+        for _ in 0..commits {
+            store.write(&request, |txn| txn.disable(ORDERS)).unwrap();
+            store.write(&request, |txn| txn.enable(ORDERS)).unwrap();
+        }
+    }
+    let row = Space::of_store().fixed();
+    Draft::open(&other).unwrap().damage(&row, Some(&seal(&row, Commit::new(1), b"?")));
+    let (mut bytes, others) = (std::fs::read(&path).unwrap(), std::fs::read(&other).unwrap());
+    let number = |bytes: &[u8]| usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let page = |number: usize| others[4096 * (1 + number)..][..4096].to_vec();
+    let slot = if others[9] & 1 == 0 { 64 } else { 192 };
+    let mut tables = page(number(&others[slot + 8..]));
+    // The only table: 12 bytes, its name, and at the tenth of its definition the page of its root.
+    assert_eq!(&tables[12..20], b"keystead");
+    let rows = page(number(&tables[30..]));
+    let place = bytes.len() as u64 / 4096 - 1;
+    tables[30..38].copy_from_slice(&place.to_le_bytes());
+    bytes.extend(rows);
+    bytes.extend(tables);
+    std::fs::write(&path, &bytes).unwrap();
+    let report = repair(&path, &repaired).unwrap();
+    assert!(!report.complete(), "{report:#?}");
+    let store = Options::new().open_read_only(&repaired).unwrap();
+    store.read(&scope(), |snap| snap.key(ORDERS)).unwrap();
+}

@@ -10,6 +10,8 @@
 
 mod heal;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -39,7 +41,7 @@ const NO_STATE: &str = "no complete state of a store was found in the file";
 /// No tree is deeper: with two children for each page, it would fill more than any disk.
 const DEPTH_MAX: usize = 64;
 /// How many pages a search may read, for each page of the file, and how many roots it may try: a file that somebody
-/// made may have as many roots as pages.
+/// made may have as many roots as pages. A large page counts as the smallest ones that it is as long as.
 const SEARCHED_PER_PAGE: u64 = 16;
 const ROOTS_MAX: usize = 4096;
 
@@ -191,7 +193,14 @@ impl<'a> Salvage<'a> {
             return Err(Error::NotAStore(format!("it is a redb file of the old format {version}").into()));
         }
         header.slots.iter_mut().for_each(|slot| slot.fits &= slot.version <= VERSION);
-        let mut salvage = Self::new(file, header.layout, RowsAt::Tables(None));
+        let layout = Layout::usual(length);
+        let mut salvage = Self::new(file, layout, RowsAt::Tables(None));
+        if header.layout != layout {
+            salvage.given_up += 1;
+            let what = "the first page says that the pages lie in the file as in that of no store: it is damaged, \
+                        and may be in other places too";
+            salvage.doubts.push(what.into());
+        }
         if header.has_other_length() {
             let what =
                 "the file does not end where it ended when it was closed: what was behind is not there";
@@ -209,7 +218,7 @@ impl<'a> Salvage<'a> {
 
     /// The newest complete state in a file whose first page leads to none.
     fn without_first_page(file: &'a dyn StorageBackend, length: u64) -> Result<Option<Self>> {
-        let found = Self::new(file, Layout::usual(length), RowsAt::Tables(None)).search()?;
+        let found = Self::new(file, Layout::usual(length), RowsAt::Tables(None)).search()?.0;
         Ok(found.map(|mut found| {
             found.given_up += 1;
             let what = "the first page of the file is damaged, and does not tell which state of the store is the \
@@ -223,7 +232,9 @@ impl<'a> Salvage<'a> {
     /// Looks in the whole file, whatever the first page says, for the newest state of the rows of which every page
     /// fits. Pages are never overwritten in place, so those of former commits, or of one that a stale first page does
     /// not know, stay until their room is used again; and a state that is whole is as some commit left it.
-    pub(crate) fn search(&self) -> Result<Option<Self>> {
+    ///
+    /// It returns the newest commit too of which a page is in the file, whether that state is complete or not.
+    pub(crate) fn search(&self) -> Result<(Option<Self>, Commit)> {
         let (mut found, mut tried): (Option<(Commit, Self)>, Vec<Named>) = (None, Vec::new());
         let mut seen = Commit::default();
         let mut left = (self.layout.length / PAGE).saturating_mul(SEARCHED_PER_PAGE);
@@ -254,15 +265,7 @@ impl<'a> Salvage<'a> {
                 }
             }
         }
-        Ok(found.map(|(newest, mut salvage)| {
-            if seen > newest {
-                let what = format!(
-                    "a page of a later state, as of commit {seen}, is in the file too, but no such state is complete"
-                );
-                salvage.doubts.push(what.into());
-            }
-            salvage
-        }))
+        Ok((found.map(|(_, salvage)| salvage), seen))
     }
 
     /// Where each page of the rows' kind lies, by its checksum.
@@ -453,7 +456,7 @@ struct Walk<'a, 'b> {
     /// A bit for each page of the file.
     seen: Vec<u64>,
     damaged: u64,
-    /// How many pages may be read; and the first that is damaged ends it, if that is few.
+    /// How many smallest pages may be read; and the first that is damaged ends it, if that is few.
     left: u64,
     has_rows: bool,
     /// Where the tables are collected, by their roots, while the tree of them is walked.
@@ -488,12 +491,15 @@ impl<'a, 'b> Walk<'a, 'b> {
             // It was only asked whether all fit.
             return self.damaged(0, "it is not looked for", part, places);
         }
-        if self.left < u64::MAX {
-            self.left -= 1;
-        }
         let Some((offset, order)) = self.salvage.layout.place(named.number) else {
             return self.damaged(0, "its parent names no page of the file", part, places);
         };
+        if self.left < u64::MAX {
+            self.left = self.left.saturating_sub(1 << order);
+            if self.left == 0 {
+                return self.damaged(offset, "it is not looked for", part, places);
+            }
+        }
         let number = offset / PAGE;
         let (word, bit) = (usize::try_from(number / 64).unwrap_or(usize::MAX), 1 << (number % 64));
         if self.seen.get(word).is_none_or(|seen| seen & bit != 0) {
