@@ -311,7 +311,8 @@ impl AsyncStore {
     /// Says that the store is to be closed, as [`Store::close`] does: everyone who [waits](Self::wait) is woken.
     /// It returns when no call is under way any more, also of those whose futures were dropped. Then this handle
     /// holds nothing, and if it was the last, the store is closed, on a thread of the pool. (Where the last one is only
-    /// dropped, that is done where it is dropped, and may take some writes.)
+    /// dropped, that is done where it is dropped, and may take some writes, and up to 5 s of reading if a check of the pages
+    /// is almost done.)
     ///
     /// Calls on other handles that wait for their turn come first; those that begin later go on as ever.
     pub async fn close(self) {

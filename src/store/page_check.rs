@@ -222,7 +222,8 @@ impl Drop for Checker {
         let since = Some(Stopwatch::start());
         *self.stop.stopped.lock().unwrap_or_else(PoisonError::into_inner) = since;
         self.stop.woken.notify_all();
-        if let Some(thread) = self.thread.take() {
+        // A subscriber that lets the last handle of the store go on the checking thread can't wait for itself.
+        if let Some(thread) = self.thread.take().filter(|of| of.thread().id() != thread::current().id()) {
             // If it panicked, its message went to standard error; the engine is as it was.
             let _ = thread.join();
         }
