@@ -93,7 +93,6 @@ fn a_name_that_begins_with_a_hyphen_is_a_name_behind_two_hyphens() {
         ok(&["create-alias", "other", "orders"]);
         ok(&["swap", "--", name, "other"]);
         assert_eq!(key(&["resolve", "--json", "--", name]), json!("orders"), "{name}");
-        ok(&["history", "--alias", name]);
         ok(&["history", &format!("--alias={name}")]);
         ok(&["delete-alias", "--", name]);
         ok(&["delete-alias", "--", "other"]);
@@ -103,7 +102,7 @@ fn a_name_that_begins_with_a_hyphen_is_a_name_behind_two_hyphens() {
         ok(&["create-alias", "--", "other", name]);
         ok(&["associate", &format!("--from={name}"), "other", "orders"]);
         ok(&["delete-alias", "--key", "orders", "other"]);
-        ok(&["aliases", "--key", name]);
+        ok(&["aliases", &format!("--key={name}")]);
         ok(&["history", "--", name]);
         ok(&["schedule-deletion", "--days", "7", "--", name]);
         let mut purge = tool.command("purge --yes --");
@@ -114,7 +113,7 @@ fn a_name_that_begins_with_a_hyphen_is_a_name_behind_two_hyphens() {
         ok(&["swap", "--key-aliases", "--", "renamed", "orders"]);
         ok(&["swap", "--key-aliases", "--", "renamed", "orders"]);
         ok(&["rename", "--", "renamed", &format!("{name}-former")]);
-        ok(&["create", "--alias", name, "--alias=other", &format!("with{name}")]);
+        ok(&["create", &format!("--alias={name}"), "--alias=other", &format!("with{name}")]);
         assert_eq!(key(&["resolve", "--json", "--", name]), json!(format!("with{name}")));
         ok(&["delete-alias", "--", name, "other"]);
     }
@@ -127,9 +126,9 @@ fn a_key_named_due_is_one_key() {
     tool.ok("create orders");
     tool.ok("create -- --due");
     for key in ["orders", "--due"] {
-        tool.ok(&format!("schedule-deletion --days 7 --key {key}"));
+        tool.ok(&format!("schedule-deletion --days 7 --key={key}"));
     }
-    for line in ["purge --yes -- --due", "purge --key --due --yes", "purge --yes --key=--due"] {
+    for line in ["purge --yes -- --due", "purge --yes --key=--due"] {
         let said = tool.fails(1, line);
         assert!(said.contains("is not due before"), "{line}: {said}");
     }
@@ -146,13 +145,13 @@ fn a_key_named_due_is_one_key() {
     for line in ["show --key orders orders", "disable", "enable orders --key orders", "purge --yes"] {
         tool.fails(2, line);
     }
-    tool.ok("cancel-deletion --key --due");
+    tool.ok("cancel-deletion --key=--due");
     tool.ok("create -- --help");
-    tool.ok("disable --key --help");
-    let shown = tool.json("show --key --help");
+    tool.ok("disable --key=--help");
+    let shown = tool.json("show --key=--help");
     assert_eq!((&shown["key"]["key_alias"], &shown["key"]["state"]), (&json!("--help"), &json!("disabled")));
-    tool.ok("enable --key --help");
-    assert_eq!(tool.json_lines("history --key --help").len(), 3);
+    tool.ok("enable --key=--help");
+    assert_eq!(tool.json_lines("history --key=--help").len(), 3);
 }
 
 /// Whoever may name aliases names one like the URN of another.
@@ -209,7 +208,7 @@ fn store_with(name: &str) -> Tool {
     let tool = Tool::with_store();
     for id in [("bystander", "moves"), ("OTHER", "OTHER"), (name, name)] {
         let mut command = tool.command("create");
-        command.args(["--key-alias", id.0, "--alias", id.1]);
+        command.args([format!("--key-alias={}", id.0), format!("--alias={}", id.1)]);
         assert!(command.output().unwrap().status.success(), "{name}");
     }
     tool
@@ -256,8 +255,19 @@ fn every_name_can_be_given_by_an_option() {
     for name in LIKE_OPTIONS {
         let tool = Tool::with_store();
         let ok = |words: &[&str]| {
-            let answer: Answer = tool.command("").args(words).stdin(Stdio::null()).output().unwrap().into();
-            assert_eq!((answer.code, &*answer.err), (0, ""), "{words:?}: {answer:?}");
+            // Each option with its name in one word.
+            let mut one = tool.command("");
+            let mut words = words.iter();
+            while let Some(word) = words.next() {
+                match *word {
+                    "--key" | "--alias" | "--key-alias" | "--from" => {
+                        one.arg(format!("{word}={}", words.next().unwrap()))
+                    }
+                    word => one.arg(word),
+                };
+            }
+            let answer: Answer = one.stdin(Stdio::null()).output().unwrap().into();
+            assert_eq!((answer.code, &*answer.err), (0, ""), "{one:?}: {answer:?}");
             answer.out
         };
         ok(&["create", "--key-alias", "orders"]);
@@ -284,11 +294,19 @@ fn what_may_be_a_name_or_an_option_is_refused() {
     let tool = Tool::with_store();
     tool.ok("create orders --alias a");
     tool.ok("create-alias b orders");
+    tool.ok("create -- --json");
+    tool.ok("create-alias -- --json orders");
     let before = content(&tool);
     for (line, says) in [
         ("create --alias --alias foo", "--alias --alias is two options"),
         ("create --alias --description foo", "--alias --description is two options"),
         ("associate --from --actor a orders", "--from --actor is two options"),
+        ("disable --key --json", "write --key=--json for a name"),
+        ("show --key --json", "write --key=--json for a name"),
+        ("resolve --alias --json", "write --alias=--json for a name"),
+        ("delete-alias --alias --json", "write --alias=--json for a name"),
+        ("create --key-alias --json", "write --key-alias=--json for a name"),
+        ("purge --key --due --yes", "write --key=--due for a name"),
         ("create-alias x --key orders", "cannot be used with"),
         ("rename --key orders new", "cannot be used with"),
         ("delete-alias a b", "unexpected argument 'b'"),

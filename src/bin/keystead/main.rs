@@ -150,7 +150,7 @@ fn main() -> ExitCode {
 fn execute() -> Result<(), Failure> {
     signals::survive_file_size_limit()?;
     let matches = without_empty_variables(Arguments::command()).try_get_matches().map_err(mistyped)?;
-    if let Some(ambiguous) = names::find_ambiguous(&built(), &words(), &matches) {
+    if let Some(ambiguous) = names::find_ambiguous(&built(), &words()) {
         return Err(Failure::usage(ambiguous.to_string()).advice(HOW_TO_NAME));
     }
     let arguments = Arguments::from_arg_matches(&matches).map_err(mistyped)?;

@@ -126,8 +126,8 @@ pub(crate) fn command_with_names<'a>(program: &'a Command, words: &[OsString]) -
     command.get_groups().any(|group| group.get_id() == IN_PLACES).then_some(command)
 }
 
-/// Two options of which the second is the name that the first was given, in a line that names something in its place
-/// too: `create --alias --tag x` may as well be the key `--alias` with a tag.
+/// Two options of which the second is the name that the first was given: `disable --key --json` may as well be the key
+/// `--key`, and `create --alias --tag x` the key `--alias` with a tag.
 pub(crate) struct Ambiguous(String, String);
 
 impl fmt::Display for Ambiguous {
@@ -138,18 +138,10 @@ impl fmt::Display for Ambiguous {
 }
 
 /// The first such pair of a line that the parser took.
-pub(crate) fn find_ambiguous(
-    program: &Command,
-    words: &[OsString],
-    matches: &ArgMatches,
-) -> Option<Ambiguous> {
-    let (_, matches) = matches.subcommand()?;
-    if !matches.try_contains_id(IN_PLACES).unwrap_or(false) {
-        return None;
-    }
+pub(crate) fn find_ambiguous(program: &Command, words: &[OsString]) -> Option<Ambiguous> {
     Walk::over(program, words).find_map(|step| {
         let (option, value) = (step.option?, step.value?);
-        let is_pair = option.is_allow_hyphen_values_set() && takes_value(option_of(step.command, value)?);
+        let is_pair = option.is_allow_hyphen_values_set() && option_of(step.command, value).is_some();
         is_pair.then(|| Ambiguous(step.word.to_string_lossy().into(), value.to_string_lossy().into()))
     })
 }
