@@ -2,8 +2,8 @@
 //!
 //! A command takes its names in their places, or each by an option: never some this way and some that way, and always
 //! as many as it needs. So where a word that was meant as a name is an option to the parser, a name is missing and the
-//! command is refused. What that does not exclude, [`find_ambiguous`] does; except that of a command with one name the word
-//! `--key` may have been meant as that, before an option: `show --key --json` is about the key `--json`.
+//! command is refused. What that does not exclude, [`find_ambiguous`] does; but in `show NAME --json` the name `--` can't be
+//! told from the two hyphens behind which all words are names.
 
 use std::ffi::OsString;
 use std::fmt;
