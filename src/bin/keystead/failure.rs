@@ -240,14 +240,15 @@ fn kind_of(error: &Error) -> Kind {
     }
 }
 
+/// What an operator does about a store that is locked.
+const LOCKED: &str = "for a command that writes, stop the process that has the store open, or ask it to do this. For one that only reads: \
+     that process uses a redo log, so the file alone is not the whole store; let it make a backup, and look at that. Or a \
+     program that is no keystead has locked the file";
+
 /// What an operator does about it; what the message says already is not said again.
 fn advice_for(error: &Error) -> Option<&'static str> {
     Some(match error {
-        Error::AlreadyOpen(_) => {
-            "for a command that writes, stop the process that has the store open, or ask it to do this. For one \
-             that only reads: that process uses a redo log, so the file alone is not the whole store; let it \
-             make a backup, and look at that. Or a program that is no keystead has locked the file"
-        }
+        Error::AlreadyOpen(_) => LOCKED,
         Error::RecoveryNeeded => "run `keystead recover` once; it also checks all pages",
         Error::NoStore(_) => {
             "check the path, or the addresses and the prefix; `keystead init` makes a new store"
