@@ -40,7 +40,7 @@ use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
 use crate::time::Stopwatch;
 
-pub(crate) use self::redb::{DamagedPage, Draft, Instead, LeftOut, LogState, Places, Salvage, Salvaged};
+pub(crate) use self::redb::{DamagedPage, Draft, Instead, LogState, NewerCommit, Places, Salvage, Salvaged};
 pub(crate) use load::{Load, LoadedRow};
 
 /// How often a transaction that met another one is run again, if the engine says nothing else.

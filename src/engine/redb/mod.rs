@@ -41,7 +41,7 @@ pub(crate) use super::seal::{seal, unseal};
 pub(crate) use draft::Draft;
 pub(crate) use log_state::LogState;
 pub(crate) use read::RedbRead;
-pub(crate) use salvage::{DamagedPage, Instead, LeftOut, Places, Salvage, Salvaged};
+pub(crate) use salvage::{DamagedPage, Instead, NewerCommit, Places, Salvage, Salvaged};
 pub(crate) use spaces::log_row;
 
 use errors::{guarded, of_database, of_transaction};

@@ -60,14 +60,14 @@ pub(crate) struct Salvage<'a> {
     healed_slots: Vec<u64>,
     /// How many pages did not fit that are not looked at any more: those of a commit that is left out.
     given_up: u64,
-    left_out: LeftOut,
+    left_out: NewerCommit,
     /// Why the slot may not be the newest, or that the header is damaged.
     doubts: Vec<Cow<'static, str>>,
 }
 
 /// Whether a state of the file was left out that is newer than the one that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LeftOut {
+pub(crate) enum NewerCommit {
     No,
     /// There may be one, or a commit that was being written when the process ended.
     Perhaps,
@@ -212,7 +212,7 @@ impl<'a> Salvage<'a> {
 
     fn new(file: &'a dyn StorageBackend, layout: Layout, rows: RowsAt) -> Self {
         let (pages, healing) = (OnceCell::new(), Healing::new());
-        let (healed_slots, doubts, left_out) = (Vec::new(), Vec::new(), LeftOut::No);
+        let (healed_slots, doubts, left_out) = (Vec::new(), Vec::new(), NewerCommit::No);
         Self { file, layout, rows, lists: None, pages, healing, healed_slots, given_up: 0, left_out, doubts }
     }
 
@@ -252,7 +252,7 @@ impl<'a> Salvage<'a> {
                 tried.push(root);
                 let rows = RowsAt::Root(root, tree);
                 let mut candidate = Self::new(self.file, self.layout, rows);
-                candidate.left_out = LeftOut::Perhaps;
+                candidate.left_out = NewerCommit::Perhaps;
                 let mut checked = Checked::default();
                 let mut walk = Walk::new(&candidate, &mut checked);
                 walk.left = left;
@@ -295,7 +295,7 @@ impl<'a> Salvage<'a> {
         &self.doubts
     }
 
-    pub(crate) fn left_out(&self) -> LeftOut {
+    pub(crate) fn left_out(&self) -> NewerCommit {
         self.left_out
     }
 
@@ -323,7 +323,7 @@ impl<'a> Salvage<'a> {
                     .into(),
             );
             self.given_up += 1;
-            self.left_out = if two_phases { LeftOut::Committed } else { LeftOut::Perhaps };
+            self.left_out = if two_phases { NewerCommit::Committed } else { NewerCommit::Perhaps };
             (first, other) = (other, first);
         }
         if !first.fits {
@@ -349,7 +349,7 @@ impl<'a> Salvage<'a> {
             let others = self.checked()?;
             if others.reads_rows && (others.damaged == 0 || !found.reads_rows) {
                 self.given_up += found.damaged;
-                self.left_out = if was_being_written { LeftOut::Perhaps } else { LeftOut::Committed };
+                self.left_out = if was_being_written { NewerCommit::Perhaps } else { NewerCommit::Committed };
                 let what = match was_being_written {
                     true => {
                         "the pages of the last commit do not fit: a crash while it was written leaves them so, and \

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::missing::Name;
 use super::{Repairing, row_of};
-use crate::engine::{Draft, LeftOut, Places, Salvage};
+use crate::engine::{Draft, NewerCommit, Places, Salvage};
 use crate::error::Result;
 use crate::format::{Address, RecordId, Row, ScopedTable, Stored, decode_log_entry, read_address};
 use crate::id::Commit;
@@ -15,7 +15,7 @@ impl Repairing<'_> {
     /// be what a process was writing when it ended, of which nobody was told, so it is only reported.
     pub(super) fn leave_out_outdated(&mut self, salvage: &Salvage<'_>, places: &Places) -> Result<()> {
         let left_out = salvage.left_out();
-        if left_out == LeftOut::No {
+        if left_out == NewerCommit::No {
             return Ok(());
         }
         let mut later = BTreeMap::<Name, Commit>::new();
@@ -29,7 +29,7 @@ impl Repairing<'_> {
         for (name, commit) in later {
             let row = row_of(&name.0, &name.1);
             let is_there = self.building.get(&row)?.is_some();
-            if left_out == LeftOut::Perhaps || !is_there {
+            if left_out == NewerCommit::Perhaps || !is_there {
                 let what = format!(
                     "it is in the file as of commit {commit} too, in a page to which nothing leads: what is here, or \
                      that it is not here, may be as of an earlier change"
@@ -43,7 +43,7 @@ impl Repairing<'_> {
                 self.lost_record(&row, what);
                 self.building.put(row, self.commit, None)?;
             }
-            if left_out == LeftOut::Committed {
+            if left_out == NewerCommit::Committed {
                 self.outdated.insert(name);
             }
         }
