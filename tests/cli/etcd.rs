@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "it waits")]
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::thread;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::copies::{history, lived_in};
 use crate::documents;
-use crate::files::damage;
+use crate::files::fill;
 use crate::raw::Raw;
 use crate::secured::{Authority, argument, with_users};
 use crate::tool::{Tool, scope};
@@ -340,12 +341,25 @@ fn a_copy_that_failed_says_what_is_there(cluster: &Cluster) {
     tool.ok("keys --etcd-prefix nothing");
 
     let tool = Tool::with_store();
-    tool.ok("create orders --description this-will-be-damaged");
-    damage(&tool, "this-will-be-damaged");
-    let said = tool.fails(5, &copy_to("part"));
-    assert!(said.contains("did not come to its end, and the prefix part of "), "{said}");
+    fill(&tool, "many");
+    let sound = fs::read(tool.store()).unwrap();
+    // Damage of most pages is found before anything is written, of some in between.
+    let (prefix, said) = (4096..sound.len())
+        .step_by(4096)
+        .find_map(|page| {
+            let mut damaged = sound.clone();
+            damaged[page + 100] ^= 1;
+            fs::write(tool.store(), damaged).unwrap();
+            let prefix = format!("part-{page}");
+            let answer = tool.run(&copy_to(&prefix));
+            let is_in_between = answer.err.contains("did not come to its end");
+            assert!(answer.code == 5 || answer.code == 0 && !is_in_between, "{answer:?}");
+            is_in_between.then_some((prefix, answer.err))
+        })
+        .unwrap();
+    assert!(said.contains(&format!("did not come to its end, and the prefix {prefix} of ")), "{said}");
     assert!(said.contains("etcdctl del PREFIX $'PREFIX\\x01'") && said.contains("kms/prod2"), "{said}");
-    tool.fails(4, &format!("keys --etcd {endpoints} --etcd-prefix part"));
+    tool.fails(4, &format!("keys --etcd {endpoints} --etcd-prefix {prefix}"));
 }
 
 fn what_is_written_meanwhile_is_told(cluster: &Cluster) {
