@@ -46,7 +46,7 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::telemetry;
 
-/// How many stripes of rows are told apart: 8 MiB of them. After a hundred thousand rows were changed, a row that
+/// How many stripes the rows are spread over: they take 8 MiB. After a hundred thousand rows were changed, a row that
 /// was not shares its stripe with one of them in a tenth of all cases.
 #[cfg(not(any(test, fuzzing)))]
 const STRIPES: usize = 1 << 20;
