@@ -10,40 +10,46 @@ fn cases(seed: u64, count: usize, settings: Settings) -> impl Iterator<Item = Ve
     Seeds(Random::new(seed)).take(count).map(move |seed| run(seed, settings))
 }
 
+/// What must happen: a promise that nothing was asked of is not kept.
+const MUST_HAPPEN: [&str; 19] = [
+    "checkpoints",
+    "creations",
+    "deletions",
+    "entries of the feed",
+    "failed",
+    "imports",
+    "moves",
+    "once",
+    "purges",
+    "reads",
+    "refused",
+    "renames",
+    "replayed",
+    "several",
+    "swaps",
+    "too large",
+    "trims",
+    "unchanged",
+    "unknown",
+];
+
 #[test]
 fn a_store_keeps_its_promises_and_everything_is_met() {
     let (mut met, mut crashes, mut faults) = (Met::default(), 0, 0);
-    for (number, verdict) in cases(1, 24, Settings::default()).enumerate() {
+    // Which calls make a commit depends on how threads are scheduled: a rare one may need more cases.
+    let (at_least, at_most) = (24, 240);
+    let is_missing = |met: &Met| MUST_HAPPEN.into_iter().find(|name| met.times(name) == 0);
+    for (number, verdict) in cases(1, at_most, Settings::default()).enumerate() {
         assert_eq!(verdict.violation, None, "case {number}");
         met.add(&verdict.met);
         crashes += verdict.disk.crashes;
         faults += verdict.disk.faults;
+        if number + 1 >= at_least && is_missing(&met).is_none() {
+            break;
+        }
     }
     assert!(crashes > 50 && faults > 20, "{crashes} crashes, {faults} faults");
-    // A promise that nothing was asked of is not kept.
-    for name in [
-        "checkpoints",
-        "creations",
-        "deletions",
-        "entries of the feed",
-        "failed",
-        "imports",
-        "moves",
-        "once",
-        "purges",
-        "reads",
-        "refused",
-        "renames",
-        "replayed",
-        "several",
-        "swaps",
-        "too large",
-        "trims",
-        "unchanged",
-        "unknown",
-    ] {
-        assert!(met.times(name) > 0, "{name} never happened: {met}");
-    }
+    assert_eq!(is_missing(&met), None, "never happened: {met}");
 }
 
 #[test]
