@@ -247,13 +247,13 @@ pub enum Error {
     /// Stored bytes are damaged. Restore the store from a backup.
     #[error("the store is damaged: {0}")]
     Corrupted(Box<str>),
-    /// The file was not closed cleanly, and reading alone can't recover it. Open it for writing once.
-    #[error("the file was not closed cleanly; open it for writing once, which recovers it")]
-    RecoveryNeeded,
     /// The redo log beside the file is not the one that belongs to it, or is missing. Put the right one
     /// back in its place, beside the file and named as it, with `.redo` added.
     #[error("the redo log does not belong to the store: {0}")]
     LogMismatch(Box<str>),
+    /// The store was open for reading, and there is another one in its place now, or an older copy of it. Open it again.
+    #[error("the store was replaced by another one while it was open for reading: {0}")]
+    Replaced(Box<str>),
     /// There is a file at the path at which one was to be made. Choose another, or move it away; nothing is
     /// ever overwritten.
     #[error("there is a file already: {0}")]
@@ -463,8 +463,8 @@ impl Error {
             | Self::InvalidOutcome(_)
             | Self::Poisoned
             | Self::Corrupted(_)
-            | Self::RecoveryNeeded
             | Self::LogMismatch(_)
+            | Self::Replaced(_)
             | Self::FileExists(_)
             | Self::NotEmpty
             | Self::BackupMismatch(_)
@@ -504,8 +504,8 @@ impl Error {
             Self::InvalidOutcome(_) => "invalid_outcome",
             Self::Poisoned => "poisoned",
             Self::Corrupted(_) => "corrupted",
-            Self::RecoveryNeeded => "recovery_needed",
             Self::LogMismatch(_) => "log_mismatch",
+            Self::Replaced(_) => "replaced",
             Self::FileExists(_) => "file_exists",
             Self::NotEmpty => "not_empty",
             Self::BackupMismatch(_) => "backup_mismatch",

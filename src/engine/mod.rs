@@ -15,9 +15,6 @@ pub(crate) mod etcd;
 mod load;
 mod newest;
 pub(crate) mod redb;
-mod scratch;
-#[cfg(test)]
-mod scratch_tests;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod seal;

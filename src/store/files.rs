@@ -12,9 +12,10 @@ use crate::engine::Engine;
 use crate::engine::direct::DirectFile;
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::embedded::wal::{LogId, RedoLog};
-use crate::engine::embedded::{EmbeddedEngine, OfflineReader};
-use crate::engine::redb::{LogState, Pages, RedbEngine, RedbReader, TableFile, backend};
+use crate::engine::embedded::{EmbeddedEngine, FileId, FollowedFiles, Follower};
+use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, TableReader, backend};
 use crate::error::{Error, Result};
+use crate::format::Space;
 use crate::id::random_bytes;
 use crate::time::Stopwatch;
 
@@ -95,7 +96,11 @@ impl Files<'_> {
             (LogState::Closed { id }, None) => self.create_log(id)?,
             (LogState::Closed { id }, Some(disk)) => match RedoLog::id_and_length(&*disk)? {
                 (other, _) if other != id => return Err(self.mismatch("it is that of another store")),
-                (_, length) if length != self.log_bytes => self.create_log(id)?,
+                (_, length) if length != self.log_bytes => {
+                    // Who follows the former file finds that it is not in use.
+                    RedoLog::close_mark(&*disk)?;
+                    self.create_log(id)?
+                }
                 _ => disk,
             },
             (LogState::None, None) => {
@@ -108,7 +113,9 @@ impl Files<'_> {
                 return Err(self.mismatch("the store has none, but there is the one of another"));
             }
         };
-        EmbeddedEngine::on(table, disk, self.checkpoint_bytes)
+        // Through a handle of its own: what it writes is no part of what a sync of the log waits for.
+        let marks = OpenOptions::new().read(true).write(true).open(self.log_path())?;
+        EmbeddedEngine::followed(table, disk, Some(Box::new(backend(marks)?)), self.checkpoint_bytes)
     }
 
     /// Opens the store for reading only.
@@ -117,33 +124,9 @@ impl Files<'_> {
     }
 
     fn read_only(&self) -> Result<Box<dyn Engine>> {
-        let was_not_closed = match RedbReader::open(self.path, self.pages) {
-            Ok(reader) if !matches!(reader.log_state()?, LogState::InUse { .. }) => {
-                return Ok(Box::new(reader));
-            }
-            // Only its log has the newest commits; or others read it offline.
-            Ok(_) | Err(Error::AlreadyOpen(_)) => false,
-            Err(Error::RecoveryNeeded) => true,
-            Err(error) => return Err(self.or_no_store(error)),
-        };
-        match self.offline()? {
-            (LogState::InUse { .. }, table) => self.read_with_log(table),
-            // It was opened with a log, and nothing was written; or it was checked, and recovered in memory.
-            (_, table) if was_not_closed => Ok(Box::new(OfflineReader::on(table, None)?)),
-            // Others read it offline, or did so until now.
-            _ => Err(locked(self.path)),
-        }
-    }
-
-    /// The table file as nobody has it open to write, and as nobody can while this is held.
-    fn offline(&self) -> Result<(LogState, TableFile)> {
-        let table = TableFile::offline(self.path, self.pages).map_err(|error| self.or_no_store(error))?;
-        Ok((table.log_state()?, table))
-    }
-
-    fn read_with_log(&self, table: TableFile) -> Result<Box<dyn Engine>> {
-        let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
-        Ok(Box::new(OfflineReader::on(table, Some(log))?))
+        let files = Beside { path: self.path.to_path_buf(), pages: self.pages };
+        let follower = Follower::open(files, Space::of_store().fixed(), PATIENCE);
+        Ok(Box::new(follower.map_err(|error| self.or_no_store(error))?))
     }
 
     fn or_no_store(&self, error: Error) -> Error {
@@ -204,6 +187,52 @@ impl Files<'_> {
         file.replace(&path)?;
         sync_folder_of(&path)?;
         Ok(Box::new(DirectFile::new(disk, &path)))
+    }
+}
+
+/// The files of a store that is read beside its writer.
+struct Beside {
+    path: PathBuf,
+    pages: Pages,
+}
+
+impl FollowedFiles for Beside {
+    fn table(&self) -> Result<(TableReader, FileId)> {
+        let file = File::open(&self.path)?;
+        let id = file_id(&file.metadata()?);
+        Ok((TableReader::on(backend(file)?, self.pages)?, id))
+    }
+
+    fn table_now(&self) -> Result<FileId> {
+        match self.path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => Ok(file_id(&found?)),
+        }
+    }
+
+    fn log(&self) -> Result<Option<Box<dyn StorageBackend>>> {
+        match File::open(log_path(&self.path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => Ok(Some(Box::new(backend(opened?)?))),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// Which file it is.
+fn file_id(file: &Metadata) -> FileId {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Some((file.dev(), file.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        None
     }
 }
 

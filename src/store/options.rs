@@ -312,8 +312,7 @@ impl Options {
         if self.restored {
             return Err(Error::ReadOnly);
         }
-        // Its engine can't tell what has changed, so a cache would never be used.
-        self.clone().record_cache_bytes(0).on(self.files(path.as_ref()).open_read_only()?)
+        self.on(self.files(path.as_ref()).open_read_only()?)
     }
 
     /// Opens the store that is kept in a [`Storage`] of the caller's instead of a file. An empty one becomes

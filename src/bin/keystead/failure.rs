@@ -97,9 +97,6 @@ impl Failure {
         move |error| {
             let path = path.display();
             let message = match &error {
-                Error::RecoveryNeeded => {
-                    format!("not closed cleanly: {path}; opening it for writing once recovers it")
-                }
                 Error::Io(error) if error.kind() == io::ErrorKind::InvalidFilename => {
                     format!("the path is too long, or a name in it: {path}")
                 }
@@ -226,8 +223,7 @@ fn kind_of(error: &Error) -> Kind {
         | Error::FileExists(_)
         | Error::NotEmpty
         | Error::BackupMismatch(_) => Kind::Refused,
-        Error::RecoveryNeeded
-        | Error::LogMismatch(_)
+        Error::LogMismatch(_)
         | Error::AlreadyOpen(_)
         | Error::AccessDenied(_)
         | Error::NoStore(_)
@@ -249,7 +245,6 @@ const LOCKED: &str = "for a command that writes, stop the process that has the s
 fn advice_for(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::AlreadyOpen(_) => LOCKED,
-        Error::RecoveryNeeded => "run `keystead recover` once; it also checks all pages",
         Error::NoStore(_) => {
             "check the path, or the addresses and the prefix; `keystead init` makes a new store"
         }

@@ -261,9 +261,7 @@ impl Location {
                     Ok(store) => store.check_pages(u64::MAX)?,
                     Err(Error::AlreadyOpen(_)) => return Ok(Some(PageCheck::InUse)),
                     // What can't be opened is not being written either.
-                    Err(Error::Corrupted(_) | Error::RecoveryNeeded | Error::LogMismatch(_)) => {
-                        keystead::check_pages(path)?
-                    }
+                    Err(Error::Corrupted(_) | Error::LogMismatch(_)) => keystead::check_pages(path)?,
                     Err(error) => return Err(error.into()),
                 };
                 let found_in_words = || {

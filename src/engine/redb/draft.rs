@@ -50,7 +50,8 @@ impl Draft {
             let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
             let log_state = RedbRead::newest(&*database, &numbers, None)?.log_state();
             if matches!(log_state, LogState::InUse { .. }) {
-                return Err(Error::RecoveryNeeded);
+                let why = "the store was not closed, and needs it: open it with its log once";
+                return Err(Error::LogMismatch(why.into()));
             }
             Ok(Self { database, numbers, log_state })
         })

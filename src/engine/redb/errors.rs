@@ -72,7 +72,11 @@ fn of_redb(error: redb::Error) -> Error {
         redb::Error::UpgradeRequired(version) => {
             Error::NotAStore(format!("it is a redb file of the old format {version}").into())
         }
-        redb::Error::RepairAborted => Error::RecoveryNeeded,
+        redb::Error::RepairAborted => Error::Corrupted(
+            "the table was not closed, and what reads it can't tell which commit is its last; open it to write, or \
+             use `keystead repair`"
+                .into(),
+        ),
         // What it is given in the place of a damaged page leads to such a number.
         redb::Error::Corrupted(what) if what.contains("order greater than the maximum") => {
             Error::Corrupted(DAMAGED_PAGE.into())

@@ -15,19 +15,16 @@ mod write;
 
 use std::fs::{File, OpenOptions};
 use std::ops::Deref;
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase, RepairSession};
+use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase};
 
 use super::bell::Bell;
 use super::disk::StorageBackend;
-use super::scratch::Scratch;
 use super::{
     Batch, Engine, Load, Log, Newest, PageRound, PageState, ReadTransaction, Reading, RowHash, Stripes,
     Waited, WriteTransaction,
@@ -45,12 +42,12 @@ pub(crate) use salvage::{DamagedPage, Instead, NewerCommit, Places, Salvage, Sal
 pub(crate) use spaces::log_row;
 
 use errors::{guarded, of_database, of_transaction};
+pub(crate) use pages::FirstPage;
+#[cfg(any(test, fuzzing))]
+pub(crate) use pages::WRITER_BYTE;
 use pages::{Checked, PageFile};
 use spaces::KnownNumbers;
 use write::{Writing, write, write_first, write_mark};
-
-/// How often a reader looks whether the writing process has committed.
-const POLL: Duration = Duration::from_millis(10);
 
 /// How the pages of a file are treated.
 #[derive(Debug, Clone, Copy)]
@@ -75,20 +72,17 @@ pub(crate) struct RedbEngine {
     bell: Bell,
 }
 
-/// A store that this process only reads, maybe beside another that writes it.
-pub(crate) struct RedbReader {
+/// A table file that this process only reads, maybe beside another that writes it.
+pub(crate) struct TableReader {
     database: Closing<ReadOnlyDatabase>,
     pages: Arc<PageFile>,
     numbers: Arc<KnownNumbers>,
-    bell: Bell,
 }
 
 /// A database whose closing is guarded: redb works on its pages then too, and may panic on a damaged
 /// one.
 struct Closing<D> {
     database: Option<D>,
-    /// What is written would be thrown away, so nothing is written at the end.
-    for_reading: bool,
 }
 
 /// A table file that a redo log is written in front of.
@@ -235,6 +229,24 @@ impl RedbEngine {
     }
 }
 
+/// So that tests read a table as they read an engine.
+#[cfg(test)]
+impl Engine for TableReader {
+    fn begin_read(&self) -> Result<Reading> {
+        Ok(Reading::of(self.newest()?))
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        Err(Error::ReadOnly)
+    }
+
+    fn wait(&self, _: Commit, _: Duration) -> Result<Waited> {
+        Ok(Waited::Closed)
+    }
+
+    fn stop_waiting(&self) {}
+}
+
 impl Engine for RedbEngine {
     fn begin_read(&self) -> Result<Reading> {
         Ok(self.newest.read())
@@ -314,9 +326,9 @@ impl WriteTransaction for RedbWrite<'_> {
 }
 
 impl TableFile {
-    /// Opens the table file of a store, for nobody else.
+    /// Opens the table file of a store to write; others may read it.
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        Self::on(existing(path)?, &pages.builder())
+        Self::on(existing(path)?, &pages.shared_builder())
     }
 
     /// Opens the table file on a backend that has one.
@@ -325,28 +337,6 @@ impl TableFile {
             let (database, pages) = open_database(backend, builder)?;
             Ok(Self { database: Closing::new(database), pages, numbers: Arc::new(KnownNumbers::new()) })
         })
-    }
-
-    /// Opens the table file of a store that nobody has open to write, also if it was not closed; nothing
-    /// is written to it.
-    pub(crate) fn offline(path: &Path, pages: Pages) -> Result<Self> {
-        Self::read_only(backend(OpenOptions::new().read(true).open(path)?)?, pages)
-    }
-
-    /// The same, on a backend that has one.
-    pub(crate) fn read_only(file: impl StorageBackend, pages: Pages) -> Result<Self> {
-        let mut builder = builder(pages.cache_bytes);
-        if !pages.check_integrity {
-            // A file with a redo log needs none; of any other it would be long.
-            builder.set_repair_callback(RepairSession::abort);
-        }
-        let mut table = Self::on(Scratch::new(file)?, &builder)?;
-        table.database.for_reading = true;
-        if pages.check_integrity {
-            table.check_pages(None, u64::MAX)?;
-            table.must_be_sound()?;
-        }
-        Ok(table)
     }
 
     pub(super) fn newest(&self) -> Result<RedbRead> {
@@ -414,16 +404,22 @@ impl TableFile {
     }
 }
 
-impl RedbReader {
-    /// Opens a store for reading, also while another process writes it.
+impl TableReader {
+    /// Opens the table file of a store for reading, also while another process writes it, or if none closed it.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
+        Self::on(backend(OpenOptions::new().read(true).open(path)?)?, pages)
+    }
+
+    /// The same, on a backend that has one.
+    pub(crate) fn on(file: impl StorageBackend, pages: Pages) -> Result<Self> {
         guarded(|| {
             let (builder, check_integrity) = (pages.shared_builder(), pages.check_integrity);
-            let pages = PageFile::new(backend(OpenOptions::new().read(true).open(path)?)?)?;
+            let pages = PageFile::to_be_followed(file)?;
             let database =
                 builder.open_read_only_with_backend(Checked(pages.clone())).map_err(of_database)?;
             let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
-            let reader = Self { database, pages, numbers, bell: Bell::default() };
+            let reader = Self { database, pages, numbers };
             reader.newest()?;
             reader.pages.opened();
             if check_integrity {
@@ -434,60 +430,34 @@ impl RedbReader {
         })
     }
 
-    /// What the file says of a redo log.
-    pub(crate) fn log_state(&self) -> Result<LogState> {
-        Ok(self.newest()?.log_state())
-    }
-
-    fn newest(&self) -> Result<RedbRead> {
+    /// The newest commit of the table.
+    pub(crate) fn newest(&self) -> Result<RedbRead> {
         guarded(|| RedbRead::newest(&*self.database, &self.numbers, None))
     }
-}
 
-impl Engine for RedbReader {
-    fn begin_read(&self) -> Result<Reading> {
-        // Each read looks for what the writing process has committed since.
-        Ok(Reading::of(self.newest()?))
+    /// The beginning of the file, which no commit of the table leaves as it was.
+    pub(crate) fn first_page(&self) -> Result<FirstPage> {
+        Ok(self.pages.first_page()?)
     }
 
-    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        Err(Error::ReadOnly)
+    /// Whether a process has the table open to write.
+    pub(crate) fn has_writer(&self) -> Result<bool> {
+        self.pages.has_writer()
     }
 
-    /// The writing process can't wake this one, so it looks every 10 ms.
-    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
-        let mut left = timeout;
-        loop {
-            if self.newest()?.commit() > after {
-                return Ok(Waited::Committed);
-            }
-            if left.is_zero() {
-                return Ok(self.bell.wait(after, left));
-            }
-            let pause = left.min(POLL);
-            left -= pause;
-            if self.bell.wait(after, pause) == Waited::Closed {
-                return Ok(Waited::Closed);
-            }
-        }
+    /// As [`Engine::check_pages`].
+    pub(crate) fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<PageRound> {
+        check(&*self.database, &self.pages, after, bytes)
     }
 
-    fn stop_waiting(&self) {
-        self.bell.end();
-    }
-
-    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
-        check(&*self.database, &self.pages, after, bytes).map(Some)
-    }
-
-    fn page_state(&self) -> Option<PageState> {
-        Some(self.pages.state())
+    pub(crate) fn page_state(&self) -> PageState {
+        self.pages.state()
     }
 }
 
 impl<D> Closing<D> {
     fn new(database: D) -> Self {
-        Self { database: Some(database), for_reading: false }
+        Self { database: Some(database) }
     }
 }
 
@@ -501,15 +471,10 @@ impl<D> Deref for Closing<D> {
 
 impl<D> Drop for Closing<D> {
     fn drop(&mut self) {
-        let (database, for_reading) = (self.database.take(), self.for_reading);
+        let database = self.database.take();
         // Nothing is lost: every commit was durable before.
         let _ = guarded(|| {
-            let _database = database;
-            if for_reading && cfg!(panic = "unwind") && !thread::panicking() {
-                // redb ends a database with a commit, which believes its lists of free pages, unless the thread
-                // panics. This is no panic that anybody is told of.
-                resume_unwind(Box::new("closed"));
-            }
+            drop(database);
             Ok(())
         });
     }

@@ -43,6 +43,14 @@ use node::{Node, write_impossible};
 
 pub(super) const PAGE: u64 = 4096;
 
+/// What redb uses of the first page, as it is in the file.
+pub(crate) type FirstPage = [u8; header::HEADER_BYTES];
+
+/// The bytes that redb locks, far behind all that is written: by the one process that writes, and by the same when it has
+/// recovered the file.
+pub(crate) const WRITER_BYTE: u64 = (1 << 62) + 1;
+const CONSISTENT_BYTE: u64 = (1 << 62) + 4;
+
 /// How many locks what is known of pages is spread over.
 const SHARDS: usize = 16;
 /// How many damaged pages are reported by an event each; all are counted.
@@ -95,6 +103,8 @@ pub(super) struct PageFile {
     expected: [RwLock<HashMap<u32, Expected, RandomState>>; SHARDS],
     damage: Damage,
     is_open: AtomicBool,
+    /// Whether this process only reads, and reads also what nobody closed.
+    is_followed: bool,
     /// Checks of all pages that came to their end, and the bytes of all that were made.
     checks: AtomicU64,
     checked_bytes: AtomicU64,
@@ -135,8 +145,17 @@ impl Reference {
 
 impl PageFile {
     pub(super) fn new(file: impl StorageBackend) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self::of(file)?))
+    }
+
+    /// A file that this process only reads.
+    pub(super) fn to_be_followed(file: impl StorageBackend) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self { is_followed: true, ..Self::of(file)? }))
+    }
+
+    fn of(file: impl StorageBackend) -> io::Result<Self> {
         let length = AtomicU64::new(file.len()?);
-        Ok(Arc::new(Self {
+        Ok(Self {
             file: Box::new(file),
             length,
             found: OnceLock::new(),
@@ -146,9 +165,35 @@ impl PageFile {
             expected: Default::default(),
             damage: Damage::default(),
             is_open: AtomicBool::new(false),
+            is_followed: false,
             checks: AtomicU64::new(0),
             checked_bytes: AtomicU64::new(0),
-        }))
+        })
+    }
+
+    pub(super) fn first_page(&self) -> io::Result<FirstPage> {
+        let mut bytes = [0; header::HEADER_BYTES];
+        self.file.read(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Whether a process has the file open to write.
+    pub(super) fn has_writer(&self) -> Result<bool> {
+        let byte = Bound::Included(WRITER_BYTE);
+        match self.file.query_lock_range(byte, byte) {
+            Ok(locked) => Ok(locked),
+            Err(BackendError::Io(error)) => Err(error.into()),
+            Err(other) => Err(io::Error::other(other.to_string()).into()),
+        }
+    }
+
+    /// redb refuses to read a file that was not closed, unless a writer says that it has recovered it. There is nothing to
+    /// recover for a reader in a file whose newest commit was synced in two phases: what it names is whole, and is left
+    /// alone until a commit after it is synced too, also by a writer that recovers the file meanwhile.
+    fn is_consistent(&self) -> io::Result<bool> {
+        let length = self.length.load(Ordering::Acquire);
+        Ok(self.is_followed
+            && Header::read(&self.first_page()?, length).is_some_and(|header| header.two_phases))
     }
 
     pub(super) fn state(&self) -> PageState {
@@ -424,6 +469,10 @@ impl StorageBackend for Checked {
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        let byte = Bound::Included(CONSISTENT_BYTE);
+        if (start, end) == (byte, byte) && self.0.is_consistent()? {
+            return Ok(true);
+        }
         self.0.file.query_lock_range(start, end)
     }
 }
