@@ -247,7 +247,7 @@ pub enum Error {
     /// Stored bytes are damaged. Restore the store from a backup.
     #[error("the store is damaged: {0}")]
     Corrupted(Box<str>),
-    /// The redo log beside the file is not the one that belongs to it, or is missing. Put the right one
+    /// The write-ahead log beside the file is not the one that belongs to it, or is missing. Put the right one
     /// back in its place, beside the file and named as it, with `.redo` added.
     #[error("the redo log does not belong to the store: {0}")]
     LogMismatch(Box<str>),

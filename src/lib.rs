@@ -51,7 +51,7 @@
 //! | `cli` | the operator's tool `keystead`; nothing in the library |
 //!
 //! **The documents:** [semantics], the contract, with the source of each rule; [cookbook], whole recipes;
-//! [history], [backup], [durability], [distributed] and [operations]; [cli], the operator's tool, [backend], an HTTP
+//! [how it works]; [history], [backup], [durability], [distributed] and [operations]; [cli], the operator's tool, [backend], an HTTP
 //! server on top, and [observability]; [architecture]; [performance]; [comparison] with other ways to do it;
 //! [questions].
 //!
@@ -79,6 +79,7 @@
 //! [cookbook]: https://docs.rs/crate/keystead/latest/source/docs/cookbook.md
 //! [distributed]: https://docs.rs/crate/keystead/latest/source/docs/distributed.md
 //! [durability]: https://docs.rs/crate/keystead/latest/source/docs/durability.md
+//! [how it works]: https://docs.rs/crate/keystead/latest/source/docs/how-it-works.md
 //! [history]: https://docs.rs/crate/keystead/latest/source/docs/history.md
 //! [observability]: https://docs.rs/crate/keystead/latest/source/docs/observability.md
 //! [operations]: https://docs.rs/crate/keystead/latest/source/docs/operations.md

@@ -62,10 +62,30 @@ fn who_may_read_the_file_can_hold_up_an_opening() {
 }
 
 #[test]
+fn who_may_read_the_log_can_hold_up_an_opening_with_it() {
+    const MARKED: Bound<u64> = Bound::Included(1 << 61);
+    let folder = tempfile::tempdir().unwrap();
+    let (_, path) = stores(folder.path()).pop().unwrap();
+    let log = folder.path().join("true.redb.redo");
+    let stranger = FileBackend::new(File::open(&log).unwrap()).unwrap();
+    assert!(stranger.try_lock_shared_range(MARKED, MARKED).unwrap());
+    assert!(matches!(open(true, &path), Err(Error::AlreadyOpen(_))));
+    create_key(&open(false, &path).unwrap(), "second");
+    drop(stranger);
+
+    let store = open(true, &path).unwrap();
+    let stranger = FileBackend::new(File::open(&log).unwrap()).unwrap();
+    assert!(!stranger.try_lock_shared_range(MARKED, MARKED).unwrap(), "its writer has it");
+    create_key(&store, "third");
+}
+
+#[test]
 fn who_may_read_the_file_can_hold_up_commits_of_a_store_without_a_redo_log() {
     let folder = tempfile::tempdir().unwrap();
     for (redo_log, path) in stores(folder.path()) {
         let store = open(redo_log, &path).unwrap();
+        // The first after an opening makes an entry in the table, with a log too.
+        create_key(&store, "before");
         let stranger = FileBackend::new(File::open(&path).unwrap()).unwrap();
         let held = stranger.try_lock_shared_range(Bound::Included(0), Bound::Included(0)).unwrap();
         assert!(held, "{redo_log}");
@@ -76,10 +96,12 @@ fn who_may_read_the_file_can_hold_up_commits_of_a_store_without_a_redo_log() {
                 create_key(store, "second");
                 committed.send(()).unwrap();
             });
-            if !redo_log {
-                let waited = commits.recv_timeout(Duration::from_millis(500));
-                assert_eq!(waited, Err(mpsc::RecvTimeoutError::Timeout), "the commit was not held up");
+            if redo_log {
+                commits.recv_timeout(Duration::from_secs(60)).expect("it goes to the log");
+                return drop(stranger);
             }
+            let waited = commits.recv_timeout(Duration::from_millis(500));
+            assert_eq!(waited, Err(mpsc::RecvTimeoutError::Timeout), "the commit was not held up");
             drop(stranger);
             commits.recv_timeout(Duration::from_secs(60)).expect("the commit goes on");
         });

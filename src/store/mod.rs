@@ -118,7 +118,7 @@ pub struct DryRun<T> {
 pub struct Stats {
     /// The cache of decoded records.
     pub cache: CacheStats,
-    /// The redo log; `None` in a store without one.
+    /// The redo log; `None` in a store without one, and in a process that only reads.
     pub log: Option<LogStats>,
     /// The pages of the table, and checks of them; `None` in a store in memory or on etcd.
     pub pages: Option<PageStats>,

@@ -166,10 +166,10 @@ impl Options {
         self
     }
 
-    /// Whether commits go to a redo log first, a second file beside the store's, with `.redo` added to its
-    /// name; false if nothing is said. A commit is then one sequential write and one sync, which those
-    /// share that commit at the same time, and the file is brought up to date in the background. While the
-    /// store is open, no other process can read along. Not fixed: each opening may say something else. A
+    /// Whether commits go to a write-ahead log first, a second file beside the store's, with `.redo` added to its
+    /// name; false by default. A commit is then one sequential write and one sync, which those
+    /// share that commit at the same time, and the file is brought up to date in the background. Other processes
+    /// [read along](Self::open_read_only), as without one. Not fixed: each opening may say something else. A
     /// store that was closed is one file, and the log may be deleted; after a crash both belong together.
     /// A store in memory has none.
     pub fn redo_log(mut self, redo_log: bool) -> Self {
@@ -201,8 +201,9 @@ impl Options {
     /// An alias with its key is counted as about 0.8 KiB, a key asked for by its id as 0.65, more with tags, a
     /// description, and names of more than 23 bytes; all on the high side. So 64 MiB hold about 73,000 names, for
     /// all threads. Where there is more than one core, an eighth of it is for copies of those that each thread
-    /// asks for most. It is filled as records are read, and [`Store::stats`] tells how it does. A file that is
-    /// opened for reading only has none, because another process changes its records.
+    /// asks for most. It is filled as records are read, and [`Store::stats`] tells how it does. A process that opens the
+    /// store [for reading only](Self::open_read_only) has one of its own. Where another process writes the store without
+    /// a write-ahead log, each of its commits makes all that is in there invalid.
     pub fn record_cache_bytes(mut self, bytes: usize) -> Self {
         self.record_cache_bytes = bytes;
         self
@@ -296,17 +297,19 @@ impl Options {
         self.on_to_write(engine)
     }
 
-    /// Opens the store in this file for reading only, also while another process writes it without a redo
-    /// log; each read sees what was committed before it. What a redo log has that the file has not is read
-    /// into memory. Nothing is written to either.
+    /// Opens the store in this file for reading only, also while another process writes it: each read sees every
+    /// commit that was acknowledged in any process before it began. A store that no process closed is read as the crash
+    /// left it. Rows that are in the write-ahead log only are kept in memory. Nothing is written to either file, and the
+    /// permission to read them is enough.
+    ///
+    /// The writer may end, be killed, and come again meanwhile. If another store, or an older copy of this one, takes
+    /// its place, reads fail as [`Replaced`](Error::Replaced) until it is opened again.
     ///
     /// # Errors
     ///
-    /// Those of [`open`](Self::open); [`NoStore`](Error::NoStore) if there is no such file;
-    /// [`AlreadyOpen`](Error::AlreadyOpen) also for a store that is open with
-    /// a redo log. A file that was written without one and was not closed cleanly must be opened for
-    /// writing once before: [`RecoveryNeeded`](Error::RecoveryNeeded); unless
-    /// [`check_integrity`](Self::check_integrity) is asked for, which recovers it in memory.
+    /// Those of [`open`](Self::open), and [`NoStore`](Error::NoStore) if there is no such file.
+    /// [`AlreadyOpen`](Error::AlreadyOpen) if it is locked for more than a second: by a process that is
+    /// opening it to write, or by one that uses it alone, as [`compact`](crate::compact) does.
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.check()?;
         if self.restored {

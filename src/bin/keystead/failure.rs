@@ -237,9 +237,9 @@ fn kind_of(error: &Error) -> Kind {
 }
 
 /// What an operator does about a store that is locked.
-const LOCKED: &str = "for a command that writes, stop the process that has the store open, or ask it to do this. For one that only reads: \
-     that process uses a redo log, so the file alone is not the whole store; let it make a backup, and look at that. Or a \
-     program that is no keystead has locked the file";
+const LOCKED: &str = "for a command that writes, stop the process that has the store open, or ask it to do this. A command that only \
+     reads works beside that process, but not while the store is compacted, or while a process is opening it: give the command \
+     again. If that does not help, another program has locked the file: `fuser -v` shows it";
 
 /// What an operator does about it; what the message says already is not said again.
 fn advice_for(error: &Error) -> Option<&'static str> {

@@ -101,8 +101,6 @@ const DAMAGED_PAGES_NAMED: usize = 5;
 pub(crate) enum PageCheck {
     Sound,
     Damaged(String),
-    /// Another process writes it, so they could not be looked at.
-    InUse,
 }
 
 impl PageCheck {
@@ -110,7 +108,6 @@ impl PageCheck {
         match self {
             Self::Sound => "sound",
             Self::Damaged(_) => "damaged",
-            Self::InUse => "in use",
         }
     }
 }
@@ -259,10 +256,9 @@ impl Location {
                 must_exist(path)?;
                 let found = match Options::new().open_read_only(path) {
                     Ok(store) => store.check_pages(u64::MAX)?,
-                    Err(Error::AlreadyOpen(_)) => return Ok(Some(PageCheck::InUse)),
-                    // What can't be opened is not being written either.
+                    // No process has such a file open to write.
                     Err(Error::Corrupted(_) | Error::LogMismatch(_)) => keystead::check_pages(path)?,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(Failure::of_file(path)(error)),
                 };
                 let found_in_words = || {
                     let count = found.damaged.len() as u64 + found.damaged_not_kept;
