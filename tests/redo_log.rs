@@ -207,7 +207,7 @@ fn a_store_with_a_log_is_for_one_process() {
         ("for reading", direct().open_read_only(files.table())),
     ] {
         let Err(Error::AlreadyOpen(locked)) = refused else { panic!("{way}: {:?}", refused.err()) };
-        assert_eq!(*locked, *files.table().display().to_string(), "{way}");
+        assert_eq!(*locked.path, *files.table().display().to_string(), "{way}");
     }
     drop(store);
     let reader = direct().open_read_only(files.table()).unwrap();

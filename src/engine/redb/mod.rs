@@ -27,6 +27,8 @@ use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabas
 
 use super::bell::Bell;
 use super::disk::StorageBackend;
+use super::lock_holder::FileId;
+use super::lock_wait::LOCK_WAIT_DEFAULT;
 use super::scratch::Scratch;
 use super::{
     Batch, Engine, Load, Log, Newest, PageRound, PageState, ReadTransaction, Reading, RowHash, Stripes,
@@ -45,6 +47,7 @@ pub(crate) use salvage::{DamagedPage, Instead, NewerCommit, Places, Salvage, Sal
 pub(crate) use spaces::log_row;
 
 use errors::{guarded, of_database, of_transaction};
+use pages::locks::Locks;
 use pages::{Checked, PageFile};
 use spaces::KnownNumbers;
 use write::{Writing, write, write_first, write_mark};
@@ -59,6 +62,8 @@ pub(crate) struct Pages {
     /// Whether all are compared with their checksums before anything is read; and, to write, redb's lists of free ones
     /// rebuilt.
     pub(crate) check_integrity: bool,
+    /// How long an opening, a read and the closing wait for locks of others.
+    pub(crate) lock_wait: Duration,
 }
 
 /// A store that this process may write.
@@ -87,6 +92,8 @@ pub(crate) struct RedbReader {
 /// one.
 struct Closing<D> {
     database: Option<D>,
+    /// Where it lies, if that is a file: closing it needs locks.
+    pages: Option<Arc<PageFile>>,
     /// What is written would be thrown away, so nothing is written at the end.
     for_reading: bool,
 }
@@ -120,7 +127,10 @@ impl RedbEngine {
 
     /// Opens a store that exists.
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        Self::on(existing(path)?, &pages.shared_builder())
+        guarded(|| {
+            let (database, file) = open_database(pages.writable(path)?, &pages.shared_builder())?;
+            Self::of(database, Some(file))
+        })
     }
 
     /// What the file says of a redo log. If it is in use, nothing may be written past it.
@@ -140,13 +150,13 @@ impl RedbEngine {
     /// Opens the store on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
         guarded(|| {
-            let (database, pages) = open_database(backend, builder)?;
+            let (database, pages) = open_database(PageFile::new(backend)?, builder)?;
             Self::of(database, Some(pages))
         })
     }
 
     fn of(database: Database, pages: Option<Arc<PageFile>>) -> Result<Self> {
-        let database = Closing::new(database);
+        let database = Closing::new(database, pages.clone());
         let (stripes, numbers) = (Stripes::new(Stripes::COUNT_DEFAULT), KnownNumbers::new());
         let (stripes, numbers) = (Arc::new(stripes), Arc::new(numbers));
         let newest = RedbRead::newest(&*database, &numbers, Some(&stripes))?;
@@ -316,14 +326,19 @@ impl WriteTransaction for RedbWrite<'_> {
 impl TableFile {
     /// Opens the table file of a store, for nobody else.
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        Self::on(existing(path)?, &pages.builder())
+        Self::of(pages.writable(path)?, &pages.builder())
     }
 
     /// Opens the table file on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        Self::of(PageFile::new(backend)?, builder)
+    }
+
+    fn of(pages: Arc<PageFile>, builder: &Builder) -> Result<Self> {
         guarded(|| {
-            let (database, pages) = open_database(backend, builder)?;
-            Ok(Self { database: Closing::new(database), pages, numbers: Arc::new(KnownNumbers::new()) })
+            let (database, pages) = open_database(pages, builder)?;
+            let database = Closing::new(database, Some(pages.clone()));
+            Ok(Self { database, pages, numbers: Arc::new(KnownNumbers::new()) })
         })
     }
 
@@ -356,6 +371,11 @@ impl TableFile {
     /// What the file says of its log.
     pub(crate) fn log_state(&self) -> Result<LogState> {
         Ok(self.newest()?.log_state())
+    }
+
+    /// From here on nothing waits long for a lock on the file that another process holds: it is being closed.
+    pub(super) fn begin_to_close(&self) {
+        self.pages.locks.close();
     }
 
     /// As [`Engine::check_pages`].
@@ -419,10 +439,11 @@ impl RedbReader {
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
         guarded(|| {
             let (builder, check_integrity) = (pages.shared_builder(), pages.check_integrity);
-            let pages = PageFile::new(backend(OpenOptions::new().read(true).open(path)?)?)?;
+            let pages = pages.file(OpenOptions::new().read(true).open(path)?, path)?;
             let database =
                 builder.open_read_only_with_backend(Checked(pages.clone())).map_err(of_database)?;
-            let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
+            let database = Closing::new(database, Some(pages.clone()));
+            let numbers = Arc::new(KnownNumbers::new());
             let reader = Self { database, pages, numbers, bell: Bell::default() };
             reader.newest()?;
             reader.pages.opened();
@@ -440,7 +461,7 @@ impl RedbReader {
     }
 
     fn newest(&self) -> Result<RedbRead> {
-        guarded(|| RedbRead::newest(&*self.database, &self.numbers, None))
+        self.pages.locks.reading(|| guarded(|| RedbRead::newest(&*self.database, &self.numbers, None)))
     }
 }
 
@@ -486,8 +507,8 @@ impl Engine for RedbReader {
 }
 
 impl<D> Closing<D> {
-    fn new(database: D) -> Self {
-        Self { database: Some(database), for_reading: false }
+    fn new(database: D, pages: Option<Arc<PageFile>>) -> Self {
+        Self { database: Some(database), pages, for_reading: false }
     }
 }
 
@@ -502,7 +523,10 @@ impl<D> Deref for Closing<D> {
 impl<D> Drop for Closing<D> {
     fn drop(&mut self) {
         let (database, for_reading) = (self.database.take(), self.for_reading);
-        // Nothing is lost: every commit was durable before.
+        if let Some(pages) = &self.pages {
+            pages.locks.close();
+        }
+        // Nothing is lost: every commit was durable before. Without its locks the file stays as a crash leaves it.
         let _ = guarded(|| {
             let _database = database;
             if for_reading && cfg!(panic = "unwind") && !thread::panicking() {
@@ -515,11 +539,10 @@ impl<D> Drop for Closing<D> {
     }
 }
 
-/// Opens the database on a backend that has one.
+/// Opens the database in a file that has one.
 ///
 /// With [`Pages::check_integrity`] redb has compared all pages itself by then.
-fn open_database(backend: impl StorageBackend, builder: &Builder) -> Result<(Database, Arc<PageFile>)> {
-    let pages = PageFile::new(backend)?;
+fn open_database(pages: Arc<PageFile>, builder: &Builder) -> Result<(Database, Arc<PageFile>)> {
     let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
     pages.recovered();
     pages.opened();
@@ -534,7 +557,7 @@ fn check(
     bytes: u64,
 ) -> Result<PageRound> {
     guarded(|| {
-        let _held = database.begin_read().map_err(of_transaction)?;
+        let _held = pages.locks.reading(|| database.begin_read().map_err(of_transaction))?;
         pages.check(after, bytes)
     })
 }
@@ -547,11 +570,15 @@ pub(crate) fn check_closed_file(file: impl StorageBackend) -> Result<PageRound> 
 
 /// A file that exists, and is not empty.
 fn existing(path: &Path) -> Result<FileBackend> {
+    backend(existing_file(path)?)
+}
+
+fn existing_file(path: &Path) -> Result<File> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     if file.metadata()?.len() == 0 {
         return Err(Error::NotAStore("the file is empty".into()));
     }
-    backend(file)
+    Ok(file)
 }
 
 /// A file to be read and written, for redb or for the redo log.
@@ -566,8 +593,18 @@ pub(crate) fn builder(cache_bytes: usize) -> Builder {
 
 impl Pages {
     /// Pages that are believed to be as they were written.
-    pub(crate) fn believed(cache_bytes: usize) -> Self {
-        Self { cache_bytes, check_integrity: false }
+    pub(crate) const fn believed(cache_bytes: usize) -> Self {
+        Self { cache_bytes, check_integrity: false, lock_wait: LOCK_WAIT_DEFAULT }
+    }
+
+    /// A file that exists, to be read and written.
+    fn writable(self, path: &Path) -> Result<Arc<PageFile>> {
+        self.file(existing_file(path)?, path)
+    }
+
+    fn file(self, file: File, path: &Path) -> Result<Arc<PageFile>> {
+        let locks = Locks::new(FileId::of(&file, path), self.lock_wait);
+        Ok(PageFile::with_locks(backend(file)?, locks)?)
     }
 
     /// The settings for a backend that nobody else can open.

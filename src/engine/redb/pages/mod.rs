@@ -13,11 +13,14 @@
 //! - No number of a page reaches redb that lies outside of the file: redb asks for the memory of a page before it
 //!   reads it, up to 4 GiB.
 //!
+//! redb's lock calls go through here too; `locks` waits for those that others hold.
+//!
 //! `walk` reads all pages that one commit names, past redb and its cache.
 
 #[cfg(test)]
 mod first_page_tests;
 pub(super) mod header;
+pub(super) mod locks;
 pub(super) mod node;
 #[cfg(test)]
 mod tests;
@@ -34,11 +37,13 @@ use foldhash::fast::RandomState;
 use twox_hash::XxHash3_64;
 
 use crate::engine::disk::{BackendError, StorageBackend};
+use crate::engine::lock_wait::{self, Wanted};
 use crate::engine::{PageRound, PageState, PageStats};
 use crate::error::{Error, Result};
 use crate::telemetry;
 
 use header::{Header, Layout};
+use locks::Locks;
 use node::{Node, write_impossible};
 
 pub(super) const PAGE: u64 = 4096;
@@ -85,6 +90,7 @@ const WRITTEN: u8 = u8::MAX;
 /// redb's file, through which redb reads and writes.
 pub(super) struct PageFile {
     file: Box<dyn StorageBackend>,
+    pub(super) locks: Locks,
     length: AtomicU64,
     /// What the first page said when it was read first: whether the file was not closed, and whether a crash may
     /// have cut its newest commit off.
@@ -135,9 +141,14 @@ impl Reference {
 
 impl PageFile {
     pub(super) fn new(file: impl StorageBackend) -> io::Result<Arc<Self>> {
+        Self::with_locks(file, Locks::default())
+    }
+
+    pub(super) fn with_locks(file: impl StorageBackend, locks: Locks) -> io::Result<Arc<Self>> {
         let length = AtomicU64::new(file.len()?);
         Ok(Arc::new(Self {
             file: Box::new(file),
+            locks,
             length,
             found: OnceLock::new(),
             layout: OnceLock::new(),
@@ -159,7 +170,7 @@ impl PageFile {
             checks: count(&self.checks),
             checked_bytes: count(&self.checked_bytes),
         };
-        PageState { stats, unclean, bytes: count(&self.length) }
+        PageState { stats, locks: self.locks.stats(), unclean, bytes: count(&self.length) }
     }
 
     /// When redb has opened the file to write: if it went back from a commit that a crash cut off, that is no damage. Of
@@ -404,19 +415,19 @@ impl StorageBackend for Checked {
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.try_lock_range(start, end)
+        self.noting_refused((start, end), true, self.0.file.try_lock_range(start, end))
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.try_lock_shared_range(start, end)
+        self.noting_refused((start, end), false, self.0.file.try_lock_shared_range(start, end))
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.file.lock_range(start, end)
+        self.0.locks.acquire(&*self.0.file, (start, end), true)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.file.lock_shared_range(start, end)
+        self.0.locks.acquire(&*self.0.file, (start, end), false)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
@@ -424,7 +435,26 @@ impl StorageBackend for Checked {
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.query_lock_range(start, end)
+        let held = self.0.file.query_lock_range(start, end);
+        if matches!(held, Ok(true)) {
+            lock_wait::note_refused(Wanted::new((start, end), true));
+        }
+        held
+    }
+}
+
+impl Checked {
+    /// For the error of an opening, which says who holds the lock.
+    fn noting_refused(
+        &self,
+        range: (Bound<u64>, Bound<u64>),
+        exclusive: bool,
+        acquired: Result<bool, BackendError>,
+    ) -> Result<bool, BackendError> {
+        if matches!(acquired, Ok(false)) {
+            lock_wait::note_refused(Wanted::new(range, exclusive));
+        }
+        acquired
     }
 }
 

@@ -15,7 +15,7 @@ use crate::engine::redb::{Pages, RedbEngine, RedbReader, Salvage, Salvaged, exis
 use crate::engine::{Batch, Engine, Log, Reading};
 use crate::id::Commit;
 
-const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
+const PAGES: Pages = Pages::believed(1 << 20);
 const ROWS: u32 = 3000;
 
 fn check_closed_file(path: &Path) -> Result<PageRound> {
