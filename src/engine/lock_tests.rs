@@ -1,4 +1,6 @@
 //! A store with a write-ahead log whose table others read, while one of them is stopped inside a lock on its header.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "these are tests")]
 
 use std::fs::{File, OpenOptions};
 use std::ops::Bound;

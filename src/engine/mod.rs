@@ -14,8 +14,7 @@ pub(crate) mod embedded;
 pub(crate) mod etcd;
 mod load;
 pub(crate) mod lock_holder;
-#[cfg(all(test, target_os = "linux"))]
-#[allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "these are tests")]
+#[cfg(test)]
 mod lock_tests;
 pub(crate) mod lock_wait;
 mod newest;

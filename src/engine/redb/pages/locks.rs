@@ -31,7 +31,7 @@ const REPORTED_AFTER: Duration = Duration::from_secs(1);
 
 /// The lock calls on one file.
 #[derive(Default)]
-pub(in crate::engine::redb) struct Locks {
+pub(crate) struct Locks {
     state: Mutex<State>,
 }
 
@@ -56,7 +56,7 @@ impl Default for State {
 /// What redb gets when a lock could not be had in time.
 #[derive(Debug, thiserror::Error)]
 #[error("a lock on the table is missing: {0}")]
-pub(in crate::engine::redb) struct NotInTime(pub(in crate::engine::redb) Locked);
+pub(crate) struct NotInTime(pub(crate) Locked);
 
 /// How long a call waits until it asks again: the longer, the longer it has waited.
 struct Backoff {
@@ -88,7 +88,7 @@ struct Waiting<'a> {
 }
 
 impl Locks {
-    pub(in crate::engine::redb) fn new(file: Option<FileId>, limit: Duration) -> Self {
+    pub(crate) fn new(file: Option<FileId>, limit: Duration) -> Self {
         Self { state: Mutex::new(State { file, limit, ..State::default() }) }
     }
 
@@ -101,7 +101,7 @@ impl Locks {
 
     /// Runs what reads by redb: it fails when it has waited for a lock as long as it may, also behind another call of
     /// this process.
-    pub(in crate::engine::redb) fn reading<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(crate) fn reading<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
         let limit = self.state().limit;
         lock_wait::reading(limit, || {
             self.wait_for_other_calls()?;
@@ -121,7 +121,7 @@ impl Locks {
     }
 
     /// From here on no call waits longer than its limit, all of them together.
-    pub(in crate::engine::redb) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state().closing.get_or_insert(Duration::ZERO);
     }
 
