@@ -246,7 +246,8 @@ fn kind_of(error: &Error) -> Kind {
 /// What an operator does about a store that is locked.
 const LOCKED: &str = "for a command that writes, stop the process that has the store open, or ask it to do this. For one that only reads: \
      that process uses a redo log, so the file alone is not the whole store; let it make a backup, and look at that. Or a \
-     program that is no keystead has locked the file";
+     program that is no keystead has locked the file, or a process was stopped while it read: end it, or let it run on. \
+     --lock-wait SECONDS waits longer";
 
 /// What an operator does about it; what the message says already is not said again.
 fn advice_for(error: &Error) -> Option<&'static str> {
