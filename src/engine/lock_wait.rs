@@ -37,6 +37,10 @@ enum Spent {
 
 /// Bytes of a file on which a lock was wanted, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "only there the holder of a lock is looked for")
+)]
 pub(crate) struct Wanted {
     pub(crate) first: u64,
     pub(crate) last: u64,
