@@ -478,20 +478,15 @@ fn who_is_killed_while_it_opens_the_store_keeps_nobody_out() {
     let folder = tempfile::tempdir().unwrap();
     for kill in 0..100 {
         // Every other time it makes the store first.
-        let path = folder.path().join(format!("store {}", kill / 4));
-        if kill % 4 == 2 {
-            fs::remove_file(&path).unwrap();
-        }
+        let path = folder.path().join(format!("store {}", kill / 2));
         let mut other = Other::start("opener", OPENS_AGAIN_AND_AGAIN, &path);
         assert_eq!(other.says(), "opening");
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         thread::sleep(Duration::from_micros((random >> 33) % if kill % 2 == 0 { 4000 } else { 20_000 }));
         other.kill();
-        let since = Instant::now();
-        let store = patient().open(&path);
-        let took = since.elapsed();
+        // However long the disk takes, no lock is waited for: it may do so for 10 ms.
+        let store = patient().lock_wait(Duration::from_millis(10)).open(&path);
         let store = store.unwrap_or_else(|error| panic!("kill {kill}: {error:?}"));
-        assert!(took < LOCK_WAIT, "kill {kill}: {took:?}");
         create_key(&store, &format!("own-{kill}"));
         assert!(store.verify().unwrap().is_clean());
     }
