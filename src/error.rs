@@ -288,10 +288,12 @@ pub enum Error {
     /// The store was opened read-only.
     #[error("the store is open for reading only")]
     ReadOnly,
-    /// Another process, or another handle of this one, has the file at this path locked. Find it and have it close the
-    /// store, or wait; don't delete anything.
-    #[error("the store is locked by another process, or by another handle of this one: {0}")]
-    AlreadyOpen(Box<str>),
+    /// Another process, or another handle of this one, has the file locked, and did not let go of it for as long as
+    /// [`Options::lock_wait`](crate::Options::lock_wait). Have that process close the store, or wait; don't delete
+    /// anything. Opening a store returns it. A read of a store that is open for reading only does too, if a process was
+    /// stopped while it held a lock on the file's header.
+    #[error("the store is {0}; close it there, or try again later")]
+    AlreadyOpen(Locked),
     /// There is no store at this place, and none was made. Correct the path, the addresses or the prefix; or make one
     /// there, which [`Options::create`](crate::Options::create) allows unless something else is said.
     #[error("there is no store at {0}")]
@@ -532,6 +534,30 @@ impl Error {
 
     pub(crate) fn alias_not_found(alias: impl fmt::Display) -> Self {
         Self::AliasNotFound { alias: alias.to_string().into() }
+    }
+}
+
+/// A file that is locked, and by whom: what [`Error::AlreadyOpen`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Locked {
+    /// The path of the file, as it was given.
+    pub path: Box<str>,
+    /// The id of a process that holds the lock, which may be this one. `None` where the operating system does not say:
+    /// it says so on Linux, of processes that this one may look into.
+    pub holder: Option<u32>,
+}
+
+impl fmt::Display for Locked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, holder } = self;
+        match holder {
+            Some(holder) if *holder == std::process::id() => {
+                write!(f, "locked by another handle of this process: {path}")
+            }
+            Some(holder) => write!(f, "locked by process {holder}: {path}"),
+            None => write!(f, "locked by another process, or by another handle of this one: {path}"),
+        }
     }
 }
 

@@ -28,7 +28,8 @@ use crate::store::{Options, Restore, Store};
 use crate::time::Timestamp;
 
 /// The page cache of the stores here: what hostile bytes may take comes on top.
-const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
+const PAGES: Pages =
+    Pages { cache_bytes: 1 << 20, check_integrity: false, lock_wait: Options::LOCK_WAIT_DEFAULT };
 /// How many keys the stores have of each of three kinds: few, for how often a store is opened in a second.
 const KEYS: u8 = 5;
 /// So small that part of these keys are in the table file, and part in the log only.

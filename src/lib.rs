@@ -185,11 +185,11 @@ pub use page::{After, Cursor, InvalidCursor, InvalidLimit, KeyFilter, Limit, Pag
 pub use change::{
     Change, ChangeRecord, CommitInfo, CommitRecord, Images, InvalidPosition, Operation, Position, Previous,
 };
-pub use engine::{LogStats, PageStats, Waited};
+pub use engine::{LockStats, LogStats, PageStats, Waited};
 pub use store::Changes;
 pub use txn::{At, HistoryOf, Order};
 
 // What may go wrong, and what is wrong.
-pub use error::{Actual, ApiCode, Error, Quota, Result};
+pub use error::{Actual, ApiCode, Error, Locked, Quota, Result};
 pub use store::{DamagedPage, Finding, PageCheck, RepairReport, WalUse, check_pages, repair};
 pub use verify::{Report, Violation};

@@ -208,7 +208,7 @@ fn a_store_with_a_log_has_one_writer_and_any_readers() {
         [("with a log", logged().open(files.table())), ("without", direct().open(files.table()))]
     {
         let Err(Error::AlreadyOpen(locked)) = refused else { panic!("{way}: {:?}", refused.err()) };
-        assert_eq!(*locked, *files.table().display().to_string(), "{way}");
+        assert_eq!(*locked.path, *files.table().display().to_string(), "{way}");
     }
     let later = direct().open_read_only(files.table()).unwrap();
     for number in 1..20 {

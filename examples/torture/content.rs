@@ -1,6 +1,7 @@
 //! The bytes of a simulated file, in blocks that copies share until one of them is written.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::random::Random;
@@ -8,11 +9,15 @@ use crate::random::Random;
 const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
 
+type Block = [u8; BLOCK];
+
+const ZEROS: Block = [0; BLOCK];
+
 /// A block that was never written, or only with zeros, is none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Content {
     length: usize,
-    blocks: Vec<Option<Arc<[u8; BLOCK]>>>,
+    blocks: Vec<Option<Arc<Block>>>,
 }
 
 /// One thing that was done to a file.
@@ -20,6 +25,8 @@ pub(crate) struct Content {
 pub(crate) enum Change {
     Length(usize),
     Write(usize, Arc<[u8]>),
+    /// So many zeros were written from an offset on: they take no memory.
+    Zeros(usize, usize),
 }
 
 impl Content {
@@ -46,20 +53,42 @@ impl Content {
     }
 
     fn write(&mut self, offset: usize, data: &[u8]) {
-        if offset + data.len() > self.length {
-            self.set_length(offset + data.len());
+        self.each_block(offset, data.len(), |block, at, from| {
+            let from = &data[from];
+            if block.is_some() || from != &ZEROS[..from.len()] {
+                let block = block.get_or_insert_with(|| Arc::new(ZEROS));
+                Arc::make_mut(block)[at..at + from.len()].copy_from_slice(from);
+            }
+        });
+    }
+
+    fn write_zeros(&mut self, offset: usize, bytes: usize) {
+        self.each_block(offset, bytes, |block, at, from| {
+            if from.len() == BLOCK {
+                *block = None;
+            } else if let Some(block) = block {
+                Arc::make_mut(block)[at..at + from.len()].fill(0);
+            }
+        });
+    }
+
+    /// Calls for each block that a write of so many bytes touches: with the block, where in it the write begins, and
+    /// which of its bytes go there. The file is as long afterwards as the write needs.
+    fn each_block(
+        &mut self,
+        offset: usize,
+        bytes: usize,
+        mut write: impl FnMut(&mut Option<Arc<Block>>, usize, Range<usize>),
+    ) {
+        if offset + bytes > self.length {
+            self.set_length(offset + bytes);
         }
         let mut done = 0;
-        while done < data.len() {
+        while done < bytes {
             let (number, at) = ((offset + done) / BLOCK, (offset + done) % BLOCK);
-            let bytes = (BLOCK - at).min(data.len() - done);
-            let from = &data[done..done + bytes];
-            let block = &mut self.blocks[number];
-            if block.is_some() || from.iter().any(|byte| *byte != 0) {
-                let block = block.get_or_insert_with(|| Arc::new([0; BLOCK]));
-                Arc::make_mut(block)[at..at + bytes].copy_from_slice(from);
-            }
-            done += bytes;
+            let end = (done + BLOCK - at).min(bytes);
+            write(&mut self.blocks[number], at, done..end);
+            done = end;
         }
     }
 
@@ -75,10 +104,18 @@ impl Content {
 }
 
 impl Change {
+    pub(crate) fn write(offset: usize, data: &[u8]) -> Self {
+        match data.chunks(BLOCK).all(|chunk| chunk == &ZEROS[..chunk.len()]) {
+            true => Self::Zeros(offset, data.len()),
+            false => Self::Write(offset, data.into()),
+        }
+    }
+
     pub(crate) fn apply(&self, to: &mut Content) {
         match self {
             Self::Length(length) => to.set_length(*length),
             Self::Write(offset, data) => to.write(*offset, data),
+            Self::Zeros(offset, bytes) => to.write_zeros(*offset, *bytes),
         }
     }
 
@@ -90,24 +127,31 @@ impl Change {
                 let bytes = random.index(data.len() + 1);
                 Self::Write(*offset, data[..bytes].into())
             }
+            Self::Zeros(offset, bytes) => Self::Zeros(*offset, random.index(bytes + 1)),
         }
     }
 
     /// Applies a part of it: it stops at any byte, or any of its sectors are there and the others not.
     pub(crate) fn tear(&self, random: &mut Random, to: &mut Content) {
-        match self {
-            Self::Write(offset, data) if random.one_in(2) => {
-                // Sectors of the disk, wherever the write begins.
-                let mut start = 0;
-                while start < data.len() {
-                    let end = (start + SECTOR - (offset + start) % SECTOR).min(data.len());
-                    if random.one_in(2) {
-                        to.write(offset + start, &data[start..end]);
-                    }
-                    start = end;
+        let (offset, bytes) = match self {
+            Self::Write(offset, data) => (*offset, data.len()),
+            Self::Zeros(offset, bytes) => (*offset, *bytes),
+            Self::Length(_) => (0, 0),
+        };
+        if bytes == 0 || random.one_in(2) {
+            return self.cut(random).apply(to);
+        }
+        // Sectors of the disk, wherever the write begins.
+        let mut start = 0;
+        while start < bytes {
+            let end = (start + SECTOR - (offset + start) % SECTOR).min(bytes);
+            if random.one_in(2) {
+                match self {
+                    Self::Write(_, data) => to.write(offset + start, &data[start..end]),
+                    _ => to.write_zeros(offset + start, end - start),
                 }
             }
-            _ => self.cut(random).apply(to),
+            start = end;
         }
     }
 }

@@ -265,7 +265,7 @@ impl Storage for OneFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.change(Calls::Writes, Change::Write(to_usize(offset), data.into()))
+        self.change(Calls::Writes, Change::write(to_usize(offset), data))
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

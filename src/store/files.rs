@@ -5,19 +5,19 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::engine::direct::DirectFile;
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::embedded::wal::{LogId, RedoLog};
-use crate::engine::embedded::{EmbeddedEngine, FileId, FollowedFiles, Follower};
+use crate::engine::embedded::{self, EmbeddedEngine, FollowedFiles, Follower};
+use crate::engine::lock_holder::{self, FileId, locked_by_somebody};
+use crate::engine::lock_wait::{self, LOCK_WAIT_DEFAULT, Wanted};
 use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, TableReader, backend};
-use crate::error::{Error, Result};
+use crate::error::{Error, Locked, Result};
 use crate::format::Space;
 use crate::id::random_bytes;
-use crate::time::Stopwatch;
 
 use super::temporary::{TemporaryFile, folder_of, remove_unused};
 
@@ -26,9 +26,7 @@ pub(super) use crate::engine::embedded::wal::{LOG_BYTES_MAX, LOG_BYTES_MIN};
 /// What is added to the name of the store's file.
 const LOG_SUFFIX: &str = ".redo";
 
-/// How long an opening waits for others: who only looks into a file has it for a moment.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks meanwhile.
+/// How often an opening looks whether a file is still locked.
 const POLL: Duration = Duration::from_millis(10);
 
 /// The table file, and the redo log beside it.
@@ -45,7 +43,7 @@ pub(super) struct Files<'a> {
 impl Files<'_> {
     /// Opens the store, or makes it, without a redo log.
     pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let engine = patiently(self.path, || self.direct(&begin))?;
+        let engine = patiently(self.path, self.pages.lock_wait, || self.direct(&begin))?;
         self.clear();
         Ok(engine)
     }
@@ -71,7 +69,8 @@ impl Files<'_> {
 
     /// Opens the store, or makes it, with a redo log.
     pub(super) fn open_with_log(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let engine = patiently(self.path, || Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>))?;
+        let open = || Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>);
+        let engine = patiently(self.path, self.pages.lock_wait, open)?;
         self.clear();
         Ok(engine)
     }
@@ -120,12 +119,12 @@ impl Files<'_> {
 
     /// Opens the store for reading only.
     pub(super) fn open_read_only(&self) -> Result<Box<dyn Engine>> {
-        patiently(self.path, || self.read_only())
+        patiently(self.path, self.pages.lock_wait, || self.read_only())
     }
 
     fn read_only(&self) -> Result<Box<dyn Engine>> {
         let files = Beside { path: self.path.to_path_buf(), pages: self.pages };
-        let follower = Follower::open(files, Space::of_store().fixed(), PATIENCE);
+        let follower = Follower::open(files, Space::of_store().fixed(), self.pages.lock_wait);
         Ok(Box::new(follower.map_err(|error| self.or_no_store(error))?))
     }
 
@@ -197,13 +196,13 @@ struct Beside {
 }
 
 impl FollowedFiles for Beside {
-    fn table(&self) -> Result<(TableReader, FileId)> {
+    fn table(&self) -> Result<(TableReader, embedded::FileId)> {
         let file = File::open(&self.path)?;
         let id = file_id(&file.metadata()?);
-        Ok((TableReader::on(backend(file)?, self.pages)?, id))
+        Ok((TableReader::open(file, &self.path, self.pages)?, id))
     }
 
-    fn table_now(&self) -> Result<FileId> {
+    fn table_now(&self) -> Result<embedded::FileId> {
         match self.path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             found => Ok(file_id(&found?)),
@@ -223,7 +222,7 @@ impl FollowedFiles for Beside {
 }
 
 /// Which file it is.
-fn file_id(file: &Metadata) -> FileId {
+fn file_id(file: &Metadata) -> embedded::FileId {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
@@ -259,12 +258,17 @@ pub(super) fn open_unwritten(path: &Path) -> Result<impl StorageBackend + use<>>
         }
         opened => backend(opened?)?,
     };
-    patiently(path, || match table.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
-        Ok(true) | Err(BackendError::Unsupported) => Ok(()),
-        Ok(false) => Err(locked(path)),
-        Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-        Err(BackendError::Io(error)) => Err(error.into()),
-        Err(other) => Err(io::Error::other(other.to_string()).into()),
+    patiently(path, LOCK_WAIT_DEFAULT, || {
+        match table.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
+            Ok(true) | Err(BackendError::Unsupported) => Ok(()),
+            Ok(false) => {
+                lock_wait::note_refused(Wanted::whole_file(false));
+                Err(Error::AlreadyOpen(locked_by_somebody()))
+            }
+            Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            Err(BackendError::Io(error)) => Err(error.into()),
+            Err(other) => Err(io::Error::other(other.to_string()).into()),
+        }
     })?;
     Ok(table)
 }
@@ -343,25 +347,30 @@ impl<'a> NewFile<'a> {
     }
 }
 
-/// Opens a file as soon as whoever else has it open is done, if that is soon; if not, the error names its path.
-fn patiently<T>(path: &Path, open: impl Fn() -> Result<T>) -> Result<T> {
-    let since = Stopwatch::start();
-    loop {
-        match open() {
-            Err(Error::AlreadyOpen(_)) if since.elapsed() < PATIENCE => thread::sleep(POLL),
-            opened => return opened.map_err(naming_locked(path)),
+/// Opens a file as soon as whoever else has it open is done, if that is soon; if not, the error names its path and, if
+/// it can be found, the process that has it locked.
+fn patiently<T>(path: &Path, wait: Duration, open: impl Fn() -> Result<T>) -> Result<T> {
+    lock_wait::opening(wait, || {
+        loop {
+            match open() {
+                Err(Error::AlreadyOpen(_)) if lock_wait::pause(POLL) => {}
+                opened => return opened.map_err(naming_locked(path)),
+            }
         }
-    }
-}
-
-fn locked(path: &Path) -> Error {
-    Error::AlreadyOpen(path.display().to_string().into())
+    })
 }
 
 /// An engine knows no paths; whoever gave it the file names the one that is locked.
 pub(super) fn naming_locked(path: &Path) -> impl Fn(Error) -> Error {
     move |error| match error {
-        Error::AlreadyOpen(_) => locked(path),
+        Error::AlreadyOpen(Locked { holder, .. }) => {
+            let wanted = lock_wait::refused().unwrap_or(Wanted::whole_file(true));
+            let find = || FileId::at(path).and_then(|file| lock_holder::find(&file, wanted));
+            Error::AlreadyOpen(Locked {
+                path: path.display().to_string().into(),
+                holder: holder.or_else(find),
+            })
+        }
         other => other,
     }
 }

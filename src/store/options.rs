@@ -12,6 +12,7 @@ use super::storages::Storages;
 use super::{Inner, Store};
 #[cfg(feature = "etcd")]
 use crate::engine::etcd::{Access, Etcd, EtcdEngine};
+use crate::engine::lock_wait::LOCK_WAIT_DEFAULT;
 use crate::engine::redb::{Pages, RedbEngine};
 use crate::engine::{Batch, Engine, Log, ReadTransaction, Storage};
 use crate::error::{Error, Result};
@@ -54,6 +55,7 @@ pub struct Options {
     checkpoint_bytes: usize,
     record_cache_bytes: usize,
     check_integrity: bool,
+    lock_wait: Duration,
     page_check: BackgroundCheck,
     page_check_rate: u64,
     restored: bool,
@@ -86,6 +88,9 @@ impl Options {
     /// [`page_check_rate`](Self::page_check_rate) says nothing else: 32 MiB, so that 4 GiB take two minutes.
     pub const PAGE_CHECK_RATE_DEFAULT: u64 = 32 * 1024 * 1024;
 
+    /// How long an opening waits by default while another process has the file locked: a second.
+    pub const LOCK_WAIT_DEFAULT: Duration = LOCK_WAIT_DEFAULT;
+
     /// Everything as it is by default.
     pub fn new() -> Self {
         Self {
@@ -102,6 +107,7 @@ impl Options {
             checkpoint_bytes: Self::CHECKPOINT_BYTES_DEFAULT,
             record_cache_bytes: Self::RECORD_CACHE_BYTES_DEFAULT,
             check_integrity: false,
+            lock_wait: Self::LOCK_WAIT_DEFAULT,
             page_check: BackgroundCheck::default(),
             page_check_rate: Self::PAGE_CHECK_RATE_DEFAULT,
             restored: false,
@@ -222,6 +228,21 @@ impl Options {
         self
     }
 
+    /// How long an opening waits while another process, or another handle of this one, has the file locked;
+    /// [`LOCK_WAIT_DEFAULT`](Self::LOCK_WAIT_DEFAULT) by default. Then it is [`AlreadyOpen`](Error::AlreadyOpen), which
+    /// names the process where the system tells. Out of the range from 10 ms to an hour it is
+    /// [`Error::OptionsMismatch`] at opening. It has no effect on etcd and in memory.
+    ///
+    /// A read of a store that is open for reading only waits as long for the lock on the file's header, which processes
+    /// hold for microseconds unless they are stopped just then. So does closing the store; without the lock the file stays
+    /// as after a crash, and nothing is lost. A write waits on without a limit, because giving up in the middle of a
+    /// commit would leave the store unable to write: [`Stats::locks`](crate::Stats::locks) and telemetry show that it waits.
+    #[must_use]
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
+        self
+    }
+
     /// When the pages of the table are compared with their checksums in the background, after the store was opened to
     /// write; [after an unclean end](BackgroundCheck::AfterUncleanEnd) by default. What it finds is reported as
     /// [`Store::check_pages`] says.
@@ -269,8 +290,8 @@ impl Options {
     }
 
     /// Opens the store in this file, or makes it if there is no such file. The file is for its owner
-    /// only, and appears under its name when it is complete. If somebody else has it open, it waits up to a second for
-    /// it.
+    /// only, and appears under its name when it is complete. If somebody else has it locked, it waits as long as
+    /// [`lock_wait`](Self::lock_wait) says.
     ///
     /// # Errors
     ///
@@ -453,7 +474,8 @@ impl Options {
     }
 
     fn pages(&self) -> Pages {
-        Pages { cache_bytes: self.cache_bytes, check_integrity: self.check_integrity }
+        let Self { cache_bytes, check_integrity, lock_wait, .. } = *self;
+        Pages { cache_bytes, check_integrity, lock_wait }
     }
 
     fn check(&self) -> Result<()> {
@@ -471,9 +493,10 @@ impl Options {
         let retention = self.retention;
         let days = retention.history_days.map(u64::from);
         let hours = u64::from(retention.outcome_hours);
-        let milliseconds = u64::try_from(self.transaction_time.as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = |time: Duration| Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let ranges = [
-            ("transaction_time", Some(milliseconds), 1, 60_000),
+            ("transaction_time", milliseconds(self.transaction_time), 1, 60_000),
+            ("lock_wait", milliseconds(self.lock_wait), 10, 3_600_000),
             ("page_check_rate", Some(self.page_check_rate), 1 << 20, u64::MAX),
             ("redo_log_bytes", Some(self.redo_log_bytes), LOG_BYTES_MIN, LOG_BYTES_MAX),
             ("retention.history_days", days, 1, Retention::HISTORY_DAYS_MAX.into()),

@@ -108,7 +108,7 @@ fn read(path: &Path) -> Rows {
     if !path.exists() {
         return Rows::default();
     }
-    let reader = TableReader::open(path, Pages::believed(1 << 20)).unwrap();
+    let reader = TableReader::at(path, Pages::believed(1 << 20)).unwrap();
     let rows = reader.newest().unwrap();
     rows_of(&rows)
 }

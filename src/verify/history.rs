@@ -2,6 +2,7 @@
 //! chain of its changes; in the end every change of the log must have been met on exactly one chain.
 //! And what is stored of requests that may be repeated.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Found, Walk};
@@ -223,17 +224,16 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, commit: Commit) -> Result<Found<Arc<CommitRecord>>> {
-        if let Some(entry) = self.last_entry.as_ref().filter(|entry| entry.info.commit == commit) {
-            return Ok(Found::There(Arc::clone(entry)));
+    fn entry(&mut self, commit: Commit) -> Result<Found<Rc<CommitRecord>>> {
+        if let Some(entry) = self.entries.get(&commit) {
+            return Ok(Found::There(entry));
         }
-        let found = self.rows.log_entry(commit);
-        match found.and_then(|bytes| bytes.map(|bytes| decode_log_entry(commit, &bytes)).transpose()) {
-            Ok(Some(entry)) => {
-                let entry = Arc::new(entry);
-                self.last_entry = Some(Arc::clone(&entry));
-                Ok(Found::There(entry))
-            }
+        let found = self.rows.log_entry(commit).and_then(|bytes| {
+            let decoded = bytes.map(|bytes| Ok((decode_log_entry(commit, &bytes)?, bytes.len())));
+            decoded.transpose()
+        });
+        match found {
+            Ok(Some((entry, bytes))) => Ok(Found::There(self.entries.keep(commit, entry, bytes))),
             Ok(None) => Ok(Found::Missing),
             Err(Error::Corrupted(_) | Error::Unsupported { .. }) => Ok(Found::Damaged),
             Err(error) => Err(error),

@@ -3,15 +3,19 @@
 //! One walk over all rows of one snapshot, in the order of their addresses. For each row, the rows
 //! that it calls for are looked up, and the row itself must be called for by a record. So both
 //! directions of each index are seen, and nothing has to be remembered but the counts of one scope.
+//! What is looked up often is kept decoded, up to a limit.
 
+mod decoded;
 mod history;
 #[cfg(test)]
 mod history_tests;
 #[cfg(test)]
 mod tests;
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +35,7 @@ use crate::key::KeyRecord;
 use crate::policy::{AliasScope, Policy, Quotas};
 use crate::progress;
 use crate::txn::floor_of;
+use decoded::Decoded;
 use history::Image;
 
 /// How many rows are read at once.
@@ -102,7 +107,8 @@ pub(crate) fn verify(rows: &dyn ReadTransaction, policy: &Policy) -> Result<Repo
         floor: Commit::default(),
         chained: 0,
         chained_told: 0,
-        last_entry: None,
+        keys: Decoded::default(),
+        entries: Decoded::default(),
     };
     match floor_of(rows) {
         Ok(floor) => walk.floor = floor.commit,
@@ -160,9 +166,18 @@ struct Walk<'a> {
     chained: u64,
     /// Up to how many of them are told as progress: one for each entry, as far as these are known.
     chained_told: u64,
-    /// The entry that was read last: others of its changes are mostly asked for next, and to decode it for each
-    /// would take the square of their number.
-    last_entry: Option<Arc<CommitRecord>>,
+    /// The keys of the scope that were looked up: each of their rows in an index asks for one.
+    keys: Decoded<KeyId, LookedUp>,
+    /// Entries of the log: each of their changes is asked for, and to decode an entry for each would take the square of
+    /// their number.
+    entries: Decoded<Commit, CommitRecord>,
+}
+
+/// A key that was looked up.
+struct LookedUp {
+    record: KeyRecord,
+    /// The rows of indexes that it calls for, once they were asked for.
+    index_rows: OnceCell<Vec<(Row, Vec<u8>)>>,
 }
 
 /// What a look-up of a record found.
@@ -350,7 +365,7 @@ impl Walk<'_> {
         let key_row = space.key(key_id);
         match self.look_up_key(scope, space, key_id)? {
             Found::There(key) => {
-                let called_for = space.index_rows(&key);
+                let called_for = key.index_rows.get_or_init(|| space.index_rows(&key.record));
                 if !called_for.iter().any(|(called, its_value)| called == row && its_value == value) {
                     self.violation(invariant, &[row, &key_row], "the key does not call for this index row");
                 }
@@ -366,7 +381,7 @@ impl Walk<'_> {
         let key_row = space.key(alias.key_id);
         match self.look_up_key(scope, space, alias.key_id)? {
             Found::Missing => self.violation(1, &[row, &key_row], "the alias names a key that is not there"),
-            Found::There(key) if key.default => {
+            Found::There(key) if key.record.default => {
                 self.violation(5, &[row, &key_row], "the alias names a default key");
             }
             _ => {}
@@ -459,6 +474,7 @@ impl Walk<'_> {
         if self.scope.as_ref().is_none_or(|(present, _)| present != scope) {
             self.end_scope();
             self.report.scopes += 1;
+            self.keys.clear();
             self.scope = Some((scope.clone(), Space::of_scope(scope)));
         }
     }
@@ -477,9 +493,21 @@ impl Walk<'_> {
         self.look_up_as(row, |stored| Ok(stored.clone()))
     }
 
-    fn look_up_key(&self, scope: &Scope, space: &Space, key_id: KeyId) -> Result<Found<KeyRecord>> {
+    /// Looks up a key of the scope whose rows are being walked.
+    fn look_up_key(&mut self, scope: &Scope, space: &Space, key_id: KeyId) -> Result<Found<Rc<LookedUp>>> {
+        if let Some(key) = self.keys.get(&key_id) {
+            return Ok(Found::There(key));
+        }
         let row = space.key(key_id);
-        self.look_up_as(&row, |stored| decode_key_unchecked(&row, scope, key_id, stored))
+        let found = self.look_up_as(&row, |stored| {
+            let record = decode_key_unchecked(&row, scope, key_id, stored)?;
+            Ok((LookedUp { record, index_rows: OnceCell::new() }, stored.bytes.len()))
+        })?;
+        Ok(match found {
+            Found::There((key, bytes)) => Found::There(self.keys.keep(key_id, key, bytes)),
+            Found::Missing => Found::Missing,
+            Found::Damaged => Found::Damaged,
+        })
     }
 
     fn look_up_as<T>(&self, row: &[u8], read: impl FnOnce(&Stored) -> Result<T>) -> Result<Found<T>> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
-use keystead::{ApiCode, Error};
+use keystead::{ApiCode, Error, Locked};
 use serde_json::json;
 
 use crate::output::{error_line, is_json, print_json, printable};
@@ -181,7 +181,10 @@ impl From<Error> for Failure {
         let (kind, api) = (kind_of(&error), error.api());
         let message = match &error {
             Error::Aborted(reason) => reason.to_string(),
-            Error::AlreadyOpen(path) => format!("locked by another process: {path}"),
+            Error::AlreadyOpen(Locked { path, holder: None, .. }) => {
+                format!("locked by another process: {path}")
+            }
+            Error::AlreadyOpen(locked) => locked.to_string(),
             error => error.to_string(),
         };
         Self { kind, api, advice: advice_for(&error), message }
@@ -239,7 +242,8 @@ fn kind_of(error: &Error) -> Kind {
 /// What an operator does about a store that is locked.
 const LOCKED: &str = "for a command that writes, stop the process that has the store open, or ask it to do this. A command that only \
      reads works beside that process, but not while the store is compacted, or while a process is opening it: give the command \
-     again. If that does not help, another program has locked the file: `fuser -v` shows it";
+     again, or wait longer by --lock-wait SECONDS. If that does not help, another program has locked the file, or a process was \
+     stopped while it read: end it, or let it run on";
 
 /// What an operator does about it; what the message says already is not said again.
 fn advice_for(error: &Error) -> Option<&'static str> {
@@ -317,6 +321,9 @@ fn advice_for(error: &Error) -> Option<&'static str> {
 #[allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 mod tests {
     use std::process::Command;
+    use std::time::Duration;
+
+    use keystead::Options;
 
     use super::*;
     use crate::output::say_in_json;
@@ -356,8 +363,14 @@ mod tests {
         assert!(advice(io::ErrorKind::FileTooLarge).contains("ulimit -f"));
         assert!(advice(io::ErrorKind::InvalidFilename).contains("shorter name"));
         assert!(advice(io::ErrorKind::NotFound).contains("check the path"));
-        let locked = Failure::of_file(Path::new("/into"))(Error::AlreadyOpen("/data/kms".into()));
-        assert_eq!(locked.message, "locked by another process: /data/kms");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kms");
+        let options = Options::new().lock_wait(Duration::from_millis(10));
+        let _held = options.open(&path).unwrap();
+        let locked = Failure::of_file(Path::new("/into"))(options.open(&path).unwrap_err());
+        let holder =
+            if cfg!(target_os = "linux") { "another handle of this process" } else { "another process" };
+        assert_eq!(locked.message, format!("locked by {holder}: {}", path.display()));
         assert_eq!(locked.kind, Kind::NotOpened);
         let unknown = Failure::from(Error::CommitUnknown("No space left on device".into()));
         assert!(unknown.advice.unwrap().contains("make room"));

@@ -27,7 +27,7 @@ use crate::engine::redb::{FirstPage, LogState, RedbRead, TableReader};
 use crate::engine::{
     Engine, Newest, PageRound, PageState, ReadTransaction, Reading, Stripes, Waited, WriteTransaction,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Locked, Result};
 use crate::format::Row;
 use crate::id::Commit;
 use crate::sync::thread::{self, JoinHandle};
@@ -375,7 +375,7 @@ fn until_at_rest<T>(
         tries += 1;
         if tries > TRIES_AT_ONCE {
             if since.elapsed() > lock_wait {
-                return Err(Error::AlreadyOpen(files.name().into()));
+                return Err(Error::AlreadyOpen(Locked { path: files.name().into(), holder: None }));
             }
             thread::sleep(PAUSE);
         }

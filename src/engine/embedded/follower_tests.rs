@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::{Row, Stored};
 use crate::id::Commit;
 
-const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
+const PAGES: Pages = Pages { lock_wait: LOCK_WAIT, ..Pages::believed(1 << 20) };
 const ID: [u8; 16] = [7; 16];
 /// So short that a few commits fill a segment.
 const LOG_BYTES: u64 = 8192 + 2 * 4096;
@@ -36,7 +36,7 @@ impl Files {
 
 impl FollowedFiles for Files {
     fn table(&self) -> Result<(TableReader, FileId)> {
-        Ok((TableReader::open(&self.path(0), PAGES)?, None))
+        Ok((TableReader::open(File::open(self.path(0))?, &self.path(0), PAGES)?, None))
     }
 
     fn table_now(&self) -> Result<FileId> {

@@ -356,6 +356,7 @@ impl EmbeddedEngine {
 
     fn end(&mut self) {
         self.shared.lock().closing = true;
+        self.shared.table.begin_to_close();
         self.shared.work.notify_all();
         if let Some(checkpointer) = self.checkpointer.take() {
             // If it panicked, the log holds all that the table file has not.

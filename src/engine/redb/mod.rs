@@ -25,6 +25,8 @@ use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabas
 
 use super::bell::Bell;
 use super::disk::StorageBackend;
+use super::lock_holder::FileId;
+use super::lock_wait::LOCK_WAIT_DEFAULT;
 use super::{
     Batch, Engine, Load, Log, Newest, PageRound, PageState, ReadTransaction, Reading, RowHash, Stripes,
     Waited, WriteTransaction,
@@ -45,6 +47,7 @@ use errors::{guarded, of_database, of_transaction};
 pub(crate) use pages::FirstPage;
 #[cfg(any(test, fuzzing))]
 pub(crate) use pages::WRITER_BYTE;
+use pages::locks::Locks;
 use pages::{Checked, PageFile};
 use spaces::KnownNumbers;
 use write::{Writing, write, write_first, write_mark};
@@ -56,6 +59,8 @@ pub(crate) struct Pages {
     /// Whether all are compared with their checksums before anything is read; and, to write, redb's lists of free ones
     /// rebuilt.
     pub(crate) check_integrity: bool,
+    /// How long an opening, a read and the closing wait for locks of others.
+    pub(crate) lock_wait: Duration,
 }
 
 /// A store that this process may write.
@@ -83,6 +88,8 @@ pub(crate) struct TableReader {
 /// one.
 struct Closing<D> {
     database: Option<D>,
+    /// Where it lies, if that is a file: closing it needs locks.
+    pages: Option<Arc<PageFile>>,
 }
 
 /// A table file that a redo log is written in front of.
@@ -114,7 +121,10 @@ impl RedbEngine {
 
     /// Opens a store that exists.
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        Self::on(existing(path)?, &pages.shared_builder())
+        guarded(|| {
+            let (database, file) = open_database(pages.writable(path)?, &pages.shared_builder())?;
+            Self::of(database, Some(file))
+        })
     }
 
     /// What the file says of a redo log. If it is in use, nothing may be written past it.
@@ -134,13 +144,13 @@ impl RedbEngine {
     /// Opens the store on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
         guarded(|| {
-            let (database, pages) = open_database(backend, builder)?;
+            let (database, pages) = open_database(PageFile::new(backend)?, builder)?;
             Self::of(database, Some(pages))
         })
     }
 
     fn of(database: Database, pages: Option<Arc<PageFile>>) -> Result<Self> {
-        let database = Closing::new(database);
+        let database = Closing::new(database, pages.clone());
         let (stripes, numbers) = (Stripes::new(Stripes::COUNT_DEFAULT), KnownNumbers::new());
         let (stripes, numbers) = (Arc::new(stripes), Arc::new(numbers));
         let newest = RedbRead::newest(&*database, &numbers, Some(&stripes))?;
@@ -328,14 +338,19 @@ impl WriteTransaction for RedbWrite<'_> {
 impl TableFile {
     /// Opens the table file of a store to write; others may read it.
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        Self::on(existing(path)?, &pages.shared_builder())
+        Self::of(pages.writable(path)?, &pages.shared_builder())
     }
 
     /// Opens the table file on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        Self::of(PageFile::new(backend)?, builder)
+    }
+
+    fn of(pages: Arc<PageFile>, builder: &Builder) -> Result<Self> {
         guarded(|| {
-            let (database, pages) = open_database(backend, builder)?;
-            Ok(Self { database: Closing::new(database), pages, numbers: Arc::new(KnownNumbers::new()) })
+            let (database, pages) = open_database(pages, builder)?;
+            let database = Closing::new(database, Some(pages.clone()));
+            Ok(Self { database, pages, numbers: Arc::new(KnownNumbers::new()) })
         })
     }
 
@@ -346,6 +361,11 @@ impl TableFile {
     /// What the file says of its log.
     pub(crate) fn log_state(&self) -> Result<LogState> {
         Ok(self.newest()?.log_state())
+    }
+
+    /// From here on nothing waits long for a lock on the file that another process holds: it is being closed.
+    pub(super) fn begin_to_close(&self) {
+        self.pages.locks.close();
     }
 
     /// As [`Engine::check_pages`].
@@ -406,19 +426,29 @@ impl TableFile {
 
 impl TableReader {
     /// Opens the table file of a store for reading, also while another process writes it, or if none closed it.
+    pub(crate) fn open(file: File, path: &Path, pages: Pages) -> Result<Self> {
+        let locks = Locks::new(FileId::of(&file, path), pages.lock_wait);
+        Self::of(PageFile::to_be_followed(backend(file)?, locks)?, pages)
+    }
+
     #[cfg(test)]
-    pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        Self::on(backend(OpenOptions::new().read(true).open(path)?)?, pages)
+    pub(crate) fn at(path: &Path, pages: Pages) -> Result<Self> {
+        Self::open(File::open(path)?, path, pages)
     }
 
     /// The same, on a backend that has one.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn on(file: impl StorageBackend, pages: Pages) -> Result<Self> {
+        Self::of(PageFile::to_be_followed(file, Locks::default())?, pages)
+    }
+
+    fn of(file: Arc<PageFile>, pages: Pages) -> Result<Self> {
         guarded(|| {
-            let (builder, check_integrity) = (pages.shared_builder(), pages.check_integrity);
-            let pages = PageFile::to_be_followed(file)?;
+            let (builder, check_integrity, pages) = (pages.shared_builder(), pages.check_integrity, file);
             let database =
                 builder.open_read_only_with_backend(Checked(pages.clone())).map_err(of_database)?;
-            let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
+            let database = Closing::new(database, Some(pages.clone()));
+            let numbers = Arc::new(KnownNumbers::new());
             let reader = Self { database, pages, numbers };
             reader.newest()?;
             reader.pages.opened();
@@ -432,7 +462,7 @@ impl TableReader {
 
     /// The newest commit of the table.
     pub(crate) fn newest(&self) -> Result<RedbRead> {
-        guarded(|| RedbRead::newest(&*self.database, &self.numbers, None))
+        self.pages.locks.reading(|| guarded(|| RedbRead::newest(&*self.database, &self.numbers, None)))
     }
 
     /// The beginning of the file, which no commit of the table leaves as it was.
@@ -456,8 +486,8 @@ impl TableReader {
 }
 
 impl<D> Closing<D> {
-    fn new(database: D) -> Self {
-        Self { database: Some(database) }
+    fn new(database: D, pages: Option<Arc<PageFile>>) -> Self {
+        Self { database: Some(database), pages }
     }
 }
 
@@ -472,7 +502,10 @@ impl<D> Deref for Closing<D> {
 impl<D> Drop for Closing<D> {
     fn drop(&mut self) {
         let database = self.database.take();
-        // Nothing is lost: every commit was durable before.
+        if let Some(pages) = &self.pages {
+            pages.locks.close();
+        }
+        // Nothing is lost: every commit was durable before. Without its locks the file stays as a crash leaves it.
         let _ = guarded(|| {
             drop(database);
             Ok(())
@@ -480,11 +513,10 @@ impl<D> Drop for Closing<D> {
     }
 }
 
-/// Opens the database on a backend that has one.
+/// Opens the database in a file that has one.
 ///
 /// With [`Pages::check_integrity`] redb has compared all pages itself by then.
-fn open_database(backend: impl StorageBackend, builder: &Builder) -> Result<(Database, Arc<PageFile>)> {
-    let pages = PageFile::new(backend)?;
+fn open_database(pages: Arc<PageFile>, builder: &Builder) -> Result<(Database, Arc<PageFile>)> {
     let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
     pages.recovered();
     pages.opened();
@@ -499,7 +531,7 @@ fn check(
     bytes: u64,
 ) -> Result<PageRound> {
     guarded(|| {
-        let _held = database.begin_read().map_err(of_transaction)?;
+        let _held = pages.locks.reading(|| database.begin_read().map_err(of_transaction))?;
         pages.check(after, bytes)
     })
 }
@@ -512,11 +544,15 @@ pub(crate) fn check_closed_file(file: impl StorageBackend) -> Result<PageRound> 
 
 /// A file that exists, and is not empty.
 fn existing(path: &Path) -> Result<FileBackend> {
+    backend(existing_file(path)?)
+}
+
+fn existing_file(path: &Path) -> Result<File> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     if file.metadata()?.len() == 0 {
         return Err(Error::NotAStore("the file is empty".into()));
     }
-    backend(file)
+    Ok(file)
 }
 
 /// A file to be read and written, for redb or for the redo log.
@@ -531,8 +567,18 @@ pub(crate) fn builder(cache_bytes: usize) -> Builder {
 
 impl Pages {
     /// Pages that are believed to be as they were written.
-    pub(crate) fn believed(cache_bytes: usize) -> Self {
-        Self { cache_bytes, check_integrity: false }
+    pub(crate) const fn believed(cache_bytes: usize) -> Self {
+        Self { cache_bytes, check_integrity: false, lock_wait: LOCK_WAIT_DEFAULT }
+    }
+
+    /// A file that exists, to be read and written.
+    fn writable(self, path: &Path) -> Result<Arc<PageFile>> {
+        self.file(existing_file(path)?, path)
+    }
+
+    fn file(self, file: File, path: &Path) -> Result<Arc<PageFile>> {
+        let locks = Locks::new(FileId::of(&file, path), self.lock_wait);
+        Ok(PageFile::with_locks(backend(file)?, locks)?)
     }
 
     /// The settings for a backend that nobody else can open.

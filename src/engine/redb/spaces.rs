@@ -24,7 +24,7 @@
 
 use std::hash::BuildHasher;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use foldhash::quality::RandomState;
@@ -61,7 +61,7 @@ const NUMBER_LENGTH_MAX: usize = 9;
 const SHORT: usize = 96;
 
 /// How many numbers are kept in memory: of a thousand scopes that are used much, most have a slot of their
-/// own. Half a mebibyte when all are full. To make and to drop them takes time, so not more.
+/// own. Half a mebibyte when all are full.
 #[cfg(not(test))]
 const SLOTS: usize = 1 << 12;
 /// Tests open a store thousands of times, and spaces shall take each other's slots.
@@ -86,7 +86,8 @@ pub(super) enum Beginning<'a> {
 
 /// The numbers that were met, in memory. All of them are durable, so they hold for good.
 pub(super) struct KnownNumbers {
-    slots: Box<[ArcSwapOption<Known>]>,
+    /// A slot is made when it is used first: to drop one takes a tenth of a microsecond, and most stores use few.
+    slots: Box<[OnceLock<ArcSwapOption<Known>>]>,
     keys: RandomState,
 }
 
@@ -199,25 +200,26 @@ pub(super) fn read_count(bytes: &[u8]) -> Result<u64> {
 
 impl KnownNumbers {
     pub(super) fn new() -> Self {
-        Self { slots: (0..SLOTS).map(|_| ArcSwapOption::empty()).collect(), keys: RandomState::default() }
+        Self { slots: (0..SLOTS).map(|_| OnceLock::new()).collect(), keys: RandomState::default() }
     }
 
     pub(super) fn get(&self, space: &[u8]) -> Option<Start> {
-        let known = self.slot(space).load();
+        let known = self.slot(space).get()?.load();
         known.as_ref().filter(|known| *known.space == *space).map(|known| known.number)
     }
 
     /// Keeps a number that was found in a commit which is durable.
     pub(super) fn keep(&self, space: &[u8], number: Start) {
-        self.slot(space).store(Some(Arc::new(Known { space: space.into(), number })));
+        let slot = self.slot(space).get_or_init(ArcSwapOption::empty);
+        slot.store(Some(Arc::new(Known { space: space.into(), number })));
     }
 
     #[cfg(test)]
     pub(super) fn forget(&self) {
-        self.slots.iter().for_each(|slot| slot.store(None));
+        self.slots.iter().filter_map(OnceLock::get).for_each(|slot| slot.store(None));
     }
 
-    fn slot(&self, space: &[u8]) -> &ArcSwapOption<Known> {
+    fn slot(&self, space: &[u8]) -> &OnceLock<ArcSwapOption<Known>> {
         let hash = self.keys.hash_one(space);
         let place = hash % SLOTS as u64;
         &self.slots[usize::try_from(place).expect("it is less than the number of slots")]

@@ -16,6 +16,7 @@ use twox_hash::XxHash3_64;
 
 use super::{LogId, MARK_AT, Position, RedoLog, take};
 use crate::engine::disk::{BackendError, StorageBackend};
+use crate::engine::lock_holder::locked_by_somebody;
 use crate::error::{Error, Result};
 use crate::id::Commit;
 
@@ -105,7 +106,7 @@ impl RedoLog {
         let Some(marks) = &self.marks else { return Ok(()) };
         match marks.try_lock_range(Bound::Included(LOCKED_BYTE), Bound::Included(LOCKED_BYTE)) {
             Ok(true) | Err(BackendError::Unsupported) => Ok(()),
-            Ok(false) => Err(Error::AlreadyOpen("the write-ahead log".into())),
+            Ok(false) => Err(Error::AlreadyOpen(locked_by_somebody())),
             Err(error) => Err(of_backend(error)),
         }
     }

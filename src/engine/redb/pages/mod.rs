@@ -13,11 +13,14 @@
 //! - No number of a page reaches redb that lies outside of the file: redb asks for the memory of a page before it
 //!   reads it, up to 4 GiB.
 //!
+//! redb's lock calls go through here too; `locks` waits for those that others hold.
+//!
 //! `walk` reads all pages that one commit names, past redb and its cache.
 
 #[cfg(test)]
 mod first_page_tests;
 pub(super) mod header;
+pub(super) mod locks;
 pub(super) mod node;
 #[cfg(test)]
 mod tests;
@@ -34,11 +37,13 @@ use foldhash::fast::RandomState;
 use twox_hash::XxHash3_64;
 
 use crate::engine::disk::{BackendError, StorageBackend};
+use crate::engine::lock_wait::{self, Wanted};
 use crate::engine::{PageRound, PageState, PageStats};
 use crate::error::{Error, Result};
 use crate::telemetry;
 
 use header::{Header, Layout};
+use locks::Locks;
 use node::{Node, write_impossible};
 
 pub(super) const PAGE: u64 = 4096;
@@ -93,6 +98,7 @@ const WRITTEN: u8 = u8::MAX;
 /// redb's file, through which redb reads and writes.
 pub(super) struct PageFile {
     file: Box<dyn StorageBackend>,
+    pub(super) locks: Locks,
     length: AtomicU64,
     /// What the first page said when it was read first: whether the file was not closed, and whether a crash may
     /// have cut its newest commit off.
@@ -145,18 +151,23 @@ impl Reference {
 
 impl PageFile {
     pub(super) fn new(file: impl StorageBackend) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self::of(file)?))
+        Self::with_locks(file, Locks::default())
+    }
+
+    pub(super) fn with_locks(file: impl StorageBackend, locks: Locks) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self::of(file, locks)?))
     }
 
     /// A file that this process only reads.
-    pub(super) fn to_be_followed(file: impl StorageBackend) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self { is_followed: true, ..Self::of(file)? }))
+    pub(super) fn to_be_followed(file: impl StorageBackend, locks: Locks) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self { is_followed: true, ..Self::of(file, locks)? }))
     }
 
-    fn of(file: impl StorageBackend) -> io::Result<Self> {
+    fn of(file: impl StorageBackend, locks: Locks) -> io::Result<Self> {
         let length = AtomicU64::new(file.len()?);
         Ok(Self {
             file: Box::new(file),
+            locks,
             length,
             found: OnceLock::new(),
             layout: OnceLock::new(),
@@ -181,7 +192,12 @@ impl PageFile {
     pub(super) fn has_writer(&self) -> Result<bool> {
         let byte = Bound::Included(WRITER_BYTE);
         match self.file.query_lock_range(byte, byte) {
-            Ok(locked) => Ok(locked),
+            Ok(locked) => {
+                if locked {
+                    lock_wait::note_refused(Wanted::new((byte, byte), true));
+                }
+                Ok(locked)
+            }
             Err(BackendError::Io(error)) => Err(error.into()),
             Err(other) => Err(io::Error::other(other.to_string()).into()),
         }
@@ -204,7 +220,7 @@ impl PageFile {
             checks: count(&self.checks),
             checked_bytes: count(&self.checked_bytes),
         };
-        PageState { stats, unclean, bytes: count(&self.length) }
+        PageState { stats, locks: self.locks.stats(), unclean, bytes: count(&self.length) }
     }
 
     /// When redb has opened the file to write: if it went back from a commit that a crash cut off, that is no damage. Of
@@ -449,19 +465,19 @@ impl StorageBackend for Checked {
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.try_lock_range(start, end)
+        self.noting_refused((start, end), true, self.0.file.try_lock_range(start, end))
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.try_lock_shared_range(start, end)
+        self.noting_refused((start, end), false, self.0.file.try_lock_shared_range(start, end))
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.file.lock_range(start, end)
+        self.0.locks.acquire(&*self.0.file, (start, end), true)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.file.lock_shared_range(start, end)
+        self.0.locks.acquire(&*self.0.file, (start, end), false)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
@@ -473,7 +489,26 @@ impl StorageBackend for Checked {
         if (start, end) == (byte, byte) && self.0.is_consistent()? {
             return Ok(true);
         }
-        self.0.file.query_lock_range(start, end)
+        let held = self.0.file.query_lock_range(start, end);
+        if matches!(held, Ok(true)) {
+            lock_wait::note_refused(Wanted::new((start, end), true));
+        }
+        held
+    }
+}
+
+impl Checked {
+    /// For the error of an opening, which says who holds the lock.
+    fn noting_refused(
+        &self,
+        range: (Bound<u64>, Bound<u64>),
+        exclusive: bool,
+        acquired: Result<bool, BackendError>,
+    ) -> Result<bool, BackendError> {
+        if matches!(acquired, Ok(false)) {
+            lock_wait::note_refused(Wanted::new(range, exclusive));
+        }
+        acquired
     }
 }
 
