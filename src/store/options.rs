@@ -329,7 +329,7 @@ impl Options {
     /// # Errors
     ///
     /// Those of [`open`](Self::open), and [`NoStore`](Error::NoStore) if there is no such file.
-    /// [`AlreadyOpen`](Error::AlreadyOpen) if it is locked for more than a second: by a process that is
+    /// [`AlreadyOpen`](Error::AlreadyOpen) if it is locked for longer than [`lock_wait`](Self::lock_wait): by a process that is
     /// opening it to write, or by one that uses it alone, as [`compact`](crate::compact) does.
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.check()?;
