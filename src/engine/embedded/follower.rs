@@ -79,7 +79,10 @@ struct Shared {
     /// What is looked at to tell whether [`newest`](Self::newest) still is the newest.
     watched: ArcSwap<Watched>,
     state: Mutex<State>,
+    /// Rung for commits. Whoever ends all waiting may go on to read.
     bell: Bell,
+    /// Ends the thread that refreshes.
+    dropped: Bell,
 }
 
 struct Watched {
@@ -107,8 +110,6 @@ struct State {
     view: Arc<View>,
     commit: Commit,
     stripes: Arc<Stripes>,
-    /// What happened before this commit, the stripes don't know.
-    floor: Commit,
     /// The row by which the store is told from another.
     identity: Option<Vec<u8>>,
     /// As it was before the table was read, for as long as no log is in use.
@@ -142,6 +143,7 @@ impl Follower {
             watched: ArcSwap::from_pointee(state.watched()),
             state: Mutex::new(state),
             bell: Bell::default(),
+            dropped: Bell::default(),
             files,
             identity,
             lock_wait,
@@ -150,8 +152,14 @@ impl Follower {
         let of_thread = Arc::clone(&shared);
         let refresher = thread::Builder::new()
             .name("keystead follower".to_owned())
-            .spawn(move || of_thread.refresh_until_closed())?;
+            .spawn(move || of_thread.refresh_until_dropped())?;
         Ok(Self { shared, refresher: Some(refresher) })
+    }
+
+    /// What a reader would be shown that did not look first.
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> Commit {
+        self.shared.newest.read().commit()
     }
 
     fn table(&self) -> Arc<TableReader> {
@@ -161,7 +169,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.shared.bell.end();
+        self.shared.dropped.end();
         if let Some(refresher) = self.refresher.take() {
             // It writes nothing, and whatever it failed at, the next read would have been told.
             let _ = refresher.join();
@@ -235,8 +243,8 @@ impl Shared {
         Ok(())
     }
 
-    fn refresh_until_closed(&self) {
-        while self.bell.wait(Commit::new(u64::MAX), REFRESH) == Waited::TimedOut {
+    fn refresh_until_dropped(&self) {
+        while self.dropped.wait(Commit::default(), REFRESH) == Waited::TimedOut {
             // What fails here fails again in the next read, which says so.
             let _ = self.look_for_writer().and_then(|()| self.catch_up());
         }
@@ -276,7 +284,7 @@ fn is_still(file: FileId, files: &dyn FollowedFiles) -> Result<bool> {
 impl State {
     fn snapshot(&self) -> Snapshot {
         let (view, stripes) = (self.view.clone(), self.stripes.clone());
-        Snapshot { view, commit: self.commit, stripes, floor: self.floor }
+        Snapshot { view, commit: self.commit, stripes }
     }
 
     fn watched(&self) -> Watched {
@@ -302,12 +310,12 @@ impl State {
         if mark.closed || (mark.session, mark.loads) != (former.session, former.loads) || !log.is_marked()? {
             return Ok(None);
         }
-        if mark.end.sequence > at.sequence + SEGMENTS {
+        if mark.end.sequence.saturating_sub(at.sequence) > SEGMENTS {
             return Ok(None);
         }
         let mut commit = self.commit;
         read_frames(&log, &mut at, mark.end, &mut |frame| {
-            if frame.first.number() != commit.number() + 1 {
+            if frame.first != next(commit) {
                 return Ok(false);
             }
             self.view.active.insert(&frame.commits, &self.stripes)?;
@@ -359,6 +367,10 @@ fn needs(base: &RedbRead) -> Commit {
         LogState::InUse { floor, .. } => base.commit().max(floor),
         LogState::None | LogState::Closed { .. } => base.commit(),
     }
+}
+
+fn next(commit: Commit) -> Commit {
+    Commit::new(commit.number().saturating_add(1))
 }
 
 /// Looks until what is looked at is not in motion.
@@ -423,29 +435,38 @@ fn attach(
         Some(former) => former.stripes.clone(),
         None => Arc::new(Stripes::new(STRIPES)),
     };
-    let (followed, view, commit) = match base.log_state() {
-        LogState::None | LogState::Closed { .. } => {
-            let commit = base.commit();
-            (None, View { active: Arc::default(), frozen: None, base: base.clone() }, commit)
-        }
-        LogState::InUse { id, .. } => match attach_log(files, id, &table, &base, &stripes)? {
-            Ok((followed, rows, commit)) => {
-                (Some(followed), View { active: rows, frozen: None, base: base.clone() }, commit)
+    let (followed, rows, commit) = match base.log_state() {
+        LogState::None | LogState::Closed { .. } => (None, Arc::default(), base.commit()),
+        LogState::InUse { id, .. } => {
+            let attached = attach_log(files, id, &table, &base, &stripes);
+            let has_mark = matches!(&attached, Ok(Ok((Followed { mark: Some(_), .. }, ..))));
+            // Else a writer may have come and gone since the table was read, and have taken the log with it.
+            if !has_mark && (table.first_page()? != first_page || !is_still(file, files)?) {
+                return Ok(Err(InMotion));
             }
-            Err(InMotion) => return Ok(Err(InMotion)),
-        },
+            match attached? {
+                Ok((followed, rows, commit)) => (Some(followed), rows, commit),
+                Err(InMotion) => return Ok(Err(InMotion)),
+            }
+        }
     };
     let found = base.get(&[identity])?.pop().flatten().map(|stored| stored.bytes);
     if former.is_some_and(|former| former.identity != found || former.commit > commit) {
         return Err(Error::Replaced(files.name().into()));
     }
-    // All that the log has was marked just now; what the table has of it before, only if it was read then.
-    let floor = match same {
-        Some(former) if former.commit >= base.commit() => former.floor,
-        _ => base.commit(),
-    };
-    let view = Arc::new(view);
-    Ok(Ok(State { table, file, followed, view, commit, stripes, floor, identity: found, first_page }))
+    match (same, former) {
+        // All that the log has was marked just now; what the table has of it before, only if it was read then.
+        (Some(former), _) if former.commit >= base.commit() => {}
+        (Some(_), _) => stripes.raise_floor(base.commit()),
+        // Of another file nothing counts that was read from the former, nor the other way round.
+        (None, Some(former)) => {
+            former.stripes.raise_floor(Commit::new(u64::MAX));
+            stripes.raise_floor(commit);
+        }
+        (None, None) => {}
+    }
+    let view = Arc::new(View { active: rows, frozen: None, base });
+    Ok(Ok(State { table, file, followed, view, commit, stripes, identity: found, first_page }))
 }
 
 type Attached = (Followed, Arc<Memtable>, Commit);
@@ -500,7 +521,7 @@ fn attach_to_mark(log: RedoLog, base: &RedbRead, stripes: &Stripes) -> Result<Re
         if frame.last <= commit {
             return Ok(true);
         }
-        if frame.first.number() != commit.number() + 1 {
+        if frame.first != next(commit) {
             return Ok(false);
         }
         rows.insert(&frame.commits, stripes)?;
