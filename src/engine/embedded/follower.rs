@@ -35,7 +35,6 @@ use crate::sync::{ArcSwap, Mutex, MutexGuard};
 use crate::time::Stopwatch;
 
 /// How often it looks for commits while nobody reads: a snapshot of the table that is held for long makes the file grow.
-/// It is also how long it takes to see that a writer was killed.
 const REFRESH: Duration = Duration::from_millis(100);
 /// How often a waiting reader looks whether there is a commit.
 const POLL: Duration = Duration::from_millis(10);
@@ -96,10 +95,10 @@ enum By {
     Mark {
         log: Arc<RedoLog>,
         checksum: u64,
+        /// Whether it is that of a writer that is there.
+        is_marked: bool,
     },
     FirstPage(Box<FirstPage>),
-    /// The next read finds out.
-    Nothing,
 }
 
 /// What was read, and how far.
@@ -246,20 +245,8 @@ impl Shared {
     fn refresh_until_dropped(&self) {
         while self.dropped.wait(Commit::default(), REFRESH) == Waited::TimedOut {
             // What fails here fails again in the next read, which says so.
-            let _ = self.look_for_writer().and_then(|()| self.catch_up());
+            let _ = self.catch_up();
         }
-    }
-
-    /// Whoever follows a writer that was killed has to look whether there is another file: has the next read do so.
-    fn look_for_writer(&self) -> Result<()> {
-        let state = self.lock();
-        if let Some(Followed { log, mark: Some(_), .. }) = &state.followed
-            && !log.is_marked()?
-        {
-            let (table, file) = (state.table.clone(), state.file);
-            self.watched.store(Arc::new(Watched { table, by: By::Nothing, file }));
-        }
-        Ok(())
     }
 }
 
@@ -267,9 +254,12 @@ impl Watched {
     /// Whether there was no commit since. Of what a writer is about to tell, nothing was acknowledged yet.
     fn is_current(&self, files: &dyn FollowedFiles) -> Result<bool> {
         let is_current = match &self.by {
-            By::Mark { log, checksum } => log.mark_checksum()? == *checksum,
+            // In this order: while its writer is there, nobody shows more than the mark says; without, others may show what
+            // lies behind it.
+            By::Mark { log, checksum, is_marked } => {
+                (!is_marked || log.is_marked()?) && log.mark_checksum()? == *checksum
+            }
             By::FirstPage(page) => self.table.first_page()? == **page,
-            By::Nothing => false,
         };
         Ok(is_current && (self.file.is_none() || is_still(self.file, files)?))
     }
@@ -289,16 +279,12 @@ impl State {
 
     fn watched(&self) -> Watched {
         let table = self.table.clone();
-        match &self.followed {
-            // While its writer is there, the file is not replaced.
-            Some(Followed { log, mark: Some(_), checksum, .. }) => {
-                Watched { table, by: By::Mark { log: log.clone(), checksum: *checksum }, file: None }
-            }
-            Some(Followed { log, checksum, .. }) => {
-                Watched { table, by: By::Mark { log: log.clone(), checksum: *checksum }, file: self.file }
-            }
-            None => Watched { table, by: By::FirstPage(Box::new(self.first_page)), file: self.file },
-        }
+        let Some(Followed { log, mark, checksum, .. }) = &self.followed else {
+            return Watched { table, by: By::FirstPage(Box::new(self.first_page)), file: self.file };
+        };
+        let by = By::Mark { log: log.clone(), checksum: *checksum, is_marked: mark.is_some() };
+        // While its writer is there, the file is not replaced.
+        Watched { table, by, file: if mark.is_some() { None } else { self.file } }
     }
 
     /// Goes on with the log from where it was read to. `None` if that can't be done, because there is none in use, or what

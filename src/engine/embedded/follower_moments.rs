@@ -440,3 +440,28 @@ fn a_table_does_not_grow_beside_a_follower() {
     });
     assert!(lengths[1] <= lengths[0] * 2, "{lengths:?}");
 }
+
+/// One that has found out that the writer is gone shows what lies behind the mark; then no other may show less.
+#[test]
+fn what_a_killed_writer_left_is_shown_by_all_at_once() {
+    let place = Place::new();
+    let writer = place.write(usize::MAX);
+    commit(&writer, &put(b"row", vec![1; 10]));
+    let mark = place.mark();
+    let newest = commit(&writer, &put(b"row", vec![2; 10]));
+    let killed = place.copy();
+    writer.close().unwrap();
+    // It was killed after the sync, before the mark.
+    killed.set_mark(&mark);
+    let holder = backend(to_write(&killed.files().path(1))).unwrap();
+    let byte = Bound::Included(LOCKED_BYTE);
+    for _ in 0..20 {
+        assert!(holder.try_lock_range(byte, byte).unwrap());
+        let follower = killed.follow().unwrap();
+        assert!(follower.begin_read().unwrap().commit() < newest);
+        holder.unlock_range(byte, byte).unwrap();
+        let other = killed.follow().unwrap();
+        assert_eq!(other.begin_read().unwrap().commit(), newest);
+        assert_eq!(follower.begin_read().unwrap().commit(), newest);
+    }
+}

@@ -89,7 +89,7 @@ impl Place {
         Files(self.0.path().to_path_buf())
     }
 
-    fn mark(&self) -> Vec<u8> {
+    pub(super) fn mark(&self) -> Vec<u8> {
         fs::read(self.files().path(1)).unwrap()[4096..4608].to_vec()
     }
 
