@@ -216,6 +216,35 @@ fn a_follower_knows_which_rows_changed() {
     assert!(kept > 100 && dropped > 100, "{kept} kept, {dropped} dropped");
 }
 
+/// What it has not read is overwritten, and the frames that it finds are not those that come next.
+#[test]
+fn a_follower_notices_that_frames_are_missing() {
+    let row = |number: u8| Batch::from([(vec![number], Some(vec![number; 8]))]);
+    for _ in 0..10 {
+        let place = Place::new();
+        let writer = place.write(usize::MAX);
+        // The first frames of a segment of eight.
+        for number in 0..3 {
+            commit(&writer, &row(number));
+        }
+        let follower = place.follow().unwrap();
+        let read = follower.begin_read().unwrap();
+        // The rest of it, the next, and the first half of its place again.
+        for number in 3..22 {
+            commit(&writer, &row(number));
+        }
+        let after = follower.begin_read().unwrap();
+        assert_eq!(after.commit(), Commit::new(22));
+        for number in 0..22 {
+            let row = [number];
+            if after.unchanged_since(RowHash::of(&row), read.commit()) {
+                assert_eq!(after.get(&[&row]).unwrap(), read.get(&[&row]).unwrap(), "{number}");
+            }
+        }
+        writer.close().unwrap();
+    }
+}
+
 #[test]
 fn a_snapshot_of_a_follower_stays_as_it_is() {
     let (place, mut random) = (Place::new(), Random::new(1));
