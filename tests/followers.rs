@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+#![allow(clippy::disallowed_methods, reason = "it is measured how long others are held up")]
 
 use std::env;
 use std::fs;

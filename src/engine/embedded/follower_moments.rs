@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redb::backends::FileBackend;
 
@@ -22,6 +22,7 @@ use crate::engine::scripted::Random;
 use crate::engine::{Batch, Engine};
 use crate::error::{Error, Result};
 use crate::id::Commit;
+use crate::time::Stopwatch;
 
 const MARK_AT: u64 = 4096;
 const SECONDS: Duration = Duration::from_secs(60);
@@ -289,7 +290,7 @@ impl Gate {
 }
 
 fn until(holds: impl Fn() -> bool) {
-    let started = Instant::now();
+    let started = Stopwatch::start();
     while !holds() {
         assert!(started.elapsed() < SECONDS, "it takes too long");
         thread::sleep(Duration::from_millis(1));
