@@ -20,18 +20,27 @@ use linearizability::workload::{Random, Workload};
 
 const THREADS: [usize; 5] = [2, 4, 8, 16, 32];
 
-/// Lets so many threads make so many calls each, at the same time.
-fn record(store: &Store, workload: Workload, threads: usize, calls: usize, seed: u64) -> (Names, History) {
+/// Lets so many threads make so many calls each, at the same time. Every other thread reads through a handle of its own, if
+/// there is one.
+fn record(
+    (store, follower): (&Store, Option<&Store>),
+    workload: Workload,
+    threads: usize,
+    calls: usize,
+    seed: u64,
+) -> (Names, History) {
     let initial = workload.fill(store);
     let (recorder, start) = (Recorder::default(), Barrier::new(threads));
     thread::scope(|scope| {
         for number in 0..threads {
             let (recorder, start) = (&recorder, &start);
             let mut random = Random::new(seed * 1000 + number as u64);
+            let reads = follower.filter(|_| number % 2 == 1).unwrap_or(store);
             scope.spawn(move || {
                 start.wait();
                 for _ in 0..calls {
-                    recorder.call(store, number, &workload.call(&mut random)).unwrap();
+                    let call = workload.call(&mut random);
+                    recorder.call(if call.is_read() { reads } else { store }, number, &call).unwrap();
                 }
             });
         }
@@ -54,12 +63,13 @@ fn overlaps(initial: &Names, history: &History) -> usize {
 }
 
 /// Records and checks histories of 2 to 32 threads, each on a store of its own.
-fn threads_are_explained(calls: usize, store: impl Fn(usize) -> Store) {
+fn threads_are_explained(calls: usize, stores: impl Fn(usize) -> (Store, Option<Store>)) {
     let mut overlaps_of_all = 0;
     for threads in THREADS {
         let seed = threads as u64;
-        let store = store(threads);
-        let (initial, history) = record(&store, Workload { families: 2 }, threads, calls / threads, seed);
+        let (store, follower) = stores(threads);
+        let both = (&store, follower.as_ref());
+        let (initial, history) = record(both, Workload { families: 2 }, threads, calls / threads, seed);
         let overlaps = overlaps(&initial, &history);
         println!("{threads} threads, seed {seed}: {} operations, {overlaps} overlaps", history.len());
         overlaps_of_all += overlaps;
@@ -72,14 +82,14 @@ fn threads_are_explained(calls: usize, store: impl Fn(usize) -> Store) {
 
 #[test]
 fn a_store_in_memory_is_linearizable() {
-    threads_are_explained(2400, |_| Store::in_memory().unwrap());
+    threads_are_explained(2400, |_| (Store::in_memory().unwrap(), None));
 }
 
 #[test]
 fn a_store_in_a_file_is_linearizable() {
     let folder = tempfile::tempdir().unwrap();
     threads_are_explained(800, |threads| {
-        Options::new().open(folder.path().join(format!("{threads}.redb"))).unwrap()
+        (Options::new().open(folder.path().join(format!("{threads}.redb"))).unwrap(), None)
     });
 }
 
@@ -87,7 +97,24 @@ fn a_store_in_a_file_is_linearizable() {
 fn a_store_with_a_redo_log_is_linearizable() {
     let folder = tempfile::tempdir().unwrap();
     threads_are_explained(1600, |threads| {
-        let options = Options::new().redo_log(true).redo_log_bytes(16 << 20);
-        options.open(folder.path().join(format!("{threads}.redb"))).unwrap()
+        (logged().open(folder.path().join(format!("{threads}.redb"))).unwrap(), None)
+    });
+}
+
+fn logged() -> Options {
+    Options::new().redo_log(true).redo_log_bytes(16 << 20)
+}
+
+/// As another process would, some of the readers read through files of their own.
+#[test]
+fn a_store_and_its_follower_are_linearizable() {
+    let folder = tempfile::tempdir().unwrap();
+    threads_are_explained(1600, |threads| {
+        // So that there are checkpoints, and what is followed is overwritten.
+        let (options, path) =
+            (logged().checkpoint_bytes(20_000), folder.path().join(format!("{threads}.redb")));
+        let store = options.open(&path).unwrap();
+        let follower = options.open_read_only(&path).unwrap();
+        (store, Some(follower))
     });
 }

@@ -27,7 +27,11 @@ impl RowHash {
 ///
 /// A writer marks all rows that its commit changes **before** anybody can read from that commit. So whoever
 /// reads from a commit finds its marks and all that are older.
-pub(crate) struct Stripes(Box<[AtomicU64]>);
+pub(crate) struct Stripes {
+    stripes: Box<[AtomicU64]>,
+    /// What happened before this commit, they don't know: it was not marked.
+    floor: AtomicU64,
+}
 
 impl Stripes {
     /// How many a store has if nothing else is said: half a mebibyte.
@@ -39,9 +43,9 @@ impl Stripes {
         // Memory that is zero already: most of it is never written in a small store.
         #[cfg(not(all(test, shuttle)))]
         if let Ok(stripes) = <[AtomicU64]>::new_box_zeroed_with_elems(count) {
-            return Self(stripes);
+            return Self { stripes, floor: AtomicU64::default() };
         }
-        Self((0..count).map(|_| AtomicU64::default()).collect())
+        Self { stripes: (0..count).map(|_| AtomicU64::default()).collect(), floor: AtomicU64::default() }
     }
 
     /// Notes that this commit changes the row.
@@ -54,9 +58,21 @@ impl Stripes {
         Commit::new(self.stripe(row).load(Ordering::Acquire))
     }
 
+    /// Notes that not all commits before this one were marked. It counts for readers of older commits too: what was read
+    /// behind the gap says nothing of what was before it.
+    pub(crate) fn raise_floor(&self, commit: Commit) {
+        self.floor.fetch_max(commit.number(), Ordering::Release);
+    }
+
+    /// Whether a row is the same in both commits for sure, of which one is read from.
+    pub(crate) fn is_same(&self, row: RowHash, one: Commit, other: Commit) -> bool {
+        let older = one.min(other);
+        older.number() >= self.floor.load(Ordering::Acquire) && self.last(row) <= older
+    }
+
     fn stripe(&self, RowHash(hash): RowHash) -> &AtomicU64 {
-        let place = hash & (self.0.len() as u64 - 1);
-        &self.0[usize::try_from(place).expect("it is less than the length")]
+        let place = hash & (self.stripes.len() as u64 - 1);
+        &self.stripes[usize::try_from(place).expect("it is less than the length")]
     }
 }
 
@@ -77,7 +93,7 @@ mod tests {
     #[test]
     fn the_number_of_stripes_is_a_power_of_two() {
         for (asked, made) in [(0, 1), (1, 1), (2, 2), (3, 4), (Stripes::COUNT_DEFAULT, 1 << 16)] {
-            assert_eq!(Stripes::new(asked).0.len(), made);
+            assert_eq!(Stripes::new(asked).stripes.len(), made);
         }
     }
 
@@ -87,7 +103,7 @@ mod tests {
         for number in 0..6400_u32 {
             stripes.mark(RowHash::of(&number.to_be_bytes()), Commit::new(1));
         }
-        assert!(stripes.0.iter().all(|stripe| stripe.load(Ordering::Relaxed) == 1));
+        assert!(stripes.stripes.iter().all(|stripe| stripe.load(Ordering::Relaxed) == 1));
         assert_eq!(RowHash::of(b"row"), RowHash::of(b"row"));
         assert_ne!(RowHash::of(b"row"), RowHash::of(b"wor"));
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Options;
 use super::backup::now;
 use super::building::Building;
-use super::files::{disk_bytes, log_path, naming_locked, sync_folder_of};
+use super::files::{disk_bytes, log_path, must_be_unused, naming_locked, sync_folder_of};
 use super::temporary::Temporary;
 use crate::engine::Draft;
 use crate::error::Result;
@@ -83,6 +83,7 @@ fn compact_file(path: &Path) -> Result<Compacted> {
     // The file itself, not a link to it.
     let path = &path.canonicalize()?;
     let before = path.metadata()?;
+    must_be_unused(path).map_err(&named)?;
     // Closed after this, it has all that was in a redo log. It may be longer than before: redb ends a database with
     // a commit, which needs pages.
     drop(Options::new().check_integrity(true).open(path).map_err(&named)?);

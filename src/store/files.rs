@@ -273,6 +273,22 @@ pub(super) fn open_unwritten(path: &Path) -> Result<impl StorageBackend + use<>>
     Ok(table)
 }
 
+/// Looks whether anybody has the file open, without a change to it.
+///
+/// # Errors
+///
+/// `AlreadyOpen` if somebody has it open, to write or to read; `Io`.
+pub(super) fn must_be_unused(path: &Path) -> Result<()> {
+    let table = backend(OpenOptions::new().read(true).write(true).open(path)?)?;
+    patiently(path, || match table.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
+        Ok(true) | Err(BackendError::Unsupported) => Ok(()),
+        Ok(false) => Err(locked(path)),
+        Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(BackendError::Io(error)) => Err(error.into()),
+        Err(other) => Err(io::Error::other(other.to_string()).into()),
+    })
+}
+
 /// Opens the files of a store that others refuse; neither is looked into, and neither is written.
 ///
 /// # Errors

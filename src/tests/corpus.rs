@@ -39,6 +39,11 @@ fn replay_of_the_log() {
     replay("replay", fuzzing::replay);
 }
 
+#[test]
+fn follow() {
+    replay("follow", fuzzing::follow);
+}
+
 /// The stores that the fuzzer damages are sound: otherwise nothing is tried but how they are refused.
 #[test]
 fn what_is_not_damaged_opens() {
@@ -46,6 +51,7 @@ fn what_is_not_damaged_opens() {
         fuzzing::open(&[how]);
     }
     fuzzing::changes(&[2]);
+    fuzzing::follow(&[0]);
 }
 
 /// Another process, whose temporary folder is one that is looked into when it has ended.

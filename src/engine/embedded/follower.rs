@@ -35,7 +35,6 @@ use crate::sync::{ArcSwap, Mutex, MutexGuard};
 use crate::time::Stopwatch;
 
 /// How often it looks for commits while nobody reads: a snapshot of the table that is held for long makes the file grow.
-/// It is also how long it takes to see that a writer was killed.
 const REFRESH: Duration = Duration::from_millis(100);
 /// How often a waiting reader looks whether there is a commit.
 const POLL: Duration = Duration::from_millis(10);
@@ -79,7 +78,10 @@ struct Shared {
     /// What is looked at to tell whether [`newest`](Self::newest) still is the newest.
     watched: ArcSwap<Watched>,
     state: Mutex<State>,
+    /// Rung for commits. Whoever ends all waiting may go on to read.
     bell: Bell,
+    /// Ends the thread that refreshes.
+    dropped: Bell,
 }
 
 struct Watched {
@@ -93,10 +95,10 @@ enum By {
     Mark {
         log: Arc<RedoLog>,
         checksum: u64,
+        /// Whether it is that of a writer that is there.
+        is_marked: bool,
     },
     FirstPage(Box<FirstPage>),
-    /// The next read finds out.
-    Nothing,
 }
 
 /// What was read, and how far.
@@ -107,8 +109,6 @@ struct State {
     view: Arc<View>,
     commit: Commit,
     stripes: Arc<Stripes>,
-    /// What happened before this commit, the stripes don't know.
-    floor: Commit,
     /// The row by which the store is told from another.
     identity: Option<Vec<u8>>,
     /// As it was before the table was read, for as long as no log is in use.
@@ -142,6 +142,7 @@ impl Follower {
             watched: ArcSwap::from_pointee(state.watched()),
             state: Mutex::new(state),
             bell: Bell::default(),
+            dropped: Bell::default(),
             files,
             identity,
             lock_wait,
@@ -150,8 +151,14 @@ impl Follower {
         let of_thread = Arc::clone(&shared);
         let refresher = thread::Builder::new()
             .name("keystead follower".to_owned())
-            .spawn(move || of_thread.refresh_until_closed())?;
+            .spawn(move || of_thread.refresh_until_dropped())?;
         Ok(Self { shared, refresher: Some(refresher) })
+    }
+
+    /// What a reader would be shown that did not look first.
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> Commit {
+        self.shared.newest.read().commit()
     }
 
     fn table(&self) -> Arc<TableReader> {
@@ -161,7 +168,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.shared.bell.end();
+        self.shared.dropped.end();
         if let Some(refresher) = self.refresher.take() {
             // It writes nothing, and whatever it failed at, the next read would have been told.
             let _ = refresher.join();
@@ -235,23 +242,11 @@ impl Shared {
         Ok(())
     }
 
-    fn refresh_until_closed(&self) {
-        while self.bell.wait(Commit::new(u64::MAX), REFRESH) == Waited::TimedOut {
+    fn refresh_until_dropped(&self) {
+        while self.dropped.wait(Commit::default(), REFRESH) == Waited::TimedOut {
             // What fails here fails again in the next read, which says so.
-            let _ = self.look_for_writer().and_then(|()| self.catch_up());
+            let _ = self.catch_up();
         }
-    }
-
-    /// Whoever follows a writer that was killed has to look whether there is another file: has the next read do so.
-    fn look_for_writer(&self) -> Result<()> {
-        let state = self.lock();
-        if let Some(Followed { log, mark: Some(_), .. }) = &state.followed
-            && !log.is_marked()?
-        {
-            let (table, file) = (state.table.clone(), state.file);
-            self.watched.store(Arc::new(Watched { table, by: By::Nothing, file }));
-        }
-        Ok(())
     }
 }
 
@@ -259,9 +254,12 @@ impl Watched {
     /// Whether there was no commit since. Of what a writer is about to tell, nothing was acknowledged yet.
     fn is_current(&self, files: &dyn FollowedFiles) -> Result<bool> {
         let is_current = match &self.by {
-            By::Mark { log, checksum } => log.mark_checksum()? == *checksum,
+            // In this order: while its writer is there, nobody shows more than the mark says; without, others may show what
+            // lies behind it.
+            By::Mark { log, checksum, is_marked } => {
+                (!is_marked || log.is_marked()?) && log.mark_checksum()? == *checksum
+            }
             By::FirstPage(page) => self.table.first_page()? == **page,
-            By::Nothing => false,
         };
         Ok(is_current && (self.file.is_none() || is_still(self.file, files)?))
     }
@@ -276,21 +274,17 @@ fn is_still(file: FileId, files: &dyn FollowedFiles) -> Result<bool> {
 impl State {
     fn snapshot(&self) -> Snapshot {
         let (view, stripes) = (self.view.clone(), self.stripes.clone());
-        Snapshot { view, commit: self.commit, stripes, floor: self.floor }
+        Snapshot { view, commit: self.commit, stripes }
     }
 
     fn watched(&self) -> Watched {
         let table = self.table.clone();
-        match &self.followed {
-            // While its writer is there, the file is not replaced.
-            Some(Followed { log, mark: Some(_), checksum, .. }) => {
-                Watched { table, by: By::Mark { log: log.clone(), checksum: *checksum }, file: None }
-            }
-            Some(Followed { log, checksum, .. }) => {
-                Watched { table, by: By::Mark { log: log.clone(), checksum: *checksum }, file: self.file }
-            }
-            None => Watched { table, by: By::FirstPage(Box::new(self.first_page)), file: self.file },
-        }
+        let Some(Followed { log, mark, checksum, .. }) = &self.followed else {
+            return Watched { table, by: By::FirstPage(Box::new(self.first_page)), file: self.file };
+        };
+        let by = By::Mark { log: log.clone(), checksum: *checksum, is_marked: mark.is_some() };
+        // While its writer is there, the file is not replaced.
+        Watched { table, by, file: if mark.is_some() { None } else { self.file } }
     }
 
     /// Goes on with the log from where it was read to. `None` if that can't be done, because there is none in use, or what
@@ -302,12 +296,12 @@ impl State {
         if mark.closed || (mark.session, mark.loads) != (former.session, former.loads) || !log.is_marked()? {
             return Ok(None);
         }
-        if mark.end.sequence > at.sequence + SEGMENTS {
+        if mark.end.sequence.saturating_sub(at.sequence) > SEGMENTS {
             return Ok(None);
         }
         let mut commit = self.commit;
         read_frames(&log, &mut at, mark.end, &mut |frame| {
-            if frame.first.number() != commit.number() + 1 {
+            if frame.first != next(commit) {
                 return Ok(false);
             }
             self.view.active.insert(&frame.commits, &self.stripes)?;
@@ -359,6 +353,10 @@ fn needs(base: &RedbRead) -> Commit {
         LogState::InUse { floor, .. } => base.commit().max(floor),
         LogState::None | LogState::Closed { .. } => base.commit(),
     }
+}
+
+fn next(commit: Commit) -> Commit {
+    Commit::new(commit.number().saturating_add(1))
 }
 
 /// Looks until what is looked at is not in motion.
@@ -423,29 +421,38 @@ fn attach(
         Some(former) => former.stripes.clone(),
         None => Arc::new(Stripes::new(STRIPES)),
     };
-    let (followed, view, commit) = match base.log_state() {
-        LogState::None | LogState::Closed { .. } => {
-            let commit = base.commit();
-            (None, View { active: Arc::default(), frozen: None, base: base.clone() }, commit)
-        }
-        LogState::InUse { id, .. } => match attach_log(files, id, &table, &base, &stripes)? {
-            Ok((followed, rows, commit)) => {
-                (Some(followed), View { active: rows, frozen: None, base: base.clone() }, commit)
+    let (followed, rows, commit) = match base.log_state() {
+        LogState::None | LogState::Closed { .. } => (None, Arc::default(), base.commit()),
+        LogState::InUse { id, .. } => {
+            let attached = attach_log(files, id, &table, &base, &stripes);
+            let has_mark = matches!(&attached, Ok(Ok((Followed { mark: Some(_), .. }, ..))));
+            // Else a writer may have come and gone since the table was read, and have taken the log with it.
+            if !has_mark && (table.first_page()? != first_page || !is_still(file, files)?) {
+                return Ok(Err(InMotion));
             }
-            Err(InMotion) => return Ok(Err(InMotion)),
-        },
+            match attached? {
+                Ok((followed, rows, commit)) => (Some(followed), rows, commit),
+                Err(InMotion) => return Ok(Err(InMotion)),
+            }
+        }
     };
     let found = base.get(&[identity])?.pop().flatten().map(|stored| stored.bytes);
     if former.is_some_and(|former| former.identity != found || former.commit > commit) {
         return Err(Error::Replaced(files.name().into()));
     }
-    // All that the log has was marked just now; what the table has of it before, only if it was read then.
-    let floor = match same {
-        Some(former) if former.commit >= base.commit() => former.floor,
-        _ => base.commit(),
-    };
-    let view = Arc::new(view);
-    Ok(Ok(State { table, file, followed, view, commit, stripes, floor, identity: found, first_page }))
+    match (same, former) {
+        // All that the log has was marked just now; what the table has of it before, only if it was read then.
+        (Some(former), _) if former.commit >= base.commit() => {}
+        (Some(_), _) => stripes.raise_floor(base.commit()),
+        // Of another file nothing counts that was read from the former, nor the other way round.
+        (None, Some(former)) => {
+            former.stripes.raise_floor(Commit::new(u64::MAX));
+            stripes.raise_floor(commit);
+        }
+        (None, None) => {}
+    }
+    let view = Arc::new(View { active: rows, frozen: None, base });
+    Ok(Ok(State { table, file, followed, view, commit, stripes, identity: found, first_page }))
 }
 
 type Attached = (Followed, Arc<Memtable>, Commit);
@@ -500,7 +507,7 @@ fn attach_to_mark(log: RedoLog, base: &RedbRead, stripes: &Stripes) -> Result<Re
         if frame.last <= commit {
             return Ok(true);
         }
-        if frame.first.number() != commit.number() + 1 {
+        if frame.first != next(commit) {
             return Ok(false);
         }
         rows.insert(&frame.commits, stripes)?;

@@ -10,27 +10,35 @@ use super::{EmbeddedEngine, FileId, FollowedFiles, Follower};
 use crate::engine::disk::StorageBackend;
 use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, TableReader, backend};
 use crate::engine::scripted::Random;
-use crate::engine::{Batch, Engine, Load, Log, ReadTransaction, RowHash};
+use crate::engine::{Batch, Engine, Load, Log, ReadTransaction, Reading, RowHash};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored};
 use crate::id::Commit;
 
-const PAGES: Pages = Pages { lock_wait: LOCK_WAIT, ..Pages::believed(1 << 20) };
+pub(super) const PAGES: Pages = Pages { lock_wait: LOCK_WAIT, ..Pages::believed(1 << 20) };
 const ID: [u8; 16] = [7; 16];
 /// So short that a few commits fill a segment.
 const LOG_BYTES: u64 = 8192 + 2 * 4096;
-const LOCK_WAIT: Duration = Duration::from_millis(50);
-const IDENTITY: &[u8] = b"identity";
+pub(super) const LOCK_WAIT: Duration = Duration::from_millis(50);
+pub(super) const IDENTITY: &[u8] = b"identity";
 
 /// A folder with the files of a store.
-struct Place(tempfile::TempDir);
+pub(super) struct Place(pub(super) tempfile::TempDir);
 
 #[derive(Clone)]
-struct Files(PathBuf);
+pub(super) struct Files(pub(super) PathBuf);
 
 impl Files {
-    fn path(&self, number: usize) -> PathBuf {
+    pub(super) fn path(&self, number: usize) -> PathBuf {
         self.0.join(["table", "log"][number])
+    }
+}
+
+impl Files {
+    pub(super) fn write(&self, checkpoint_bytes: usize) -> EmbeddedEngine {
+        let table = TableFile::open(&self.path(0), PAGES).unwrap();
+        let [frames, marks] = [1; 2].map(|log| Box::new(backend(to_write(&self.path(log))).unwrap()));
+        EmbeddedEngine::followed(table, frames, Some(marks), checkpoint_bytes).unwrap()
     }
 }
 
@@ -52,12 +60,12 @@ impl FollowedFiles for Files {
     }
 }
 
-fn to_write(path: &Path) -> File {
+pub(super) fn to_write(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         let files = place.files();
         drop(RedbEngine::create(to_write(&files.path(0)), PAGES).unwrap());
@@ -69,7 +77,7 @@ impl Place {
     }
 
     /// What a kill of its writer would leave.
-    fn copy(&self) -> Self {
+    pub(super) fn copy(&self) -> Self {
         let copy = Self(tempfile::tempdir().unwrap());
         for number in 0..2 {
             fs::copy(self.files().path(number), copy.files().path(number)).unwrap();
@@ -77,39 +85,37 @@ impl Place {
         copy
     }
 
-    fn files(&self) -> Files {
+    pub(super) fn files(&self) -> Files {
         Files(self.0.path().to_path_buf())
     }
 
-    fn mark(&self) -> Vec<u8> {
+    pub(super) fn mark(&self) -> Vec<u8> {
         fs::read(self.files().path(1)).unwrap()[4096..4608].to_vec()
     }
 
-    fn set_mark(&self, mark: &[u8]) {
+    pub(super) fn set_mark(&self, mark: &[u8]) {
         backend(to_write(&self.files().path(1))).unwrap().write(4096, mark).unwrap();
     }
 
-    fn write(&self, checkpoint_bytes: usize) -> EmbeddedEngine {
-        let table = TableFile::open(&self.files().path(0), PAGES).unwrap();
-        let [frames, marks] = [1; 2].map(|log| Box::new(backend(to_write(&self.files().path(log))).unwrap()));
-        EmbeddedEngine::followed(table, frames, Some(marks), checkpoint_bytes).unwrap()
+    pub(super) fn write(&self, checkpoint_bytes: usize) -> EmbeddedEngine {
+        self.files().write(checkpoint_bytes)
     }
 
-    fn follow(&self) -> Result<Follower> {
+    pub(super) fn follow(&self) -> Result<Follower> {
         Follower::open(self.files(), IDENTITY.to_vec(), LOCK_WAIT)
     }
 }
 
-fn rows(read: &dyn ReadTransaction) -> (Commit, Vec<(Row, Stored)>) {
+pub(super) fn rows(read: &dyn ReadTransaction) -> (Commit, Vec<(Row, Stored)>) {
     let rows = read.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX).unwrap();
     (read.commit(), rows.into_iter().map(|(row, stored)| (row, stored.unwrap())).collect())
 }
 
-fn commit(engine: &EmbeddedEngine, batch: &Batch) -> Commit {
+pub(super) fn commit(engine: &EmbeddedEngine, batch: &Batch) -> Commit {
     engine.begin_write().unwrap().commit(batch, Log { append: Some(b"entry"), trim: None }).unwrap()
 }
 
-fn batch(random: &mut Random) -> Batch {
+pub(super) fn batch(random: &mut Random) -> Batch {
     let change = |random: &mut Random| {
         let row = vec![b'a' + u8::try_from(random.below(20)).unwrap()];
         let value = (random.below(4) > 0).then(|| vec![b'v'; random.index(700)]);
@@ -118,7 +124,7 @@ fn batch(random: &mut Random) -> Batch {
     (0..=random.below(3)).map(|_| change(random)).collect()
 }
 
-fn load(engine: &EmbeddedEngine, random: &mut Random) -> Commit {
+pub(super) fn load(engine: &EmbeddedEngine, random: &mut Random) -> Commit {
     let transaction = engine.begin_write().unwrap();
     let mut load = Load::after(transaction.commit_read());
     for _ in 0..=random.below(3) {
@@ -131,7 +137,7 @@ fn load(engine: &EmbeddedEngine, random: &mut Random) -> Commit {
 }
 
 #[track_caller]
-fn must_agree(writer: &EmbeddedEngine, follower: &Follower) {
+pub(super) fn must_agree(writer: &EmbeddedEngine, follower: &Follower) {
     let (expected, found) = (writer.begin_read().unwrap(), follower.begin_read().unwrap());
     assert_eq!(rows(&*found), rows(&*expected));
     let log = |read: &dyn ReadTransaction| {
@@ -177,6 +183,8 @@ fn a_follower_knows_which_rows_changed() {
     let follower = place.follow().unwrap();
     let mut known: Vec<(Row, Commit, Option<Stored>)> = Vec::new();
     let (mut kept, mut dropped) = (0, 0);
+    // Snapshots that are read from for long, too: what was cached from a later one may not show in them.
+    let mut held: Vec<Reading> = Vec::new();
     for _ in 0..6 {
         let writer = place.write(300);
         for _ in 0..40 {
@@ -187,15 +195,18 @@ fn a_follower_knows_which_rows_changed() {
             if random.below(3) > 0 {
                 continue;
             }
-            let read = follower.begin_read().unwrap();
+            held.push(follower.begin_read().unwrap());
             for (row, commit, stored) in &known {
-                if read.unchanged_since(RowHash::of(row), *commit) {
-                    assert_eq!(read.get(&[row]).unwrap().pop().unwrap(), *stored);
-                    kept += 1;
-                } else {
-                    dropped += 1;
+                for read in &held {
+                    if read.unchanged_since(RowHash::of(row), *commit) {
+                        assert_eq!(read.get(&[row]).unwrap().first(), Some(stored));
+                        kept += 1;
+                    } else {
+                        dropped += 1;
+                    }
                 }
             }
+            let read = held.last().unwrap();
             let row = vec![b'a' + u8::try_from(random.below(20)).unwrap()];
             let stored = read.get(&[&row]).unwrap().pop().unwrap();
             known.push((row, read.commit(), stored));
@@ -203,6 +214,35 @@ fn a_follower_knows_which_rows_changed() {
         writer.close().unwrap();
     }
     assert!(kept > 100 && dropped > 100, "{kept} kept, {dropped} dropped");
+}
+
+/// What it has not read is overwritten, and the frames that it finds are not those that come next.
+#[test]
+fn a_follower_notices_that_frames_are_missing() {
+    let row = |number: u8| Batch::from([(vec![number], Some(vec![number; 8]))]);
+    for _ in 0..10 {
+        let place = Place::new();
+        let writer = place.write(usize::MAX);
+        // The first frames of a segment of eight.
+        for number in 0..3 {
+            commit(&writer, &row(number));
+        }
+        let follower = place.follow().unwrap();
+        let read = follower.begin_read().unwrap();
+        // The rest of it, the next, and the first half of its place again.
+        for number in 3..22 {
+            commit(&writer, &row(number));
+        }
+        let after = follower.begin_read().unwrap();
+        assert_eq!(after.commit(), Commit::new(22));
+        for number in 0..22 {
+            let row = [number];
+            if after.unchanged_since(RowHash::of(&row), read.commit()) {
+                assert_eq!(after.get(&[&row]).unwrap(), read.get(&[&row]).unwrap(), "{number}");
+            }
+        }
+        writer.close().unwrap();
+    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ mod checkpoint;
 mod commit;
 mod follower;
 #[cfg(test)]
+mod follower_moments;
+#[cfg(test)]
 mod follower_tests;
 mod memtable;
 mod snapshot;
@@ -165,7 +167,7 @@ impl EmbeddedEngine {
             table,
             log,
             checkpoint_bytes,
-            newest: Newest::new(Snapshot::new(view.clone(), durable, stripes.clone())),
+            newest: Newest::new(Snapshot { view: view.clone(), commit: durable, stripes: stripes.clone() }),
             stripes,
             marked: AtomicU64::new(durable.number()),
             writer: Mutex::new(Writer { newest: durable, sequence, used: 0, in_use }),
@@ -307,7 +309,7 @@ impl Engine for EmbeddedEngine {
         }
         shared.table.must_be_sound()?;
         let view = state.view.clone();
-        let snapshot = Snapshot::new(view, writer.newest, shared.stripes.clone());
+        let snapshot = Snapshot { view, commit: writer.newest, stripes: shared.stripes.clone() };
         drop(state);
         Ok(Box::new(EmbeddedWrite { shared, snapshot, writer }))
     }
@@ -415,6 +417,7 @@ impl Shared {
 
     /// Shows what is durable to readers here.
     fn show(&self, state: &State) {
-        self.newest.publish(Snapshot::new(state.view.clone(), state.durable, self.stripes.clone()));
+        let (view, stripes) = (state.view.clone(), self.stripes.clone());
+        self.newest.publish(Snapshot { view, commit: state.durable, stripes });
     }
 }

@@ -589,7 +589,7 @@ impl Pages {
     }
 
     /// The settings for a file: one process writes, others may read along.
-    fn shared_builder(self) -> Builder {
+    pub(crate) fn shared_builder(self) -> Builder {
         let mut builder = self.builder();
         builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
         builder

@@ -51,7 +51,7 @@ impl Mark {
         Self { session, closed: true, loads: 0, commit, end, base, segment_bytes }
     }
 
-    pub(super) fn encode(&self, id: &LogId) -> [u8; MARK_BYTES] {
+    pub(in crate::engine::embedded) fn encode(&self, id: &LogId) -> [u8; MARK_BYTES] {
         let Position { sequence, offset, checksum } = self.end;
         let (commit, base) = (self.commit.number(), self.base.number());
         let open = u64::from(!self.closed);
@@ -122,8 +122,13 @@ impl RedoLog {
         let mut bytes = [0; MARK_BYTES];
         self.disk.read(MARK_AT, &mut bytes)?;
         let mark = Mark::decode(&self.id, &bytes)?;
-        let is_possible =
-            |mark: &Mark| mark.segment_bytes == self.segment_bytes && mark.end.offset <= mark.segment_bytes;
+        let is_possible = |mark: &Mark| {
+            let Position { sequence, offset, .. } = mark.end;
+            let numbers = sequence.max(mark.commit.number()).max(mark.base.number());
+            mark.segment_bytes == self.segment_bytes
+                && offset <= mark.segment_bytes
+                && numbers <= super::SEQUENCE_MAX
+        };
         match mark {
             Some(mark) if !is_possible(&mark) => {
                 Err(super::damaged("its mark names a place that it has not"))
