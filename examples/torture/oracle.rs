@@ -36,9 +36,9 @@ pub(crate) struct Held {
     pub(crate) newest: u64,
     floor: Commit,
     /// The commits of the session.
-    feed: BTreeMap<u64, CommitRecord>,
+    pub(crate) feed: BTreeMap<u64, CommitRecord>,
     /// Each scope, as text.
-    scopes: Vec<String>,
+    pub(crate) scopes: Vec<String>,
     /// The commits at which outcomes were stored, of calls whose end was not known.
     outcomes: BTreeMap<u64, Call>,
 }

@@ -1,12 +1,16 @@
 //! Tests of the torture: a store keeps its promises, whoever lies is found out, and one case does the same
 //! each time.
 
+use std::sync::atomic::AtomicU64;
+
 use crate::Seeds;
+use crate::call::options;
 use crate::case::{Settings, Verdict, run};
 use crate::content::{Change, Content};
 use crate::disk::Disk;
+use crate::oracle::{Held, Oracle};
 use crate::random::Random;
-use crate::session::{Met, Sabotage};
+use crate::session::{Met, Outcome, Sabotage, Session, Told};
 
 fn cases(seed: u64, count: usize, settings: Settings) -> impl Iterator<Item = Verdict> {
     Seeds(Random::new(seed)).take(count).map(move |seed| run(seed, settings))
@@ -89,6 +93,59 @@ fn crash_images_find_what_was_lost() {
         };
         assert!(cases(5, 40, settings).any(by_image), "log: {logged}");
     }
+}
+
+/// Each difference between what a store holds after a crash and what it must hold is found.
+#[test]
+fn each_difference_of_a_crash_image_is_found() {
+    let disk = Disk::new(Random::new(9), None);
+    let oracle = Oracle::new().unwrap();
+    let store = options().open_on(disk.table(), None).unwrap();
+    let (numbers, newest) = (AtomicU64::new(0), AtomicU64::new(oracle.newest()));
+    let session =
+        Session { store: &store, disk: &disk, numbers: &numbers, newest, sabotage: None, heavy: false };
+    let told = session.run(&mut Random::new(10), 1, 40);
+    let found = |spoil: &dyn Fn(&mut Told, &mut Held)| {
+        let mut told = Told { calls: told.calls.clone(), heard: told.heard.clone(), ..Told::default() };
+        let mut held = oracle.held(&store, &told, u64::MAX).unwrap();
+        spoil(&mut told, &mut held);
+        oracle.compare_all(&told, vec![held]).err().unwrap_or_default()
+    };
+    let is_made = |told: &Told| {
+        let is_made = |outcome: &Outcome| matches!(outcome, Outcome::Made(_));
+        told.calls.iter().position(|made| is_made(&made.outcome)).unwrap()
+    };
+    assert_eq!(found(&|_, _| {}), "");
+    let cases: [(&str, &dyn Fn(&mut Told, &mut Held)); 6] = [
+        ("scope 1 must be", &|_, held| held.scopes[1].push('x')),
+        ("must be Some(CommitRecord", &|_, held| drop(held.feed.pop_first())),
+        ("is nobody's: Some", &|told, _| {
+            let number = is_made(told);
+            told.calls.remove(number);
+        }),
+        ("failed cleanly", &|told, _| {
+            let number = is_made(told);
+            told.calls[number].outcome = Outcome::Nothing;
+        }),
+        ("was told", &|told, _| {
+            let number = is_made(told);
+            told.calls[number].outcome = Outcome::Made(Some((1_000, String::new())));
+        }),
+        ("is not there", &|told, _| {
+            let mut lost = told.calls[0].clone();
+            lost.call.actor = "nobody".to_owned();
+            lost.outcome = Outcome::Made(None);
+            told.calls.push(lost);
+        }),
+    ];
+    for (words, spoil) in cases {
+        let what = found(spoil);
+        assert!(what.contains(words), "{words}: {what:?}");
+    }
+    // One after another of the same commit, which is right.
+    let [one, mut other] = [(); 2].map(|()| oracle.held(&store, &told, u64::MAX).unwrap());
+    other.feed.pop_first();
+    assert!(oracle.compare_all(&told, vec![one, other]).unwrap_err().contains("the feed must be"));
 }
 
 #[test]
