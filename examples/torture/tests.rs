@@ -95,6 +95,9 @@ fn crash_images_find_what_was_lost() {
     }
 }
 
+/// Changes what was told, or what a store holds.
+type Spoil<'a> = &'a dyn Fn(&mut Told, &mut Held);
+
 /// Each difference between what a store holds after a crash and what it must hold is found.
 #[test]
 fn each_difference_of_a_crash_image_is_found() {
@@ -105,7 +108,7 @@ fn each_difference_of_a_crash_image_is_found() {
     let session =
         Session { store: &store, disk: &disk, numbers: &numbers, newest, sabotage: None, heavy: false };
     let told = session.run(&mut Random::new(10), 1, 40);
-    let found = |spoil: &dyn Fn(&mut Told, &mut Held)| {
+    let found = |spoil: Spoil<'_>| {
         let mut told = Told { calls: told.calls.clone(), heard: told.heard.clone(), ..Told::default() };
         let mut held = oracle.held(&store, &told, u64::MAX).unwrap();
         spoil(&mut told, &mut held);
@@ -116,7 +119,7 @@ fn each_difference_of_a_crash_image_is_found() {
         told.calls.iter().position(|made| is_made(&made.outcome)).unwrap()
     };
     assert_eq!(found(&|_, _| {}), "");
-    let cases: [(&str, &dyn Fn(&mut Told, &mut Held)); 6] = [
+    let cases: [(&str, Spoil<'_>); 6] = [
         ("scope 1 must be", &|_, held| held.scopes[1].push('x')),
         ("must be Some(CommitRecord", &|_, held| drop(held.feed.pop_first())),
         ("is nobody's: Some", &|told, _| {
