@@ -247,13 +247,13 @@ pub enum Error {
     /// Stored bytes are damaged. Restore the store from a backup.
     #[error("the store is damaged: {0}")]
     Corrupted(Box<str>),
-    /// The file was not closed cleanly, and reading alone can't recover it. Open it for writing once.
-    #[error("the file was not closed cleanly; open it for writing once, which recovers it")]
-    RecoveryNeeded,
-    /// The redo log beside the file is not the one that belongs to it, or is missing. Put the right one
+    /// The write-ahead log beside the file is not the one that belongs to it, or is missing. Put the right one
     /// back in its place, beside the file and named as it, with `.redo` added.
     #[error("the redo log does not belong to the store: {0}")]
     LogMismatch(Box<str>),
+    /// The store was open for reading, and there is another one in its place now, or an older copy of it. Open it again.
+    #[error("the store was replaced by another one while it was open for reading: {0}")]
+    Replaced(Box<str>),
     /// There is a file at the path at which one was to be made. Choose another, or move it away; nothing is
     /// ever overwritten.
     #[error("there is a file already: {0}")]
@@ -288,10 +288,12 @@ pub enum Error {
     /// The store was opened read-only.
     #[error("the store is open for reading only")]
     ReadOnly,
-    /// Another process, or another handle of this one, has the file at this path locked. Find it and have it close the
-    /// store, or wait; don't delete anything.
-    #[error("the store is locked by another process, or by another handle of this one: {0}")]
-    AlreadyOpen(Box<str>),
+    /// Another process, or another handle of this one, has the file locked, and did not let go of it for as long as
+    /// [`Options::lock_wait`](crate::Options::lock_wait). Have that process close the store, or wait; don't delete
+    /// anything. Opening a store returns it. A read of a store that is open for reading only does too, if a process was
+    /// stopped while it held a lock on the file's header.
+    #[error("the store is {0}; close it there, or try again later")]
+    AlreadyOpen(Locked),
     /// There is no store at this place, and none was made. Correct the path, the addresses or the prefix; or make one
     /// there, which [`Options::create`](crate::Options::create) allows unless something else is said.
     #[error("there is no store at {0}")]
@@ -463,8 +465,8 @@ impl Error {
             | Self::InvalidOutcome(_)
             | Self::Poisoned
             | Self::Corrupted(_)
-            | Self::RecoveryNeeded
             | Self::LogMismatch(_)
+            | Self::Replaced(_)
             | Self::FileExists(_)
             | Self::NotEmpty
             | Self::BackupMismatch(_)
@@ -504,8 +506,8 @@ impl Error {
             Self::InvalidOutcome(_) => "invalid_outcome",
             Self::Poisoned => "poisoned",
             Self::Corrupted(_) => "corrupted",
-            Self::RecoveryNeeded => "recovery_needed",
             Self::LogMismatch(_) => "log_mismatch",
+            Self::Replaced(_) => "replaced",
             Self::FileExists(_) => "file_exists",
             Self::NotEmpty => "not_empty",
             Self::BackupMismatch(_) => "backup_mismatch",
@@ -532,6 +534,30 @@ impl Error {
 
     pub(crate) fn alias_not_found(alias: impl fmt::Display) -> Self {
         Self::AliasNotFound { alias: alias.to_string().into() }
+    }
+}
+
+/// A file that is locked, and by whom: what [`Error::AlreadyOpen`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Locked {
+    /// The path of the file, as it was given.
+    pub path: Box<str>,
+    /// The id of a process that holds the lock, which may be this one. `None` where the operating system does not say:
+    /// it says so on Linux, of processes that this one may look into.
+    pub holder: Option<u32>,
+}
+
+impl fmt::Display for Locked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, holder } = self;
+        match holder {
+            Some(holder) if *holder == std::process::id() => {
+                write!(f, "locked by another handle of this process: {path}")
+            }
+            Some(holder) => write!(f, "locked by process {holder}: {path}"),
+            None => write!(f, "locked by another process, or by another handle of this one: {path}"),
+        }
     }
 }
 

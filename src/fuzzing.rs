@@ -11,11 +11,12 @@ use std::io;
 use std::ops::Bound;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use crate::alias::{Alias, AliasUrn, KeyAlias};
 use crate::engine::disk::StorageBackend;
 use crate::engine::embedded::wal::{LOG_BYTES_MIN, RedoLog};
-use crate::engine::embedded::{EmbeddedEngine, OfflineReader};
+use crate::engine::embedded::{EmbeddedEngine, Follower, Simulated};
 use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, seal, unseal};
 use crate::format;
 use crate::format::changes::{ChangesReader, ChangesWriter};
@@ -27,7 +28,8 @@ use crate::store::{Options, Restore, Store};
 use crate::time::Timestamp;
 
 /// The page cache of the stores here: what hostile bytes may take comes on top.
-const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
+const PAGES: Pages =
+    Pages { cache_bytes: 1 << 20, check_integrity: false, lock_wait: Options::LOCK_WAIT_DEFAULT };
 /// How many keys the stores have of each of three kinds: few, for how often a store is opened in a second.
 const KEYS: u8 = 5;
 /// So small that part of these keys are in the table file, and part in the log only.
@@ -216,7 +218,10 @@ static STORE: LazyLock<(Vec<u8>, Vec<u8>, Commit)> = LazyLock::new(|| {
     of_table.mark(LogState::Closed { id: LOG_ID }).unwrap();
     drop(of_table);
     RedoLog::create(&log, LOG_ID, LOG_BYTES_MIN).unwrap();
-    let store = open_logged(&table, &log, PAGES).unwrap();
+    let of_table = TableFile::on(table.clone(), &PAGES.builder()).unwrap();
+    let (frames, marks) = (Box::new(log.clone()), Box::new(log.clone()));
+    let engine = EmbeddedEngine::followed(of_table, frames, Some(marks), CHECKPOINT_BYTES).unwrap();
+    let store = options().on(Box::new(engine)).unwrap();
     fill(&store);
     let durable = loop {
         let stats = store.stats().log.unwrap();
@@ -353,9 +358,32 @@ fn open_checked(table: &Bytes, log: Option<&Bytes>) -> crate::Result<Store> {
 /// Opens it as [`Options::open_read_only`] opens files that were not closed. (What it does with those that were takes
 /// locks, which only files have; tests/damaged_file.rs does it.)
 fn open_to_read(table: &Bytes, log: Option<&Bytes>) -> crate::Result<Store> {
-    let table = TableFile::read_only(table.clone(), PAGES)?;
-    let log = log.map(|log| Box::new(log.clone()) as Box<dyn StorageBackend>);
-    options().on(Box::new(OfflineReader::on(table, log)?))
+    follow_files(table, log.unwrap_or(&Bytes::default()), false)
+}
+
+/// Opens it as it is read beside a writer, or, as after a crash, without one.
+fn follow_files(table: &Bytes, log: &Bytes, is_written: bool) -> crate::Result<Store> {
+    let files = [table.clone(), log.clone()];
+    let is_written = Arc::new(is_written.into());
+    let files = Simulated { file: move |number: usize| files[number].clone(), is_written };
+    let identity = format::Space::of_store().fixed();
+    options().on(Box::new(Follower::open(files, identity, Duration::from_millis(1))?))
+}
+
+/// What a follower reads beside a writer: the mark, and the frames up to it, damaged before it opens the store, and again
+/// while it has it open. How many bytes of the data come before is its first number.
+pub fn follow(data: &[u8]) {
+    let [before, data @ ..] = data else { return };
+    let (before, after) = data.split_at(data.len().min(usize::from(*before)));
+    let (table, mut log, _) = STORE.clone();
+    damage(&mut log, before);
+    let (table, log) = (Bytes::of(table), Bytes::of(log));
+    let opened = follow_files(&table, &log, true);
+    assert!(opened.is_ok() || !before.is_empty(), "what was not damaged: {:?}", opened.err());
+    let Ok(store) = opened else { return };
+    use_store(&store);
+    damage(&mut log.0.lock().unwrap(), after);
+    use_store(&store);
 }
 
 /// The replay of a log: frames that are whole, but hold arbitrary bytes instead of commits, or commits that

@@ -51,7 +51,7 @@
 //! | `cli` | the operator's tool `keystead`; nothing in the library |
 //!
 //! **The documents:** [semantics], the contract, with the source of each rule; [cookbook], whole recipes;
-//! [history], [backup], [durability], [distributed] and [operations]; [cli], the operator's tool, [backend], an HTTP
+//! [how it works]; [history], [backup], [durability], [distributed] and [operations]; [cli], the operator's tool, [backend], an HTTP
 //! server on top, and [observability]; [architecture]; [performance]; [comparison] with other ways to do it;
 //! [questions].
 //!
@@ -79,6 +79,7 @@
 //! [cookbook]: https://docs.rs/crate/keystead/latest/source/docs/cookbook.md
 //! [distributed]: https://docs.rs/crate/keystead/latest/source/docs/distributed.md
 //! [durability]: https://docs.rs/crate/keystead/latest/source/docs/durability.md
+//! [how it works]: https://docs.rs/crate/keystead/latest/source/docs/how-it-works.md
 //! [history]: https://docs.rs/crate/keystead/latest/source/docs/history.md
 //! [observability]: https://docs.rs/crate/keystead/latest/source/docs/observability.md
 //! [operations]: https://docs.rs/crate/keystead/latest/source/docs/operations.md
@@ -184,11 +185,11 @@ pub use page::{After, Cursor, InvalidCursor, InvalidLimit, KeyFilter, Limit, Pag
 pub use change::{
     Change, ChangeRecord, CommitInfo, CommitRecord, Images, InvalidPosition, Operation, Position, Previous,
 };
-pub use engine::{LogStats, PageStats, Waited};
+pub use engine::{LockStats, LogStats, PageStats, Waited};
 pub use store::Changes;
 pub use txn::{At, HistoryOf, Order};
 
 // What may go wrong, and what is wrong.
-pub use error::{Actual, ApiCode, Error, Quota, Result};
+pub use error::{Actual, ApiCode, Error, Locked, Quota, Result};
 pub use store::{DamagedPage, Finding, PageCheck, RepairReport, WalUse, check_pages, repair};
 pub use verify::{Report, Violation};

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a failure is a panic")]
 
+#[path = "cli/beside.rs"]
+mod beside;
 #[cfg(feature = "etcd")]
 #[path = "etcd/cluster.rs"]
 mod cluster;

@@ -86,7 +86,7 @@ fn nobody_else_may_have_it_open() {
     for options in [Options::new(), Options::new().redo_log(true)] {
         let store = options.open(&path).unwrap();
         let Err(Error::AlreadyOpen(locked)) = compact(&path) else { panic!("it is open") };
-        assert_eq!(*locked, *path.display().to_string());
+        assert_eq!(*locked.path, *path.display().to_string());
         store.write(&Request::new(&scope), |txn| txn.disable(key_id).and(txn.enable(key_id))).unwrap();
     }
     // A reader would go on to read the old file for ever.

@@ -197,24 +197,31 @@ fn reading_a_crashed_store_writes_nothing() {
 }
 
 #[test]
-fn a_store_with_a_log_is_for_one_process() {
+fn a_store_with_a_log_has_one_writer_and_any_readers() {
     let files = Files::new();
+    let before = direct().open(files.table()).unwrap();
+    drop(before);
+    let reader = direct().open_read_only(files.table()).unwrap();
     let store = logged().open(files.table()).unwrap();
     step(&store, 0);
-    for (way, refused) in [
-        ("with a log", logged().open(files.table())),
-        ("without", direct().open(files.table())),
-        ("for reading", direct().open_read_only(files.table())),
-    ] {
+    for (way, refused) in
+        [("with a log", logged().open(files.table())), ("without", direct().open(files.table()))]
+    {
         let Err(Error::AlreadyOpen(locked)) = refused else { panic!("{way}: {:?}", refused.err()) };
-        assert_eq!(*locked, *files.table().display().to_string(), "{way}");
+        assert_eq!(*locked.path, *files.table().display().to_string(), "{way}");
+    }
+    let later = direct().open_read_only(files.table()).unwrap();
+    for number in 1..20 {
+        for reader in [&reader, &later] {
+            assert_eq!(steps_in(reader), number);
+        }
+        step(&store, number);
     }
     drop(store);
-    let reader = direct().open_read_only(files.table()).unwrap();
-    let refused = logged().open(files.table());
-    assert!(matches!(refused, Err(Error::AlreadyOpen(_))), "{:?}", refused.err());
-    drop(reader);
-    assert_eq!(steps_in(&logged().open(files.table()).unwrap()), 1);
+    for reader in [&reader, &later] {
+        assert_eq!(steps_in(reader), 20);
+    }
+    assert_eq!(steps_in(&logged().open(files.table()).unwrap()), 20);
 }
 
 #[cfg(unix)]
@@ -294,11 +301,11 @@ fn a_damaged_log_is_refused() {
     let log = fs::read(files.log()).unwrap();
     let used = log.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     // The first four bytes of the first frame are those of all.
-    let last = (4096..used).step_by(512).filter(|place| log[*place..].starts_with(&log[4096..4100])).max();
+    let last = (8192..used).step_by(512).filter(|place| log[*place..].starts_with(&log[8192..8196])).max();
     let last = last.unwrap();
-    assert!(last > 4096 + 3 * 512, "there are several frames");
+    assert!(last > 8192 + 3 * 512, "there are several frames");
     let mut outcomes = [0; 3];
-    for place in (0..48).chain((4096..used).step_by(23)) {
+    for place in (0..48).chain((8192..used).step_by(23)) {
         let mut damaged = log.clone();
         damaged[place] ^= 1 << (place % 8);
         fs::write(files.log(), damaged).unwrap();

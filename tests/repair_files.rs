@@ -640,7 +640,7 @@ fn what_somebody_writes_is_not_repaired() {
         let store = options.open(files.table()).unwrap();
         let refused = repair(files.table(), files.path("repaired"));
         let Err(Error::AlreadyOpen(locked)) = refused else { panic!("{refused:?}") };
-        assert_eq!(*locked, *files.table().display().to_string(), "and not the new file");
+        assert_eq!(*locked.path, *files.table().display().to_string(), "and not the new file");
         drop(store);
     }
     let reader = direct().open_read_only(files.table()).unwrap();

@@ -184,7 +184,6 @@ mod tests {
         assert_eq!(denied.status_and_code(), (500, "KMS.0101"));
         assert!(!denied.message.contains("permission"), "it is between the service and its servers");
         assert_eq!(Refusal::from(Error::Conflict).status_and_code(), (503, "KMS.0101"));
-        assert_eq!(Refusal::from(Error::RecoveryNeeded).status_and_code(), (500, "KMS.0101"));
         let position = refused("x".parse::<keystead::Position>().unwrap_err());
         assert_eq!(position.status_and_code(), (400, "KMS.1602"));
     }

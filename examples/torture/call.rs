@@ -305,7 +305,6 @@ pub(crate) fn is_refusal(error: &Error) -> bool {
             | Error::NotAStore(_)
             | Error::ReadOnly
             | Error::AlreadyOpen(_)
-            | Error::RecoveryNeeded
             | Error::Unsupported { .. }
     )
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::embedded::EmbeddedEngine;
 use super::embedded::wal::RedoLog;
-use super::redb::{Pages, RedbEngine, RedbReader, TableFile, builder};
+use super::redb::{Pages, RedbEngine, TableFile, builder};
 use super::scripted::{Random, Scripted};
 use super::{Batch, Engine, Load, Log, Range, ReadTransaction, Reading, RowHash, Waited};
 use crate::error::Error;
@@ -74,33 +74,6 @@ fn redb_with_a_log() {
 #[test]
 fn the_engine_of_scripts_lets_everything_pass() {
     suite(|| Box::new(Scripted::new(RedbEngine::in_memory(1 << 20).unwrap())));
-}
-
-#[test]
-fn redb_for_reading_sees_what_is_written_beside_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.redb");
-    let file = std::fs::File::create_new(&path).unwrap();
-    drop(file);
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    drop(RedbEngine::create(file, Pages::believed(1 << 20)).unwrap());
-    let writer = RedbEngine::open(&path, Pages::believed(1 << 20)).unwrap();
-    let reader = RedbReader::open(&path, Pages::believed(1 << 20)).unwrap();
-    let before = reader.begin_read().unwrap();
-    let commit = write(&writer, &[(b"a", Some(b"1"))]);
-    let after = reader.begin_read().unwrap();
-    assert_eq!((rows(&*before), rows(&*after)), (vec![], vec![row(b"a", b"1", commit)]));
-    assert_eq!(after.commit(), commit);
-    // Spaces that are new to the reader, and one that it knows.
-    let space = |project: u8| [&[1][..], &[7; 16], &[1], &[project; 16], b"\x10"].concat();
-    for project in [3, 1, 2, 1] {
-        let commit = write(&writer, &[(&space(project), Some(b"2"))]);
-        let read = reader.begin_read().unwrap();
-        assert_eq!(rows(&*read), rows(&*writer.begin_read().unwrap()));
-        assert_eq!(read.get(&[&space(project)]).unwrap()[0].as_ref().unwrap().commit, commit);
-        assert_eq!(after.get(&[&space(project)]).unwrap(), [None], "an earlier read does not see it");
-    }
-    assert!(matches!(reader.begin_write().err(), Some(Error::ReadOnly)));
 }
 
 #[cfg(feature = "etcd")]

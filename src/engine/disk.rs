@@ -141,3 +141,70 @@ impl Storage for std::sync::Arc<Memory> {
         Ok(())
     }
 }
+
+/// For tests and fuzzing: bytes that nobody locks, for what asks for locks; but one byte can be made to look locked.
+#[cfg(any(test, fuzzing))]
+#[derive(Debug)]
+pub(crate) struct Unlocked<B> {
+    pub(crate) file: B,
+    pub(crate) byte: u64,
+    pub(crate) is_locked: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[cfg(any(test, fuzzing))]
+mod unlocked {
+    use std::io;
+    use std::ops::Bound;
+    use std::sync::atomic::Ordering;
+
+    use super::{BackendError, StorageBackend, Unlocked};
+
+    type Locked = Result<bool, BackendError>;
+
+    impl<B: StorageBackend> StorageBackend for Unlocked<B> {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.file.set_len(length)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.file.write(offset, data)
+        }
+
+        fn try_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Locked {
+            Ok(true)
+        }
+
+        fn try_lock_shared_range(&self, _: Bound<u64>, _: Bound<u64>) -> Locked {
+            Ok(true)
+        }
+
+        fn lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+            Ok(())
+        }
+
+        fn lock_shared_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+            Ok(())
+        }
+
+        fn unlock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+            Ok(())
+        }
+
+        fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Locked {
+            let byte = Bound::Included(self.byte);
+            Ok((start, end) == (byte, byte) && self.is_locked.load(Ordering::SeqCst))
+        }
+    }
+}

@@ -13,11 +13,12 @@ pub(crate) mod embedded;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 mod load;
+pub(crate) mod lock_holder;
+#[cfg(test)]
+mod lock_tests;
+pub(crate) mod lock_wait;
 mod newest;
 pub(crate) mod redb;
-mod scratch;
-#[cfg(test)]
-mod scratch_tests;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod seal;
@@ -133,6 +134,7 @@ pub(crate) struct PageRound {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PageState {
     pub(crate) stats: PageStats,
+    pub(crate) locks: LockStats,
     /// Whether the file was not closed by who wrote it last.
     pub(crate) unclean: bool,
     /// How long the file is.
@@ -150,6 +152,21 @@ pub struct PageStats {
     pub checks: u64,
     /// How many bytes were read by checks, also by one that runs.
     pub checked_bytes: u64,
+}
+
+/// How the store waited for locks on its file that other processes hold; see [`Stats`](crate::Stats).
+///
+/// Processes that read a store hold a lock on the header of its file for microseconds, when a read begins. If such a process
+/// is stopped just then, what writes the table waits for it: that is to be seen here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct LockStats {
+    /// How often a lock was not to be had at once.
+    pub waits: u64,
+    /// The longest wait, the one that goes on now included.
+    pub longest: Duration,
+    /// How long a wait goes on now; `None` if nothing waits.
+    pub waiting: Option<Duration>,
 }
 
 /// How [`Store::wait`](crate::Store::wait) ended.

@@ -4,6 +4,8 @@ use std::hash::BuildHasher;
 use std::sync::LazyLock;
 
 use foldhash::quality::{FixedState, RandomState};
+#[cfg(not(all(test, shuttle)))]
+use zerocopy::FromZeros;
 
 use crate::id::Commit;
 use crate::sync::SIMULATED;
@@ -33,7 +35,13 @@ impl Stripes {
 
     /// At least this many stripes.
     pub(crate) fn new(count: usize) -> Self {
-        Self((0..count.next_power_of_two()).map(|_| AtomicU64::default()).collect())
+        let count = count.next_power_of_two();
+        // Memory that is zero already: most of it is never written in a small store.
+        #[cfg(not(all(test, shuttle)))]
+        if let Ok(stripes) = <[AtomicU64]>::new_box_zeroed_with_elems(count) {
+            return Self(stripes);
+        }
+        Self((0..count).map(|_| AtomicU64::default()).collect())
     }
 
     /// Notes that this commit changes the row.

@@ -5,18 +5,19 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::engine::direct::DirectFile;
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::embedded::wal::{LogId, RedoLog};
-use crate::engine::embedded::{EmbeddedEngine, OfflineReader};
-use crate::engine::redb::{LogState, Pages, RedbEngine, RedbReader, TableFile, backend};
-use crate::error::{Error, Result};
+use crate::engine::embedded::{self, EmbeddedEngine, FollowedFiles, Follower};
+use crate::engine::lock_holder::{self, FileId, locked_by_somebody};
+use crate::engine::lock_wait::{self, LOCK_WAIT_DEFAULT, Wanted};
+use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, TableReader, backend};
+use crate::error::{Error, Locked, Result};
+use crate::format::Space;
 use crate::id::random_bytes;
-use crate::time::Stopwatch;
 
 use super::temporary::{TemporaryFile, folder_of, remove_unused};
 
@@ -25,9 +26,7 @@ pub(super) use crate::engine::embedded::wal::{LOG_BYTES_MAX, LOG_BYTES_MIN};
 /// What is added to the name of the store's file.
 const LOG_SUFFIX: &str = ".redo";
 
-/// How long an opening waits for others: who only looks into a file has it for a moment.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks meanwhile.
+/// How often an opening looks whether a file is still locked.
 const POLL: Duration = Duration::from_millis(10);
 
 /// The table file, and the redo log beside it.
@@ -44,7 +43,7 @@ pub(super) struct Files<'a> {
 impl Files<'_> {
     /// Opens the store, or makes it, without a redo log.
     pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let engine = patiently(self.path, || self.direct(&begin))?;
+        let engine = patiently(self.path, self.pages.lock_wait, || self.direct(&begin))?;
         self.clear();
         Ok(engine)
     }
@@ -70,7 +69,8 @@ impl Files<'_> {
 
     /// Opens the store, or makes it, with a redo log.
     pub(super) fn open_with_log(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let engine = patiently(self.path, || Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>))?;
+        let open = || Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>);
+        let engine = patiently(self.path, self.pages.lock_wait, open)?;
         self.clear();
         Ok(engine)
     }
@@ -95,7 +95,11 @@ impl Files<'_> {
             (LogState::Closed { id }, None) => self.create_log(id)?,
             (LogState::Closed { id }, Some(disk)) => match RedoLog::id_and_length(&*disk)? {
                 (other, _) if other != id => return Err(self.mismatch("it is that of another store")),
-                (_, length) if length != self.log_bytes => self.create_log(id)?,
+                (_, length) if length != self.log_bytes => {
+                    // Who follows the former file finds that it is not in use.
+                    RedoLog::close_mark(&*disk)?;
+                    self.create_log(id)?
+                }
                 _ => disk,
             },
             (LogState::None, None) => {
@@ -108,42 +112,20 @@ impl Files<'_> {
                 return Err(self.mismatch("the store has none, but there is the one of another"));
             }
         };
-        EmbeddedEngine::on(table, disk, self.checkpoint_bytes)
+        // Through a handle of its own: what it writes is no part of what a sync of the log waits for.
+        let marks = OpenOptions::new().read(true).write(true).open(self.log_path())?;
+        EmbeddedEngine::followed(table, disk, Some(Box::new(backend(marks)?)), self.checkpoint_bytes)
     }
 
     /// Opens the store for reading only.
     pub(super) fn open_read_only(&self) -> Result<Box<dyn Engine>> {
-        patiently(self.path, || self.read_only())
+        patiently(self.path, self.pages.lock_wait, || self.read_only())
     }
 
     fn read_only(&self) -> Result<Box<dyn Engine>> {
-        let was_not_closed = match RedbReader::open(self.path, self.pages) {
-            Ok(reader) if !matches!(reader.log_state()?, LogState::InUse { .. }) => {
-                return Ok(Box::new(reader));
-            }
-            // Only its log has the newest commits; or others read it offline.
-            Ok(_) | Err(Error::AlreadyOpen(_)) => false,
-            Err(Error::RecoveryNeeded) => true,
-            Err(error) => return Err(self.or_no_store(error)),
-        };
-        match self.offline()? {
-            (LogState::InUse { .. }, table) => self.read_with_log(table),
-            // It was opened with a log, and nothing was written; or it was checked, and recovered in memory.
-            (_, table) if was_not_closed => Ok(Box::new(OfflineReader::on(table, None)?)),
-            // Others read it offline, or did so until now.
-            _ => Err(locked(self.path)),
-        }
-    }
-
-    /// The table file as nobody has it open to write, and as nobody can while this is held.
-    fn offline(&self) -> Result<(LogState, TableFile)> {
-        let table = TableFile::offline(self.path, self.pages).map_err(|error| self.or_no_store(error))?;
-        Ok((table.log_state()?, table))
-    }
-
-    fn read_with_log(&self, table: TableFile) -> Result<Box<dyn Engine>> {
-        let log = self.open_log(false)?.ok_or_else(|| self.mismatch("it is missing"))?;
-        Ok(Box::new(OfflineReader::on(table, Some(log))?))
+        let files = Beside { path: self.path.to_path_buf(), pages: self.pages };
+        let follower = Follower::open(files, Space::of_store().fixed(), self.pages.lock_wait);
+        Ok(Box::new(follower.map_err(|error| self.or_no_store(error))?))
     }
 
     fn or_no_store(&self, error: Error) -> Error {
@@ -207,6 +189,52 @@ impl Files<'_> {
     }
 }
 
+/// The files of a store that is read beside its writer.
+struct Beside {
+    path: PathBuf,
+    pages: Pages,
+}
+
+impl FollowedFiles for Beside {
+    fn table(&self) -> Result<(TableReader, embedded::FileId)> {
+        let file = File::open(&self.path)?;
+        let id = file_id(&file.metadata()?);
+        Ok((TableReader::open(file, &self.path, self.pages)?, id))
+    }
+
+    fn table_now(&self) -> Result<embedded::FileId> {
+        match self.path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => Ok(file_id(&found?)),
+        }
+    }
+
+    fn log(&self) -> Result<Option<Box<dyn StorageBackend>>> {
+        match File::open(log_path(&self.path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => Ok(Some(Box::new(backend(opened?)?))),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// Which file it is.
+fn file_id(file: &Metadata) -> embedded::FileId {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Some((file.dev(), file.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        None
+    }
+}
+
 /// The files of a damaged store, to be read without the engine.
 pub(super) struct Damaged {
     /// Nobody can write it while this is held.
@@ -230,12 +258,17 @@ pub(super) fn open_unwritten(path: &Path) -> Result<impl StorageBackend + use<>>
         }
         opened => backend(opened?)?,
     };
-    patiently(path, || match table.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
-        Ok(true) | Err(BackendError::Unsupported) => Ok(()),
-        Ok(false) => Err(locked(path)),
-        Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-        Err(BackendError::Io(error)) => Err(error.into()),
-        Err(other) => Err(io::Error::other(other.to_string()).into()),
+    patiently(path, LOCK_WAIT_DEFAULT, || {
+        match table.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
+            Ok(true) | Err(BackendError::Unsupported) => Ok(()),
+            Ok(false) => {
+                lock_wait::note_refused(Wanted::whole_file(false));
+                Err(Error::AlreadyOpen(locked_by_somebody()))
+            }
+            Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            Err(BackendError::Io(error)) => Err(error.into()),
+            Err(other) => Err(io::Error::other(other.to_string()).into()),
+        }
     })?;
     Ok(table)
 }
@@ -314,25 +347,30 @@ impl<'a> NewFile<'a> {
     }
 }
 
-/// Opens a file as soon as whoever else has it open is done, if that is soon; if not, the error names its path.
-fn patiently<T>(path: &Path, open: impl Fn() -> Result<T>) -> Result<T> {
-    let since = Stopwatch::start();
-    loop {
-        match open() {
-            Err(Error::AlreadyOpen(_)) if since.elapsed() < PATIENCE => thread::sleep(POLL),
-            opened => return opened.map_err(naming_locked(path)),
+/// Opens a file as soon as whoever else has it open is done, if that is soon; if not, the error names its path and, if
+/// it can be found, the process that has it locked.
+fn patiently<T>(path: &Path, wait: Duration, open: impl Fn() -> Result<T>) -> Result<T> {
+    lock_wait::opening(wait, || {
+        loop {
+            match open() {
+                Err(Error::AlreadyOpen(_)) if lock_wait::pause(POLL) => {}
+                opened => return opened.map_err(naming_locked(path)),
+            }
         }
-    }
-}
-
-fn locked(path: &Path) -> Error {
-    Error::AlreadyOpen(path.display().to_string().into())
+    })
 }
 
 /// An engine knows no paths; whoever gave it the file names the one that is locked.
 pub(super) fn naming_locked(path: &Path) -> impl Fn(Error) -> Error {
     move |error| match error {
-        Error::AlreadyOpen(_) => locked(path),
+        Error::AlreadyOpen(Locked { holder, .. }) => {
+            let wanted = lock_wait::refused().unwrap_or(Wanted::whole_file(true));
+            let find = || FileId::at(path).and_then(|file| lock_holder::find(&file, wanted));
+            Error::AlreadyOpen(Locked {
+                path: path.display().to_string().into(),
+                holder: holder.or_else(find),
+            })
+        }
         other => other,
     }
 }

@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::change::Change;
-use crate::engine::{Batch, Engine, Log, LogStats, PageStats, ReadTransaction, WriteTransaction};
+use crate::engine::{Batch, Engine, LockStats, Log, LogStats, PageStats, ReadTransaction, WriteTransaction};
 #[cfg(feature = "etcd")]
 use crate::engine::{ClusterStats, Etcd};
 use crate::error::{Error, Result};
@@ -118,10 +118,12 @@ pub struct DryRun<T> {
 pub struct Stats {
     /// The cache of decoded records.
     pub cache: CacheStats,
-    /// The redo log; `None` in a store without one.
+    /// The redo log; `None` in a store without one, and in a process that only reads.
     pub log: Option<LogStats>,
     /// The pages of the table, and checks of them; `None` in a store in memory or on etcd.
     pub pages: Option<PageStats>,
+    /// The locks on its file that other processes held; `None` in a store in memory or on etcd.
+    pub locks: Option<LockStats>,
     /// The transactions on a cluster, by the feature `etcd`; `None` in a store that is on none.
     #[cfg(feature = "etcd")]
     pub cluster: Option<ClusterStats>,
@@ -355,10 +357,12 @@ impl Store {
     /// How the store has done since it was opened.
     pub fn stats(&self) -> Stats {
         let cache = self.inner.cache.as_ref().map(Cache::stats).unwrap_or_default();
+        let pages = self.inner.engine.page_state();
         Stats {
             cache,
             log: self.inner.engine.log_stats(),
-            pages: self.inner.engine.page_state().map(|state| state.stats),
+            pages: pages.map(|state| state.stats),
+            locks: pages.map(|state| state.locks),
             #[cfg(feature = "etcd")]
             cluster: self.inner.engine.cluster_stats(),
         }

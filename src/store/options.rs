@@ -12,6 +12,7 @@ use super::storages::Storages;
 use super::{Inner, Store};
 #[cfg(feature = "etcd")]
 use crate::engine::etcd::{Access, Etcd, EtcdEngine};
+use crate::engine::lock_wait::LOCK_WAIT_DEFAULT;
 use crate::engine::redb::{Pages, RedbEngine};
 use crate::engine::{Batch, Engine, Log, ReadTransaction, Storage};
 use crate::error::{Error, Result};
@@ -54,6 +55,7 @@ pub struct Options {
     checkpoint_bytes: usize,
     record_cache_bytes: usize,
     check_integrity: bool,
+    lock_wait: Duration,
     page_check: BackgroundCheck,
     page_check_rate: u64,
     restored: bool,
@@ -86,6 +88,9 @@ impl Options {
     /// [`page_check_rate`](Self::page_check_rate) says nothing else: 32 MiB, so that 4 GiB take two minutes.
     pub const PAGE_CHECK_RATE_DEFAULT: u64 = 32 * 1024 * 1024;
 
+    /// How long an opening waits by default while another process has the file locked: a second.
+    pub const LOCK_WAIT_DEFAULT: Duration = LOCK_WAIT_DEFAULT;
+
     /// Everything as it is by default.
     pub fn new() -> Self {
         Self {
@@ -102,6 +107,7 @@ impl Options {
             checkpoint_bytes: Self::CHECKPOINT_BYTES_DEFAULT,
             record_cache_bytes: Self::RECORD_CACHE_BYTES_DEFAULT,
             check_integrity: false,
+            lock_wait: Self::LOCK_WAIT_DEFAULT,
             page_check: BackgroundCheck::default(),
             page_check_rate: Self::PAGE_CHECK_RATE_DEFAULT,
             restored: false,
@@ -166,10 +172,10 @@ impl Options {
         self
     }
 
-    /// Whether commits go to a redo log first, a second file beside the store's, with `.redo` added to its
-    /// name; false if nothing is said. A commit is then one sequential write and one sync, which those
-    /// share that commit at the same time, and the file is brought up to date in the background. While the
-    /// store is open, no other process can read along. Not fixed: each opening may say something else. A
+    /// Whether commits go to a write-ahead log first, a second file beside the store's, with `.redo` added to its
+    /// name; false by default. A commit is then one sequential write and one sync, which those
+    /// share that commit at the same time, and the file is brought up to date in the background. Other processes
+    /// [read along](Self::open_read_only), as without one. Not fixed: each opening may say something else. A
     /// store that was closed is one file, and the log may be deleted; after a crash both belong together.
     /// A store in memory has none.
     pub fn redo_log(mut self, redo_log: bool) -> Self {
@@ -201,8 +207,9 @@ impl Options {
     /// An alias with its key is counted as about 0.8 KiB, a key asked for by its id as 0.65, more with tags, a
     /// description, and names of more than 23 bytes; all on the high side. So 64 MiB hold about 73,000 names, for
     /// all threads. Where there is more than one core, an eighth of it is for copies of those that each thread
-    /// asks for most. It is filled as records are read, and [`Store::stats`] tells how it does. A file that is
-    /// opened for reading only has none, because another process changes its records.
+    /// asks for most. It is filled as records are read, and [`Store::stats`] tells how it does. A process that opens the
+    /// store [for reading only](Self::open_read_only) has one of its own. Where another process writes the store without
+    /// a write-ahead log, each of its commits makes all that is in there invalid.
     pub fn record_cache_bytes(mut self, bytes: usize) -> Self {
         self.record_cache_bytes = bytes;
         self
@@ -218,6 +225,21 @@ impl Options {
     /// It has no effect on etcd and in memory.
     pub fn check_integrity(mut self, check_integrity: bool) -> Self {
         self.check_integrity = check_integrity;
+        self
+    }
+
+    /// How long an opening waits while another process, or another handle of this one, has the file locked;
+    /// [`LOCK_WAIT_DEFAULT`](Self::LOCK_WAIT_DEFAULT) by default. Then it is [`AlreadyOpen`](Error::AlreadyOpen), which
+    /// names the process where the system tells. Out of the range from 10 ms to an hour it is
+    /// [`Error::OptionsMismatch`] at opening. It has no effect on etcd and in memory.
+    ///
+    /// A read of a store that is open for reading only waits as long for the lock on the file's header, which processes
+    /// hold for microseconds unless they are stopped just then. So does closing the store; without the lock the file stays
+    /// as after a crash, and nothing is lost. A write waits on without a limit, because giving up in the middle of a
+    /// commit would leave the store unable to write: [`Stats::locks`](crate::Stats::locks) and telemetry show that it waits.
+    #[must_use]
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
         self
     }
 
@@ -268,8 +290,8 @@ impl Options {
     }
 
     /// Opens the store in this file, or makes it if there is no such file. The file is for its owner
-    /// only, and appears under its name when it is complete. If somebody else has it open, it waits up to a second for
-    /// it.
+    /// only, and appears under its name when it is complete. If somebody else has it locked, it waits as long as
+    /// [`lock_wait`](Self::lock_wait) says.
     ///
     /// # Errors
     ///
@@ -296,24 +318,25 @@ impl Options {
         self.on_to_write(engine)
     }
 
-    /// Opens the store in this file for reading only, also while another process writes it without a redo
-    /// log; each read sees what was committed before it. What a redo log has that the file has not is read
-    /// into memory. Nothing is written to either.
+    /// Opens the store in this file for reading only, also while another process writes it: each read sees every
+    /// commit that was acknowledged in any process before it began. A store that no process closed is read as the crash
+    /// left it. Rows that are in the write-ahead log only are kept in memory. Nothing is written to either file, and the
+    /// permission to read them is enough.
+    ///
+    /// The writer may end, be killed, and come again meanwhile. If another store, or an older copy of this one, takes
+    /// its place, reads fail as [`Replaced`](Error::Replaced) until it is opened again.
     ///
     /// # Errors
     ///
-    /// Those of [`open`](Self::open); [`NoStore`](Error::NoStore) if there is no such file;
-    /// [`AlreadyOpen`](Error::AlreadyOpen) also for a store that is open with
-    /// a redo log. A file that was written without one and was not closed cleanly must be opened for
-    /// writing once before: [`RecoveryNeeded`](Error::RecoveryNeeded); unless
-    /// [`check_integrity`](Self::check_integrity) is asked for, which recovers it in memory.
+    /// Those of [`open`](Self::open), and [`NoStore`](Error::NoStore) if there is no such file.
+    /// [`AlreadyOpen`](Error::AlreadyOpen) if it is locked for more than a second: by a process that is
+    /// opening it to write, or by one that uses it alone, as [`compact`](crate::compact) does.
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.check()?;
         if self.restored {
             return Err(Error::ReadOnly);
         }
-        // Its engine can't tell what has changed, so a cache would never be used.
-        self.clone().record_cache_bytes(0).on(self.files(path.as_ref()).open_read_only()?)
+        self.on(self.files(path.as_ref()).open_read_only()?)
     }
 
     /// Opens the store that is kept in a [`Storage`] of the caller's instead of a file. An empty one becomes
@@ -451,7 +474,8 @@ impl Options {
     }
 
     fn pages(&self) -> Pages {
-        Pages { cache_bytes: self.cache_bytes, check_integrity: self.check_integrity }
+        let Self { cache_bytes, check_integrity, lock_wait, .. } = *self;
+        Pages { cache_bytes, check_integrity, lock_wait }
     }
 
     fn check(&self) -> Result<()> {
@@ -469,9 +493,10 @@ impl Options {
         let retention = self.retention;
         let days = retention.history_days.map(u64::from);
         let hours = u64::from(retention.outcome_hours);
-        let milliseconds = u64::try_from(self.transaction_time.as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = |time: Duration| Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let ranges = [
-            ("transaction_time", Some(milliseconds), 1, 60_000),
+            ("transaction_time", milliseconds(self.transaction_time), 1, 60_000),
+            ("lock_wait", milliseconds(self.lock_wait), 10, 3_600_000),
             ("page_check_rate", Some(self.page_check_rate), 1 << 20, u64::MAX),
             ("redo_log_bytes", Some(self.redo_log_bytes), LOG_BYTES_MIN, LOG_BYTES_MAX),
             ("retention.history_days", days, 1, Retention::HISTORY_DAYS_MAX.into()),

@@ -11,7 +11,7 @@ use super::Store;
 use super::files::open_unwritten;
 use crate::engine::redb::check_closed_file;
 use crate::engine::{Engine, PageRound};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress;
 use crate::telemetry::{self, Call, Place, Summary};
 use crate::time::Stopwatch;
@@ -24,6 +24,8 @@ const BYTES_AT_ONCE: u64 = 1 << 20;
 const FINISHED_WHEN_CLOSED: u64 = 64 << 20;
 /// For how long it does so. A disk that fails may take many seconds for each page that it can't read.
 const FINISHED_WITHIN: Duration = Duration::from_secs(5);
+/// When a check in the background looks again that met a lock of another process.
+const LOCKED_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a check of the pages of a store's table found; see [`Store::check_pages`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -107,7 +109,8 @@ impl Store {
     /// [`Io`](crate::Error::Io). Damage is in what is returned, not an error. A store in memory or on etcd has no pages: it
     /// returns a check of none.
     pub fn check_pages(&self, bytes_per_second: u64) -> Result<PageCheck> {
-        check(&*self.inner.engine, bytes_per_second, &|pause, _| {
+        let engine = &*self.inner.engine;
+        check(&|after| engine.check_pages(after, BYTES_AT_ONCE), bytes_per_second, &|pause, _| {
             thread::sleep(pause);
             false
         })
@@ -141,10 +144,10 @@ fn summary(found: &PageCheck) -> Summary {
     }
 }
 
-/// Checks all pages, at most `bytes_per_second`, until `stopped`, which waits for the given time and is given how many
+/// Checks all pages, by rounds that begin where the one before ended, at most `bytes_per_second`, until `stopped`, which waits for the given time and is given how many
 /// bytes were read, says so.
 pub(super) fn check(
-    engine: &dyn Engine,
+    round: &dyn Fn(Option<Vec<u8>>) -> Result<Option<PageRound>>,
     bytes_per_second: u64,
     stopped: &dyn Fn(Duration, u64) -> bool,
 ) -> Result<PageCheck> {
@@ -153,7 +156,7 @@ pub(super) fn check(
         let mut found = PageCheck::default();
         let mut after = None;
         progress::begin("checking pages", None);
-        while let Some(round) = engine.check_pages(after, BYTES_AT_ONCE)? {
+        while let Some(round) = round(after)? {
             found.add(&round);
             progress::add(round.pages);
             after = round.next;
@@ -210,8 +213,15 @@ impl Checker {
             let stopped = |pause, read| {
                 of_thread.wait(pause).is_some_and(|since| is_much_left(read) || since.elapsed() >= within)
             };
+            // While another process holds a lock that it needs, it looks again from time to time.
+            let round = |after: Option<Vec<u8>>| loop {
+                match engine.check_pages(after.clone(), BYTES_AT_ONCE) {
+                    Err(Error::AlreadyOpen(_)) if of_thread.wait(LOCKED_PAUSE).is_none() => {}
+                    done => return done,
+                }
+            };
             // What it finds the engine knows from then on; if the disk fails, whoever reads sees it too.
-            let _ = check(&*engine, bytes_per_second, &stopped);
+            let _ = check(&round, bytes_per_second, &stopped);
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -235,8 +245,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::engine::lock_holder::locked_by_somebody;
     use crate::engine::{PageState, Reading, Waited, WriteTransaction};
-    use crate::error::Error;
     use crate::id::Commit;
 
     /// Pages of so many bytes, of which so many were read.
@@ -245,6 +255,14 @@ mod tests {
         read: AtomicU64,
         /// How long the disk takes for each round.
         slow: Duration,
+        /// How many rounds find a lock held by another process first.
+        locked: AtomicU64,
+    }
+
+    impl Pages {
+        fn new(bytes: u64, slow: Duration) -> Self {
+            Self { bytes, read: AtomicU64::new(0), slow, locked: AtomicU64::new(0) }
+        }
     }
 
     impl Engine for Pages {
@@ -264,6 +282,11 @@ mod tests {
 
         fn check_pages(&self, _: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
             thread::sleep(self.slow);
+            let locked =
+                self.locked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+            if locked.is_ok() {
+                return Err(Error::AlreadyOpen(locked_by_somebody()));
+            }
             let read = self.read.fetch_add(bytes, Ordering::AcqRel) + bytes;
             let next = (read < self.bytes).then(|| read.to_be_bytes().to_vec());
             Ok(Some(PageRound { next, bytes, ..PageRound::default() }))
@@ -276,7 +299,7 @@ mod tests {
 
     /// How much of a table is read by a check that comes to nearly nothing before the store is closed.
     fn read_until_closed(bytes: u64) -> u64 {
-        let pages = Arc::new(Pages { bytes, read: AtomicU64::new(0), slow: Duration::ZERO });
+        let pages = Arc::new(Pages::new(bytes, Duration::ZERO));
         // A byte a second: the first pause is twelve days.
         drop(Checker::begin(Arc::clone(&pages) as Arc<dyn Engine>, 1).unwrap());
         pages.read.load(Ordering::Acquire)
@@ -295,9 +318,25 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_of_somebody_else_ends_no_check_and_holds_up_no_closing() {
+        for (locked, checked) in [(3, BYTES_AT_ONCE), (u64::MAX, 0)] {
+            let pages = Arc::new(Pages::new(BYTES_AT_ONCE, Duration::ZERO));
+            pages.locked.store(locked, Ordering::Release);
+            let checker = Checker::begin(Arc::clone(&pages) as Arc<dyn Engine>, 1).unwrap();
+            let since = Stopwatch::start();
+            while pages.read.load(Ordering::Acquire) < checked {
+                assert!(since.elapsed() < Duration::from_secs(20), "it gave up");
+                thread::sleep(Duration::from_millis(1));
+            }
+            drop(checker);
+            assert_eq!(pages.read.load(Ordering::Acquire), checked);
+        }
+    }
+
+    #[test]
     fn closing_does_not_wait_for_a_slow_disk() {
         let (bytes, slow) = (FINISHED_WHEN_CLOSED, Duration::from_millis(50));
-        let pages = Arc::new(Pages { bytes, read: AtomicU64::new(0), slow });
+        let pages = Arc::new(Pages::new(bytes, slow));
         let engine = Arc::clone(&pages) as Arc<dyn Engine>;
         drop(Checker::begin_to_finish(engine, 1, 4 * slow).unwrap());
         let rounds = pages.read.load(Ordering::Acquire) / BYTES_AT_ONCE;

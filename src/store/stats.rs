@@ -22,6 +22,10 @@ impl Store {
             gauge(numbers::DAMAGED_PAGES, pages.damaged as f64);
             total(numbers::PAGE_CHECKS, pages.checks);
         }
+        if let Some(locks) = stats.locks {
+            total(numbers::LOCK_WAITS, locks.waits);
+            gauge(numbers::LOCK_WAITING, locks.waiting.unwrap_or_default().as_secs_f64());
+        }
         #[cfg(feature = "etcd")]
         if let Some(age) = stats.cluster.and_then(|cluster| cluster.age) {
             gauge(numbers::SEEN_AGE, age.as_secs_f64());

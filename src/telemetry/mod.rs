@@ -288,6 +288,24 @@ pub(crate) fn page_damaged(offset: u64) {
     });
 }
 
+/// A call waits for a lock that another process holds, for long by now.
+#[inline]
+pub(crate) fn lock_waited_for(process: Option<u32>) {
+    of_engine(|| {
+        #[cfg(feature = "tracing")]
+        traces::lock_waited_for(process);
+    });
+}
+
+/// And waits no more.
+#[inline]
+pub(crate) fn lock_wait_ended(waited: Duration) {
+    of_engine(|| {
+        #[cfg(feature = "tracing")]
+        traces::lock_wait_ended(waited);
+    });
+}
+
 /// The engine failed, and takes no more writes.
 #[inline]
 pub(crate) fn stopped(error: &Error) {

@@ -49,6 +49,8 @@ numbers! {
     LOG_FULL: Counter "keystead_log_full_waits_total" Count "Writes that waited for a checkpoint",
     PAGE_CHECKS: Counter "keystead_page_checks_total" Count "Checks of all pages of the table that came to their end",
     DAMAGED_PAGES: Gauge "keystead_damaged_pages" Count "Pages of the table that do not fit their checksums: more than 0 calls for an operator",
+    LOCK_WAITS: Counter "keystead_lock_waits_total" Count "Locks of the file that another process held just then",
+    LOCK_WAITING: Gauge "keystead_lock_waiting_seconds" Seconds "How long a call waits by now for a lock that another process holds: more than a second or two calls for an operator",
     SEEN_AGE: Gauge "keystead_etcd_seen_age_seconds" Seconds "How old what was seen of the cluster may be",
 }
 

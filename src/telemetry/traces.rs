@@ -137,6 +137,14 @@ pub(super) fn page_damaged(offset: u64) {
     tell!(ERROR, "page_damaged", offset);
 }
 
+pub(super) fn lock_waited_for(process: Option<u32>) {
+    tell!(WARN, "lock_waited_for", process);
+}
+
+pub(super) fn lock_wait_ended(waited: Duration) {
+    tell!(INFO, "lock_wait_ended", seconds = waited.as_secs_f64());
+}
+
 pub(super) fn stopped(error: &Error) {
     tell!(WARN, "stopped", code = error.code());
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::history_support::{Step, Tick, World, assert_clean, steps};
-use crate::engine::redb::{Pages, RedbEngine, RedbReader, seal};
+use crate::engine::redb::{Pages, RedbEngine, TableReader, seal};
 use crate::engine::scripted::Scripted;
 use crate::engine::{Batch, Draft, Engine, Log, ReadTransaction};
 use crate::format::{
@@ -138,10 +138,10 @@ impl Run {
             files.fold(Restore::of(self.path(0)), |restore, number| restore.changes(self.path(number)));
         let restored = restore.up_to(up_to).into_file(&path).unwrap();
         assert_eq!(restored.commit, up_to);
-        let reader = RedbReader::open(&path, Pages::believed(1 << 20)).unwrap();
-        let rows = reader.begin_read().unwrap();
+        let reader = TableReader::at(&path, Pages::believed(1 << 20)).unwrap();
+        let rows = reader.newest().unwrap();
         assert_eq!(rows.commit(), restored.position.commit());
-        let rows = rows_of(&*rows);
+        let rows = rows_of(&rows);
         (path, rows)
     }
 
@@ -386,7 +386,7 @@ fn the_note_of_a_restore_is_verified() {
     let in_between = Draft::log_row(Commit::new(last.number() + 1));
     let entry = {
         let rows = rows_of(
-            &*RedbReader::open(&folder.path().join("backup"), Pages::believed(1 << 20))
+            &*TableReader::at(&folder.path().join("backup"), Pages::believed(1 << 20))
                 .unwrap()
                 .begin_read()
                 .unwrap(),
@@ -472,7 +472,7 @@ fn what_was_imported_is_restored() {
         assert!(changes.entries < 50, "each commit has many changes");
         Restore::of(&names[0]).changes(&names[1]).into_file(&names[2]).unwrap();
         let (mut restored, _) =
-            rows_of(&*RedbReader::open(&names[2], Pages::believed(1 << 20)).unwrap().begin_read().unwrap())
+            rows_of(&*TableReader::at(&names[2], Pages::believed(1 << 20)).unwrap().begin_read().unwrap())
                 .without_what_differs();
         let (was, _) = rows_of(&*engine.begin_read().unwrap()).without_what_differs();
         assert!(restored == was, "{alias_scope:?}");
@@ -505,7 +505,7 @@ fn an_outcome_of_an_id_that_was_used_anew_is_the_new_one() {
 
     Restore::of(path("base")).changes(path("changes")).into_file(path("restored")).unwrap();
     let restored = rows_of(
-        &*RedbReader::open(&path("restored"), Pages::believed(1 << 20)).unwrap().begin_read().unwrap(),
+        &*TableReader::at(&path("restored"), Pages::believed(1 << 20)).unwrap().begin_read().unwrap(),
     );
     assert_eq!(restored.outcomes(), rows_of(&*engine.begin_read().unwrap()).outcomes());
     let store = Store::open(path("restored")).unwrap();

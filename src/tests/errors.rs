@@ -70,7 +70,7 @@ const WITHOUT_CODE: &[&str] = &[
     "CommitUnknown",
     "Poisoned",
     "Corrupted",
-    "RecoveryNeeded",
+    "Replaced",
     "LogMismatch",
     "FileExists",
     "NotEmpty",
@@ -321,12 +321,12 @@ fn by_engine() -> Produced {
     let read_only = reader.write(&request(), |txn| txn.create_key(&new_key("one", 1))).unwrap_err();
     let already_open = Store::open(&path).unwrap_err();
     let elsewhere = Options::new().region("elsewhere".parse().unwrap());
-    // As a crash leaves it.
-    store.write(&request(), |txn| txn.create_key(&new_key("one", 1))).unwrap();
-    let unclean = folder.path().join("unclean");
-    std::fs::copy(&path, &unclean).unwrap();
-    let unclean = Options::new().open_read_only(&unclean).unwrap_err();
-    drop((store, reader));
+    drop(store);
+    let other = folder.path().join("other");
+    drop(Store::open(&other).unwrap());
+    std::fs::rename(&other, &path).unwrap();
+    let replaced = reader.read(&scope(), |snap| snap.key(ONE)).unwrap_err();
+    drop(reader);
     let logged = Options::new().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
     let with_log = folder.path().join("with log");
     drop(logged.open(&with_log).unwrap());
@@ -346,7 +346,7 @@ fn by_engine() -> Produced {
         ("NoStore", Options::new().create(false).open(folder.path().join("none")).unwrap_err()),
         ("Corrupted", damaged_to(&[1, 0xff])),
         ("Unsupported", damaged_to(&[2])),
-        ("RecoveryNeeded", unclean),
+        ("Replaced", replaced),
         ("LogMismatch", logged.open(&path).unwrap_err()),
         ("Unfinished", Store::open(&copied_in_part).unwrap_err()),
         ("Poisoned", super::faults::poisoned()),

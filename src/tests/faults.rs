@@ -33,7 +33,7 @@ const DIRECT: Mode = Mode { cache_bytes: 1 << 20, redo_log: false };
 const LOGGED: Mode = Mode { cache_bytes: 1 << 20, redo_log: true };
 
 /// So short that it is used several times over.
-const LOG_BYTES: u64 = 4096 + 2 * 16 * 1024;
+const LOG_BYTES: u64 = 8192 + 2 * 16 * 1024;
 /// So few that there are several checkpoints.
 const CHECKPOINT_BYTES: usize = 2048;
 
@@ -465,7 +465,7 @@ fn a_half_of_the_log_is_kept_until_the_table_file_has_it() {
     let [table, _] = disk.synced();
     (1..8).for_each(|number| write(&engine, number));
     let [_, log] = disk.synced();
-    assert!([4096, 4096 + 16 * 1024].iter().all(|half| log[*half] != 0), "both halves are in use");
+    assert!([8192, 8192 + 16 * 1024].iter().all(|half| log[*half] != 0), "both halves are in use");
 
     let (table, log) = (Disk::of([table, Vec::new()]), Disk::of([Vec::new(), log]));
     // So that the write could come long before the checkpoint.

@@ -194,7 +194,6 @@ fn what_runs_under_shuttle_has_its_locks() {
         "embedded/commit",
         "embedded/memtable",
         "embedded/mod",
-        "embedded/offline",
         "embedded/snapshot",
         "embedded/wal",
         "newest",

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::backup::{Rows, rows_of};
 use super::new_key;
-use crate::engine::redb::{Pages, RedbEngine, RedbReader, seal};
-use crate::engine::{Draft, Engine};
+use crate::engine::Draft;
+use crate::engine::redb::{Pages, RedbEngine, TableReader, seal};
 use crate::error::Result;
 use crate::format::{
     Address, RecordId, Row, ScopedTable, Space, Stored, decode_alias, decode_alias_names, decode_claim,
@@ -108,9 +108,9 @@ fn read(path: &Path) -> Rows {
     if !path.exists() {
         return Rows::default();
     }
-    let reader = RedbReader::open(path, Pages::believed(1 << 20)).unwrap();
-    let rows = reader.begin_read().unwrap();
-    rows_of(&*rows)
+    let reader = TableReader::at(path, Pages::believed(1 << 20)).unwrap();
+    let rows = reader.newest().unwrap();
+    rows_of(&rows)
 }
 
 fn fill(store: &Store) -> Result<()> {

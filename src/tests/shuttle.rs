@@ -30,7 +30,7 @@ use super::linearizability::specification::{Alias, Answer, Call, Key, Name, Name
 use super::linearizability::workload::{Random, Workload};
 use crate::engine::disk::{OnStorage, Storage};
 use crate::engine::embedded::wal::RedoLog;
-use crate::engine::embedded::{EmbeddedEngine, OfflineReader, Sabotage};
+use crate::engine::embedded::{EmbeddedEngine, Sabotage};
 use crate::engine::redb::{RedbEngine, TableFile, builder};
 use crate::engine::{Engine, Waited};
 use crate::sync::{atomic::AtomicUsize, thread};
@@ -201,7 +201,8 @@ fn until(history: &History, time: u64) -> History {
 fn look(image: Image) -> Result<Answer> {
     let disk = Disk::of(image);
     let table = TableFile::on(disk.file(TABLE), &builder(1 << 20))?;
-    let store = Options::new().on(Box::new(OfflineReader::on(table, Some(Box::new(disk.file(LOG))))?))?;
+    let engine = EmbeddedEngine::on(table, Box::new(disk.file(LOG)), usize::MAX)?;
+    let store = Options::new().on(Box::new(engine))?;
     answer(&store, &WORKLOAD.look())
 }
 
@@ -215,7 +216,7 @@ impl Scenario {
     /// The store that is filled, and an empty log.
     fn image(&self) -> Image {
         let disk = Disk::of([filled().1.clone(), Vec::new()]);
-        RedoLog::create(&disk.file(LOG), [7; 16], 4096 + 2 * self.segment_bytes).unwrap();
+        RedoLog::create(&disk.file(LOG), [7; 16], 8192 + 2 * self.segment_bytes).unwrap();
         disk.bytes()
     }
 

@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
+use std::ops::Bound;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder};
 use metrics::{SharedString, Unit};
+use redb::StorageBackend as _;
+use redb::backends::FileBackend;
 use regex::Regex;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -241,6 +245,26 @@ fn use_what_fails() {
     store.record_stats();
 }
 
+/// A lock that another handle of the file holds for longer than a moment.
+fn use_what_is_locked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("locked");
+    let store = Store::open(&path).unwrap();
+    let other = FileBackend::new(fs::File::open(&path).unwrap()).unwrap();
+    assert!(other.try_lock_shared_range(Bound::Included(0), Bound::Excluded(320)).unwrap());
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            while store.stats().locks.unwrap().waiting.is_none_or(|waits| waits < Duration::from_millis(1500))
+            {
+                thread::yield_now();
+            }
+            drop(other);
+        });
+        store.write(&of_tenant(), |txn| txn.create_key(&new_key())).unwrap();
+    });
+    store.record_stats();
+}
+
 fn use_the_async_store() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
@@ -280,6 +304,7 @@ fn what_is_told_is_what_is_documented_and_no_secret() {
     use_a_store();
     use_a_log();
     use_what_fails();
+    use_what_is_locked();
     use_the_async_store();
 
     let seen = seen();

@@ -248,10 +248,7 @@ impl Subject<'_> {
     }
 
     fn verify(&self) -> Result<Said> {
-        let store = match self.options().open_read_only(self.table()) {
-            Err(Error::RecoveryNeeded) => self.options().open(self.copy())?,
-            opened => opened?,
-        };
+        let store = self.options().open_read_only(self.table())?;
         let report = match store.verify() {
             Ok(report) => report,
             Err(error) => return Ok(self.refused(&error)),

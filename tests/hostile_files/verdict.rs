@@ -61,7 +61,6 @@ pub(crate) fn is_answer(error: &Error) -> bool {
         Error::Corrupted(_)
             | Error::LogMismatch(_)
             | Error::NotAStore(_)
-            | Error::RecoveryNeeded
             | Error::Unsupported { .. }
             | Error::Io(_)
             | Error::Unsound(_)

@@ -65,7 +65,10 @@ impl Copy {
 
     fn target(&self) -> Result<Location, Failure> {
         match (&self.to, self.cluster.cluster()) {
-            (Some(path), None) => Ok(Location::File(path.clone())),
+            (Some(path), None) => {
+                let lock_wait = Options::LOCK_WAIT_DEFAULT;
+                Ok(Location::File { path: path.clone(), lock_wait })
+            }
             (None, Some(cluster)) => Location::on(&cluster),
             (Some(_), Some(_)) => {
                 Err(Failure::usage("--to and --to-etcd exclude each other: a copy goes to a file or to etcd"))
@@ -80,7 +83,7 @@ impl Copy {
 #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "a file is always made anew"))]
 fn must_be_free(target: &Location, options: &Options) -> Result<(), Failure> {
     match target {
-        Location::File(path) => store_must_be_new(path),
+        Location::File { path, .. } => store_must_be_new(path),
         #[cfg(feature = "etcd")]
         Location::Etcd(cluster) => match options.open_etcd_read_only(cluster) {
             Err(Error::NoStore(_)) => Ok(()),
@@ -113,7 +116,7 @@ fn alike(store: &Store) -> Result<Options, Error> {
 /// Makes the copy.
 fn fill(target: &Location, source: &Store, options: &Options) -> Result<Copied, Failure> {
     match target {
-        Location::File(path) => fill_file(path, source, options),
+        Location::File { path, .. } => fill_file(path, source, options),
         #[cfg(feature = "etcd")]
         Location::Etcd(cluster) => {
             let store = options.open_etcd(cluster)?;
@@ -158,7 +161,7 @@ fn fill_file(path: &Path, source: &Store, options: &Options) -> Result<Copied, F
 fn was_changed(source: &Store, place: &Location, copied: &Copied) -> Result<bool, Error> {
     match source.changes(Some(&source.position_after(copied.commit)), Limit::new(1)?) {
         Err(Error::HistoryDisabled) => {
-            Ok(matches!(place, Location::File(_)) && source.position()?.commit() > copied.commit)
+            Ok(matches!(place, Location::File { .. }) && source.position()?.commit() > copied.commit)
         }
         changes => changes.map(|changes| !changes.commits.is_empty()),
     }

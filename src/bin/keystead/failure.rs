@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
-use keystead::{ApiCode, Error};
+use keystead::{ApiCode, Error, Locked};
 use serde_json::json;
 
 use crate::output::{error_line, is_json, print_json, printable};
@@ -97,9 +97,6 @@ impl Failure {
         move |error| {
             let path = path.display();
             let message = match &error {
-                Error::RecoveryNeeded => {
-                    format!("not closed cleanly: {path}; opening it for writing once recovers it")
-                }
                 Error::Io(error) if error.kind() == io::ErrorKind::InvalidFilename => {
                     format!("the path is too long, or a name in it: {path}")
                 }
@@ -184,7 +181,10 @@ impl From<Error> for Failure {
         let (kind, api) = (kind_of(&error), error.api());
         let message = match &error {
             Error::Aborted(reason) => reason.to_string(),
-            Error::AlreadyOpen(path) => format!("locked by another process: {path}"),
+            Error::AlreadyOpen(Locked { path, holder: None, .. }) => {
+                format!("locked by another process: {path}")
+            }
+            Error::AlreadyOpen(locked) => locked.to_string(),
             error => error.to_string(),
         };
         Self { kind, api, advice: advice_for(&error), message }
@@ -226,8 +226,7 @@ fn kind_of(error: &Error) -> Kind {
         | Error::FileExists(_)
         | Error::NotEmpty
         | Error::BackupMismatch(_) => Kind::Refused,
-        Error::RecoveryNeeded
-        | Error::LogMismatch(_)
+        Error::LogMismatch(_)
         | Error::AlreadyOpen(_)
         | Error::AccessDenied(_)
         | Error::NoStore(_)
@@ -241,15 +240,15 @@ fn kind_of(error: &Error) -> Kind {
 }
 
 /// What an operator does about a store that is locked.
-const LOCKED: &str = "for a command that writes, stop the process that has the store open, or ask it to do this. For one that only reads: \
-     that process uses a redo log, so the file alone is not the whole store; let it make a backup, and look at that. Or a \
-     program that is no keystead has locked the file";
+const LOCKED: &str = "for a command that writes, stop the process that has the store open, or ask it to do this. A command that only \
+     reads works beside that process, but not while the store is compacted, or while a process is opening it: give the command \
+     again, or wait longer by --lock-wait SECONDS. If that does not help, another program has locked the file, or a process was \
+     stopped while it read: end it, or let it run on";
 
 /// What an operator does about it; what the message says already is not said again.
 fn advice_for(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::AlreadyOpen(_) => LOCKED,
-        Error::RecoveryNeeded => "run `keystead recover` once; it also checks all pages",
         Error::NoStore(_) => {
             "check the path, or the addresses and the prefix; `keystead init` makes a new store"
         }
@@ -322,6 +321,9 @@ fn advice_for(error: &Error) -> Option<&'static str> {
 #[allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 mod tests {
     use std::process::Command;
+    use std::time::Duration;
+
+    use keystead::Options;
 
     use super::*;
     use crate::output::say_in_json;
@@ -361,8 +363,14 @@ mod tests {
         assert!(advice(io::ErrorKind::FileTooLarge).contains("ulimit -f"));
         assert!(advice(io::ErrorKind::InvalidFilename).contains("shorter name"));
         assert!(advice(io::ErrorKind::NotFound).contains("check the path"));
-        let locked = Failure::of_file(Path::new("/into"))(Error::AlreadyOpen("/data/kms".into()));
-        assert_eq!(locked.message, "locked by another process: /data/kms");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kms");
+        let options = Options::new().lock_wait(Duration::from_millis(10));
+        let _held = options.open(&path).unwrap();
+        let locked = Failure::of_file(Path::new("/into"))(options.open(&path).unwrap_err());
+        let holder =
+            if cfg!(target_os = "linux") { "another handle of this process" } else { "another process" };
+        assert_eq!(locked.message, format!("locked by {holder}: {}", path.display()));
         assert_eq!(locked.kind, Kind::NotOpened);
         let unknown = Failure::from(Error::CommitUnknown("No space left on device".into()));
         assert!(unknown.advice.unwrap().contains("make room"));

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
@@ -23,6 +25,10 @@ pub(crate) struct StoreOptions {
     /// The store's file.
     #[arg(long, global = true, env = "KEYSTEAD_STORE", value_name = "PATH", help_heading = "Store")]
     store: Option<PathBuf>,
+    /// How long a command waits while another process has that file locked, in seconds; 1 by default.
+    #[arg(long, global = true, env = "KEYSTEAD_LOCK_WAIT", value_name = "SECONDS", value_parser = parse_lock_wait,
+        help_heading = "Store")]
+    lock_wait: Option<Duration>,
     #[command(flatten)]
     cluster: SourceOptions,
     #[arg(skip)]
@@ -94,6 +100,17 @@ impl WriteRules {
     }
 }
 
+fn parse_lock_wait(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| LOCK_WAIT_SECONDS.contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| {
+        let (min, max) = (LOCK_WAIT_SECONDS.start(), LOCK_WAIT_SECONDS.end());
+        format!("seconds are a number from {min} to {max}, such as 5 or 0.5")
+    })
+}
+
+/// What the library allows.
+const LOCK_WAIT_SECONDS: RangeInclusive<f64> = 0.01..=3600.0;
+
 /// How many damaged pages are named; all are counted.
 const DAMAGED_PAGES_NAMED: usize = 5;
 
@@ -101,8 +118,6 @@ const DAMAGED_PAGES_NAMED: usize = 5;
 pub(crate) enum PageCheck {
     Sound,
     Damaged(String),
-    /// Another process writes it, so they could not be looked at.
-    InUse,
 }
 
 impl PageCheck {
@@ -110,14 +125,14 @@ impl PageCheck {
         match self {
             Self::Sound => "sound",
             Self::Damaged(_) => "damaged",
-            Self::InUse => "in use",
         }
     }
 }
 
 /// A place where a store is, or may be made.
 pub(crate) enum Location {
-    File(PathBuf),
+    /// A file, and how long it is waited for while another process has it locked.
+    File { path: PathBuf, lock_wait: Duration },
     #[cfg(feature = "etcd")]
     Etcd(Box<Etcd>),
 }
@@ -125,7 +140,7 @@ pub(crate) enum Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => path.display().fmt(f),
+            Self::File { path, .. } => path.display().fmt(f),
             #[cfg(feature = "etcd")]
             Self::Etcd(cluster) => cluster.fmt(f),
         }
@@ -155,7 +170,7 @@ impl StoreOptions {
                     .advice("give --store PATH or --etcd ADDRESSES, or unset one of them"))
             }
             (Some(path), cluster) if cluster.is_none() || store => match setting {
-                None => Ok(Location::File(path.clone())),
+                None => Ok(self.in_file(path)),
                 Some(setting) => {
                     let path = path.display();
                     let message = format!("--{setting} is for a store on etcd, and {path} is a file");
@@ -163,8 +178,13 @@ impl StoreOptions {
                 }
             },
             (_, Some(cluster)) => Location::on(&cluster),
-            (Some(path), None) => Ok(Location::File(path.clone())),
+            (Some(path), None) => Ok(self.in_file(path)),
         }
+    }
+
+    fn in_file(&self, path: &Path) -> Location {
+        let lock_wait = self.lock_wait.unwrap_or(Options::LOCK_WAIT_DEFAULT);
+        Location::File { path: path.to_owned(), lock_wait }
     }
 
     /// Opens the store for reading.
@@ -181,7 +201,7 @@ impl StoreOptions {
     #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "all stores are files"))]
     pub(crate) fn file(&self, instead: &'static str) -> Result<PathBuf, Failure> {
         match self.location()? {
-            Location::File(path) => Ok(path),
+            Location::File { path, .. } => Ok(path),
             #[cfg(feature = "etcd")]
             Location::Etcd(cluster) => {
                 Err(Failure::usage(format!("this is done to files only, not to {cluster}")).advice(instead))
@@ -216,9 +236,9 @@ impl Location {
 
     pub(crate) fn read(&self) -> Result<Store, Failure> {
         match self {
-            Self::File(path) => {
+            Self::File { path, lock_wait } => {
                 must_exist(path)?;
-                Options::new().open_read_only(path).map_err(Failure::of_file(path))
+                Options::new().lock_wait(*lock_wait).open_read_only(path).map_err(Failure::of_file(path))
             }
             #[cfg(feature = "etcd")]
             Self::Etcd(cluster) => Ok(Options::new().open_etcd_read_only(cluster)?),
@@ -229,9 +249,9 @@ impl Location {
     fn write(&self, options: &Options) -> Result<Store, Failure> {
         let options = options.clone().create(false);
         match self {
-            Self::File(path) => {
+            Self::File { path, lock_wait } => {
                 must_exist(path)?;
-                options.open(path).map_err(Failure::of_file(path))
+                options.lock_wait(*lock_wait).open(path).map_err(Failure::of_file(path))
             }
             #[cfg(feature = "etcd")]
             Self::Etcd(cluster) => Ok(options.open_etcd(cluster)?),
@@ -241,7 +261,7 @@ impl Location {
     /// Makes a store where there is none.
     pub(crate) fn create(&self, options: &Options) -> Result<Store, Failure> {
         match self {
-            Self::File(path) => create_file(path, options),
+            Self::File { path, .. } => create_file(path, options),
             #[cfg(feature = "etcd")]
             Self::Etcd(cluster) => match Options::new().open_etcd_read_only(cluster) {
                 Err(Error::NoStore(_)) => Ok(options.open_etcd(cluster)?),
@@ -255,16 +275,13 @@ impl Location {
     /// Compares each page of the file with its checksum; a store on etcd has none.
     pub(crate) fn check_pages(&self) -> Result<Option<PageCheck>, Failure> {
         match self {
-            Self::File(path) => {
+            Self::File { path, lock_wait } => {
                 must_exist(path)?;
-                let found = match Options::new().open_read_only(path) {
+                let found = match Options::new().lock_wait(*lock_wait).open_read_only(path) {
                     Ok(store) => store.check_pages(u64::MAX)?,
-                    Err(Error::AlreadyOpen(_)) => return Ok(Some(PageCheck::InUse)),
-                    // What can't be opened is not being written either.
-                    Err(Error::Corrupted(_) | Error::RecoveryNeeded | Error::LogMismatch(_)) => {
-                        keystead::check_pages(path)?
-                    }
-                    Err(error) => return Err(error.into()),
+                    // No process has such a file open to write.
+                    Err(Error::Corrupted(_) | Error::LogMismatch(_)) => keystead::check_pages(path)?,
+                    Err(error) => return Err(Failure::of_file(path)(error)),
                 };
                 let found_in_words = || {
                     let count = found.damaged.len() as u64 + found.damaged_not_kept;
@@ -288,7 +305,9 @@ impl Location {
     /// What it is called, where there is no room for the whole path.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::File(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            Self::File { path, .. } => {
+                path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+            }
             #[cfg(feature = "etcd")]
             Self::Etcd(_) => self.to_string(),
         }
@@ -297,7 +316,7 @@ impl Location {
     /// How long the file is; none of a store on etcd.
     pub(crate) fn bytes(&self) -> Result<Option<u64>, Failure> {
         match self {
-            Self::File(path) => Ok(Some(path.metadata().map_err(Error::from)?.len())),
+            Self::File { path, .. } => Ok(Some(path.metadata().map_err(Error::from)?.len())),
             #[cfg(feature = "etcd")]
             Self::Etcd(_) => Ok(None),
         }

@@ -146,10 +146,7 @@ fn tell_report(report: &Report, pages: Option<&PageCheck>, output: &mut Output) 
         if clean {
             output.good("clean")?;
         }
-        let pages = match pages {
-            Some(PageCheck::InUse) => "not looked at: another process has the store open",
-            other => other.map_or("none", PageCheck::as_str),
-        };
+        let pages = pages.map_or("none", PageCheck::as_str);
         output.fields(&[
             ("scopes", report.scopes.to_string()),
             ("keys", report.keys.to_string()),

@@ -69,11 +69,17 @@ impl Shared {
             Ok(base) => {
                 let active = state.view.active.clone();
                 state.view = Arc::new(View { active, frozen: None, base: Arc::new(base) });
-                state.durable = load.last_commit();
                 writer.newest = load.last_commit();
-                self.publish(&state);
-                self.bell.ring(state.durable);
-                Ok(())
+                let published = self.publish(&mut state, load.last_commit(), |mark| {
+                    mark.loads += 1;
+                    mark.base = load.last_commit();
+                });
+                drop(state);
+                match &published {
+                    Ok(()) => self.bell.ring(load.last_commit()),
+                    Err(error) => self.fail(error),
+                }
+                published
             }
             Err(error) => {
                 drop(state);
@@ -118,7 +124,8 @@ impl Shared {
         let active = state.view.active.clone();
         state.view = Arc::new(View { active, frozen: None, base });
         state.stats.note_checkpoint(took);
-        self.publish(&state);
+        let durable = state.durable;
+        self.publish(&mut state, durable, |mark| mark.base = frozen.last)?;
         self.checkpointed.notify_all();
         drop(state);
         telemetry::checkpointed(frozen.last, took);
@@ -158,7 +165,7 @@ impl Shared {
         let mut state = self.lock();
         let (active, frozen) = (state.view.active.clone(), state.view.frozen.clone());
         state.view = Arc::new(View { active, frozen, base });
-        self.publish(&state);
+        self.show(&state);
     }
 
     /// Brings the table file up to date, so that it needs the log no more. Nobody uses the engine any
@@ -176,6 +183,8 @@ impl Shared {
             self.write_frozen(&frozen, LogState::Closed { id: self.log.id() })?;
         }
         writer.in_use = false;
-        Ok(())
+        let mut state = self.lock();
+        let durable = state.durable;
+        self.publish(&mut state, durable, |mark| mark.closed = true)
     }
 }

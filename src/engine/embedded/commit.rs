@@ -169,8 +169,13 @@ impl Shared {
     /// Sees to it that the table file says that it needs the log, before the first commit is in there.
     pub(super) fn use_log(&self, writer: &mut Writer) -> Result<()> {
         if !writer.in_use {
-            let marked = self.table.mark(LogState::InUse { id: self.log.id(), floor: Commit::default() });
-            if let Err(error) = marked {
+            // First, so that who finds the log in use finds that its mark says so.
+            let mut state = self.lock();
+            let durable = state.durable;
+            let told = self.publish(&mut state, durable, |mark| mark.closed = false);
+            drop(state);
+            let in_use = LogState::InUse { id: self.log.id(), floor: Commit::default() };
+            if let Err(error) = told.and_then(|()| self.table.mark(in_use)) {
                 self.fail(&error);
                 // Whatever came of it, nothing of this commit was written.
                 return Err(match error {
@@ -242,7 +247,7 @@ impl Shared {
         if self.is_sabotaged(Sabotage::PublishBeforeSync) {
             let mut state = self.lock();
             let durable = std::mem::replace(&mut state.durable, group.last);
-            self.publish(&state);
+            self.show(&state);
             state.durable = durable;
         }
         let started = Instant::now();
@@ -251,11 +256,12 @@ impl Shared {
         let mut state = self.lock();
         state.writing = None;
         let own = usize::from(!group.number.is_multiple_of(2));
-        match written {
+        let published = written
+            .map_err(Error::from)
+            .and_then(|end| self.publish(&mut state, group.last, |mark| mark.end = end));
+        match published {
             Ok(()) => {
-                state.durable = group.last;
                 state.stats.note_group(group.count, group.commits.len(), took);
-                self.publish(&state);
                 self.bell.ring(group.last);
                 self.written[own].notify_all();
                 #[cfg(all(test, shuttle))]
@@ -268,7 +274,7 @@ impl Shared {
             }
             Err(error) => {
                 drop(state);
-                self.fail(&error.into());
+                self.fail(&error);
             }
         }
         self.lock()

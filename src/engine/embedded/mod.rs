@@ -15,8 +15,10 @@
 
 mod checkpoint;
 mod commit;
+mod follower;
+#[cfg(test)]
+mod follower_tests;
 mod memtable;
-mod offline;
 mod snapshot;
 pub(crate) mod wal;
 #[cfg(test)]
@@ -29,10 +31,12 @@ use std::time::Duration;
 
 use self::checkpoint::Frozen;
 use self::commit::{EmbeddedWrite, Group, Writer};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::follower::Simulated;
+pub(crate) use self::follower::{FileId, FollowedFiles, Follower};
 use self::memtable::Memtable;
-pub(crate) use self::offline::OfflineReader;
 use self::snapshot::{Snapshot, View};
-use self::wal::RedoLog;
+use self::wal::{Mark, Position, RedoLog};
 use super::bell::Bell;
 use super::disk::StorageBackend;
 use super::redb::{LogState, RedbRead, TableFile};
@@ -42,6 +46,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::id::Commit;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::telemetry;
@@ -82,6 +87,8 @@ struct Shared {
     checkpoint_bytes: usize,
     newest: Newest,
     stripes: Arc<Stripes>,
+    /// The newest commit that followers may have been told of: no read here may show less.
+    marked: AtomicU64,
     /// Held by the transaction that runs.
     writer: Mutex<Writer>,
     state: Mutex<State>,
@@ -99,6 +106,8 @@ struct Shared {
 struct State {
     view: Arc<View>,
     durable: Commit,
+    /// What followers were told last.
+    mark: Mark,
     /// What waits to be written, in order; the last takes more.
     groups: VecDeque<Group>,
     next_group: u64,
@@ -121,25 +130,49 @@ impl EmbeddedEngine {
         disk: Box<dyn StorageBackend>,
         checkpoint_bytes: usize,
     ) -> Result<Self> {
+        Self::followed(table, disk, None, checkpoint_bytes)
+    }
+
+    /// The same; and by the mark, which is written through this handle of the log, others follow it.
+    pub(crate) fn followed(
+        table: TableFile,
+        disk: Box<dyn StorageBackend>,
+        marks: Option<Box<dyn StorageBackend>>,
+        checkpoint_bytes: usize,
+    ) -> Result<Self> {
         let base = table.newest()?;
         let stripes = Arc::new(Stripes::new(STRIPES));
-        let (log, frozen) = recover(&base, disk, &stripes, false)?;
+        let Recovery { mut log, frozen, .. } = recover(&base, disk, &stripes, false)?;
+        marks.into_iter().for_each(|marks| log.mark_through(marks));
         let in_use = matches!(base.log_state(), LogState::InUse { .. });
         frozen.iter().for_each(|frozen| telemetry::recovered(frozen.last));
         let durable = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
+        let mark = Mark {
+            session: wal::random_session(),
+            closed: !in_use,
+            loads: 0,
+            commit: durable,
+            end: log.end(),
+            base: base.commit(),
+            segment_bytes: log.segment_bytes(),
+        };
+        log.write_mark(&mark)?;
+        log.lock_mark()?;
         let view = View { active: Arc::default(), frozen: frozen.map(Arc::new), base: Arc::new(base) };
         let view = Arc::new(view);
-        let sequence = log.sequence();
+        let sequence = log.end().sequence;
         let shared = Shared {
             table,
             log,
             checkpoint_bytes,
-            newest: Newest::new(Snapshot { view: view.clone(), commit: durable, stripes: stripes.clone() }),
+            newest: Newest::new(Snapshot::new(view.clone(), durable, stripes.clone())),
             stripes,
+            marked: AtomicU64::new(durable.number()),
             writer: Mutex::new(Writer { newest: durable, sequence, used: 0, in_use }),
             state: Mutex::new(State {
                 view,
                 durable,
+                mark,
                 groups: VecDeque::new(),
                 next_group: 0,
                 writing: None,
@@ -198,19 +231,27 @@ impl Shared {
     }
 }
 
+/// A log that belongs to a table file, and what it holds that that has not.
+struct Recovery {
+    log: RedoLog,
+    frozen: Option<Frozen>,
+    /// Where its frames end.
+    end: Position,
+}
+
 /// Opens the log that belongs to a table file, and reads what that file has not.
 fn recover(
     base: &RedbRead,
     disk: Box<dyn StorageBackend>,
     stripes: &Stripes,
     read_only: bool,
-) -> Result<(RedoLog, Option<Frozen>)> {
+) -> Result<Recovery> {
     let (log, recovered) = RedoLog::open(disk, base.commit(), read_only)?;
     let mismatch = |what: &str| Err(Error::LogMismatch(what.into()));
     match base.log_state() {
         LogState::None => {}
         LogState::Closed { id } | LogState::InUse { id, .. } if id != log.id() => {
-            return mismatch("it is the log of another store");
+            return mismatch(OF_ANOTHER_STORE);
         }
         LogState::InUse { floor, .. } if recovered.newest.unwrap_or_default() < floor => {
             return mismatch("it is an older copy: commits that were in it are missing");
@@ -220,22 +261,40 @@ fn recover(
         }
         LogState::Closed { .. } | LogState::InUse { .. } => {}
     }
-    let Some(oldest_sequence) = recovered.oldest_sequence else { return Ok((log, None)) };
+    let end = recovered.end;
+    let Some(oldest_sequence) = recovered.oldest_sequence else {
+        return Ok(Recovery { log, frozen: None, end });
+    };
     let rows = Memtable::default();
     for frame in &recovered.frames {
         rows.insert(frame, stripes)?;
-        // A row that the library writes takes at most a few times as much in memory.
-        if rows.bytes() as u64 / MEMORY_OF_LOG > log.segment_bytes() {
-            return Err(Error::Corrupted("the redo log has more rows than fit into memory".into()));
-        }
+        must_fit(&rows, &log)?;
     }
     let last = recovered.newest.unwrap_or_default();
-    Ok((log, Some(Frozen { rows: Arc::new(rows), last, oldest_sequence })))
+    Ok(Recovery { log, frozen: Some(Frozen { rows: Arc::new(rows), last, oldest_sequence }), end })
+}
+
+const OF_ANOTHER_STORE: &str = "it is the log of another store";
+
+/// A row that the library writes takes at most a few times as much in memory as in the log.
+fn must_fit(rows: &Memtable, log: &RedoLog) -> Result<()> {
+    if rows.bytes() as u64 / MEMORY_OF_LOG > log.segment_bytes() {
+        return Err(Error::Corrupted("the redo log has more rows than fit into memory".into()));
+    }
+    Ok(())
 }
 
 impl Engine for EmbeddedEngine {
     fn begin_read(&self) -> Result<Reading> {
-        Ok(self.shared.newest.read())
+        let shared = &*self.shared;
+        let marked = shared.marked.load(Ordering::SeqCst);
+        let read = shared.newest.read();
+        if read.commit().number() >= marked {
+            return Ok(read);
+        }
+        // A follower may have seen a commit that is about to be published here.
+        drop(shared.lock());
+        Ok(shared.newest.read())
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
@@ -248,7 +307,7 @@ impl Engine for EmbeddedEngine {
         }
         shared.table.must_be_sound()?;
         let view = state.view.clone();
-        let snapshot = Snapshot { view, commit: writer.newest, stripes: shared.stripes.clone() };
+        let snapshot = Snapshot::new(view, writer.newest, shared.stripes.clone());
         drop(state);
         Ok(Box::new(EmbeddedWrite { shared, snapshot, writer }))
     }
@@ -297,6 +356,7 @@ impl EmbeddedEngine {
 
     fn end(&mut self) {
         self.shared.lock().closing = true;
+        self.shared.table.begin_to_close();
         self.shared.work.notify_all();
         if let Some(checkpointer) = self.checkpointer.take() {
             // If it panicked, the log holds all that the table file has not.
@@ -337,8 +397,24 @@ impl Shared {
         self.work.notify_all();
     }
 
-    fn publish(&self, state: &State) {
-        let (view, stripes) = (state.view.clone(), self.stripes.clone());
-        self.newest.publish(Snapshot { view, commit: state.durable, stripes });
+    /// Tells followers what is durable, and shows it to readers here.
+    ///
+    /// # Errors
+    ///
+    /// `CommitUnknown` if followers can't be told: nothing may be acknowledged of which they would not know.
+    fn publish(&self, state: &mut State, durable: Commit, change: impl FnOnce(&mut Mark)) -> Result<()> {
+        let mut mark = Mark { commit: durable, ..state.mark };
+        change(&mut mark);
+        self.marked.store(durable.number(), Ordering::SeqCst);
+        self.log.write_mark(&mark).map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
+        state.mark = mark;
+        state.durable = durable;
+        self.show(state);
+        Ok(())
+    }
+
+    /// Shows what is durable to readers here.
+    fn show(&self, state: &State) {
+        self.newest.publish(Snapshot::new(state.view.clone(), state.durable, self.stripes.clone()));
     }
 }

@@ -28,9 +28,16 @@ pub(super) struct Snapshot {
     /// Marked by each commit before anybody can read it: rows with no newer mark than the table file are
     /// not in memory.
     pub(super) stripes: Arc<Stripes>,
+    /// What happened before this commit, the stripes don't know.
+    pub(super) floor: Commit,
 }
 
 impl Snapshot {
+    /// Of an engine whose stripes know everything.
+    pub(super) fn new(view: Arc<View>, commit: Commit, stripes: Arc<Stripes>) -> Self {
+        Self { view, commit, stripes, floor: Commit::default() }
+    }
+
     fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
         let mut found = None;
         self.with_row(row, &mut |value| found = Some(value.to_stored()))?;
@@ -81,7 +88,7 @@ impl ReadTransaction for Snapshot {
     }
 
     fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
-        self.stripes.last(row) <= commit.min(self.commit)
+        commit >= self.floor && self.stripes.last(row) <= commit.min(self.commit)
     }
 
     fn with_rows(

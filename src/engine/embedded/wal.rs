@@ -1,10 +1,11 @@
 //! The redo log: a file of fixed length, overwritten in place, to which groups of commits are appended.
 //!
 //! ```text
-//! file     = header, segment 0, segment 1          the header in the first 4,096 bytes
+//! file     = header, mark, segment 0, segment 1    header and mark in 4,096 bytes each
 //! header   = "keystead log"  format (4)  id (16)  length of the file (8)  checksum (8)
+//! mark     = how far followers may read            see mark.rs
 //! segment  = frame frame ...                       each begins at a multiple of 512 bytes
-//! frame    = mark (4)  length of the commits (4)  sequence (8)  previous checksum (8)  checksum (8)  commits
+//! frame    = magic (4)  length of the commits (4)  sequence (8)  previous checksum (8)  checksum (8)  commits
 //! commits  = { commit (8)  number of rows (4)  { length of address (2)  1 + length of value, or 0 for
 //!              a row that is deleted (4)  address  value } }
 //! ```
@@ -12,11 +13,12 @@
 //! Numbers have their lowest byte first. Segments are used in turn; the sequence counts them, and the
 //! one with sequence n lies at n modulo 2. The checksum of a frame covers all the rest of it, is seeded
 //! with the log's id, and the frame holds that of the one before it (0 in the first of a segment): so what
-//! is left of an older use of the place, or of another log, is no part of the chain. The mark that a frame
+//! is left of an older use of the place, or of another log, is no part of the chain. The magic that a frame
 //! begins with is a hash of the log's id too: no text that somebody stores can look like a frame. A frame begins on a
 //! sector of its own, so a write that is torn never damages an older frame; and it is written only when
 //! the one before it is on the disk, so a valid frame behind an invalid one means damage, not a crash.
 
+mod mark;
 mod salvage;
 
 use std::io;
@@ -27,22 +29,28 @@ use twox_hash::XxHash3_64;
 
 use crate::engine::disk::StorageBackend;
 use crate::error::{Error, Result};
-use crate::id::Commit;
+use crate::id::{Commit, random_bytes};
 use crate::sync::Mutex;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use mark::LOCKED_BYTE;
+pub(crate) use mark::Mark;
 pub(crate) use salvage::{LogEnd, SalvagedLog};
 
 /// Which log a file is; the table file names the log that it needs.
 pub(crate) type LogId = [u8; 16];
 
 const MAGIC: &[u8; 12] = b"keystead log";
-const FORMAT: u32 = 1;
-const HEADER_BYTES: u64 = 4096;
+const FORMAT: u32 = 2;
+/// Where the mark lies: in a page of its own, because frames are written past the page cache and the mark through it.
+const MARK_AT: u64 = 4096;
+/// Where the segments begin.
+pub(super) const SEGMENTS_AT: u64 = 8192;
 const HEADER_USED: usize = 48;
 const SECTOR_BYTES: usize = 512;
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
-pub(super) const MARK_BYTES: usize = 4;
+pub(super) const MAGIC_BYTES: usize = 4;
 const FRAME_HEADER: usize = 32;
 
 /// The most bytes of commits that a frame may have: more than the largest transaction makes.
@@ -58,24 +66,26 @@ const FALSE_FRAMES_MAX: u32 = 64;
 const LOOK_AT_ONCE: usize = 1024 * 1024;
 
 /// The smallest log: each segment must hold a frame of the largest size.
-pub(crate) const LOG_BYTES_MIN: u64 = HEADER_BYTES + 2 * (COMMITS_MAX as u64 + SECTOR);
+pub(crate) const LOG_BYTES_MIN: u64 = SEGMENTS_AT + 2 * (COMMITS_MAX as u64 + SECTOR);
 /// The largest log.
 pub(crate) const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
 pub(crate) struct RedoLog {
     disk: Box<dyn StorageBackend>,
+    /// The same file, through the page cache, for the mark; `None` where nobody follows.
+    marks: Option<Box<dyn StorageBackend>>,
     id: LogId,
     segment_bytes: u64,
     /// Where the next frame goes. Locked for the time of an append.
-    end: Mutex<End>,
+    end: Mutex<Position>,
 }
 
-/// The end of a chain of frames.
-#[derive(Debug, Clone, Copy)]
-struct End {
-    sequence: u64,
-    offset: u64,
-    checksum: u64,
+/// The end of a chain of frames: the segment, where in it the next frame goes, and the checksum of the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Position {
+    pub(super) sequence: u64,
+    pub(super) offset: u64,
+    pub(super) checksum: u64,
 }
 
 /// What a log holds that the table file has not.
@@ -87,6 +97,8 @@ pub(super) struct Recovered {
     pub(super) oldest_sequence: Option<u64>,
     /// The newest commit in the log, also if the table file has it too.
     pub(super) newest: Option<Commit>,
+    /// Where the frames end.
+    pub(super) end: Position,
 }
 
 /// A frame that is whole.
@@ -99,12 +111,24 @@ struct Frame {
     last: Commit,
 }
 
+/// A frame that goes on from the one before it.
+pub(super) struct Chained {
+    pub(super) commits: Arc<[u8]>,
+    pub(super) first: Commit,
+    pub(super) last: Commit,
+}
+
 /// What is in one segment.
 struct Segment {
     frames: Vec<(u64, Frame)>,
     end: u64,
     /// The newest commit in whole frames behind the end.
     stray: Option<Commit>,
+}
+
+/// A number for the marks of one opening.
+pub(super) fn random_session() -> u64 {
+    XxHash3_64::oneshot(&random_bytes())
 }
 
 /// How many bytes a frame with this many bytes of commits takes.
@@ -114,7 +138,7 @@ pub(super) fn frame_bytes(commits: usize) -> u64 {
 
 /// The length of each segment of a log of this length.
 pub(super) fn segment_bytes(log_bytes: u64) -> u64 {
-    (log_bytes.saturating_sub(HEADER_BYTES) / 2) & !(SECTOR - 1)
+    (log_bytes.saturating_sub(SEGMENTS_AT) / 2) & !(SECTOR - 1)
 }
 
 /// What one commit wrote, as it is in a frame.
@@ -213,6 +237,7 @@ impl RedoLog {
             disk.write(offset, &zeros[..bytes])?;
             offset += bytes as u64;
         }
+        disk.write(MARK_AT, &Mark::closed(0, segment_bytes(length)).encode(&id))?;
         disk.write(1, &header[1..])?;
         disk.sync_data()?;
         disk.write(0, &header[..1])?;
@@ -235,8 +260,7 @@ impl RedoLog {
     ) -> Result<(Self, Recovered)> {
         let (id, length) = read_header(&*disk)?;
         let segment_bytes = segment_bytes(length);
-        let mut log =
-            Self { disk, id, segment_bytes, end: Mutex::new(End { sequence: 0, offset: 0, checksum: 0 }) };
+        let mut log = Self { disk, marks: None, id, segment_bytes, end: Mutex::default() };
         let mut segments = [log.read_segment(0)?, log.read_segment(1)?];
         segments.sort_by_key(|segment| segment.frames.first().map(|(_, frame)| frame.sequence));
         let mut recovered = Recovered::default();
@@ -265,10 +289,25 @@ impl RedoLog {
             if frame.sequence > SEQUENCE_MAX || frame.last.number() > SEQUENCE_MAX {
                 return Err(damaged("a number in it is too large"));
             }
-            let sequence = frame.sequence + 1;
-            log.end = Mutex::new(End { sequence, offset: 0, checksum: 0 });
+            let behind = offset - log.start(frame.sequence) + frame_bytes(frame.commits.len());
+            let (sequence, checksum) = (frame.sequence, frame.checksum);
+            recovered.end = Position { sequence, offset: behind, checksum };
+            let sequence = sequence + 1;
+            log.end = Mutex::new(Position { sequence, ..Position::default() });
         }
         Ok((log, recovered))
+    }
+
+    /// A log whose frames are read where its mark, or a former reader, says that they are.
+    pub(super) fn follow(disk: Box<dyn StorageBackend>) -> Result<Self> {
+        let (id, length) = read_header(&*disk)?;
+        let segment_bytes = segment_bytes(length);
+        Ok(Self { disk, marks: None, id, segment_bytes, end: Mutex::default() })
+    }
+
+    /// Has the mark written through this handle of the same file.
+    pub(super) fn mark_through(&mut self, marks: Box<dyn StorageBackend>) {
+        self.marks = Some(marks);
     }
 
     pub(super) fn id(&self) -> LogId {
@@ -280,17 +319,17 @@ impl RedoLog {
         self.segment_bytes
     }
 
-    /// The sequence of the segment to which frames are appended.
-    pub(super) fn sequence(&self) -> u64 {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).sequence
+    /// Where the next frame goes.
+    pub(super) fn end(&self) -> Position {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Appends a frame with these commits to the segment with this sequence: the one that was appended
-    /// to before, or the next. When it returns, they are on the disk.
-    pub(super) fn append(&self, sequence: u64, commits: &[u8]) -> io::Result<()> {
+    /// to before, or the next. When it returns, they are on the disk. Returns where the next frame goes.
+    pub(super) fn append(&self, sequence: u64, commits: &[u8]) -> io::Result<Position> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         if sequence != end.sequence {
-            *end = End { sequence, offset: 0, checksum: 0 };
+            *end = Position { sequence, ..Position::default() };
         }
         let frame = encode_frame(&self.id, sequence, end.checksum, commits);
         if end.offset + frame.len() as u64 > self.segment_bytes {
@@ -300,11 +339,33 @@ impl RedoLog {
         self.disk.sync_data()?;
         end.offset += frame.len() as u64;
         end.checksum = checksum_in(&frame);
-        Ok(())
+        Ok(*end)
+    }
+
+    /// Shows the frames of one segment from this position on, up to the other or to where the chain ends, and returns
+    /// that.
+    pub(super) fn read_chain(
+        &self,
+        from: Position,
+        to: Option<Position>,
+        mut see: impl FnMut(Chained) -> Result<()>,
+    ) -> Result<Position> {
+        let start = self.start(from.sequence);
+        let place = start..start + self.segment_bytes;
+        let mut at = from;
+        while to != Some(at)
+            && let Some(frame) = self.read_frame(start + at.offset, &place)?
+            && (frame.sequence, frame.previous) == (at.sequence, at.checksum)
+        {
+            at.offset += frame_bytes(frame.commits.len());
+            at.checksum = frame.checksum;
+            see(Chained { commits: frame.commits, first: frame.first, last: frame.last })?;
+        }
+        Ok(at)
     }
 
     fn start(&self, sequence: u64) -> u64 {
-        HEADER_BYTES + (sequence % 2) * self.segment_bytes
+        SEGMENTS_AT + (sequence % 2) * self.segment_bytes
     }
 
     fn write_frame(&self, offset: u64, frame: &Frame) -> io::Result<()> {
@@ -338,14 +399,14 @@ impl RedoLog {
         let mut bytes =
             vec![0; LOOK_AT_ONCE.min(usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX))];
         let (mut stray, mut none) = (None, 0);
-        let mark = mark(&self.id);
+        let magic = magic(&self.id);
         while offset < to {
             let length = bytes.len().min(usize::try_from(to - offset).unwrap_or(usize::MAX));
             self.disk.read(offset, &mut bytes[..length])?;
             for sector in (0..length).step_by(SECTOR_BYTES) {
                 let start = offset + sector as u64;
                 // What is inside of a frame is none.
-                if start < behind_frame || !bytes[sector..length].starts_with(&mark) {
+                if start < behind_frame || !bytes[sector..length].starts_with(&magic) {
                     continue;
                 }
                 if let Some(frame) = self.read_frame(start, place)? {
@@ -372,9 +433,9 @@ impl RedoLog {
         }
         self.disk.read(offset, &mut header)?;
         let at = &mut 0;
-        let (found, length): ([u8; MARK_BYTES], [u8; 4]) = (take(&header, at)?, take(&header, at)?);
+        let (found, length): ([u8; MAGIC_BYTES], [u8; 4]) = (take(&header, at)?, take(&header, at)?);
         let length = u32::from_le_bytes(length) as usize;
-        if found != mark(&self.id) || length == 0 || length > COMMITS_MAX || frame_bytes(length) > left {
+        if found != magic(&self.id) || length == 0 || length > COMMITS_MAX || frame_bytes(length) > left {
             return Ok(None);
         }
         let sequence = u64::from_le_bytes(take(&header, at)?);
@@ -408,7 +469,7 @@ impl RedoLog {
     pub(crate) fn fill(log: &mut [u8], mut data: &[u8], durable: Commit) {
         let id: LogId = log[16..32].try_into().expect("a log has a header");
         let segment = usize::try_from(segment_bytes(log.len() as u64)).expect("it is in memory");
-        let header = usize::try_from(HEADER_BYTES).expect("it is small");
+        let header = usize::try_from(SEGMENTS_AT).expect("it is small");
         let (mut offset, mut previous, mut commit) = (0, 0, durable.number());
         log[header..].fill(0);
         while let [low, high, how, rest @ ..] = data {
@@ -433,7 +494,7 @@ impl RedoLog {
 fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
     let length = disk.len()?;
     let mut header = [0; HEADER_USED];
-    if length < HEADER_BYTES {
+    if length < SEGMENTS_AT {
         return Err(damaged("the file is too short"));
     }
     disk.read(0, &mut header)?;
@@ -443,7 +504,7 @@ fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
     if magic != *MAGIC {
         return Err(damaged("the file is none"));
     }
-    if format > FORMAT {
+    if format != FORMAT {
         return Err(Error::Unsupported { found: format, supported: FORMAT });
     }
     let id: LogId = take(&header, at)?;
@@ -458,7 +519,7 @@ fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
 }
 
 /// What the frames of a log begin with; never zeros, which are where nothing was written.
-pub(super) fn mark(id: &LogId) -> [u8; MARK_BYTES] {
+pub(super) fn magic(id: &LogId) -> [u8; MAGIC_BYTES] {
     let [first, second, third, fourth, ..] =
         XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(id), b"keystead frame").to_le_bytes();
     [first | 1, second, third, fourth]
@@ -467,7 +528,7 @@ pub(super) fn mark(id: &LogId) -> [u8; MARK_BYTES] {
 fn encode_frame(id: &LogId, sequence: u64, previous: u64, commits: &[u8]) -> Vec<u8> {
     let bytes = usize::try_from(frame_bytes(commits.len())).expect("it is little more than what is there");
     let mut frame = Vec::with_capacity(bytes);
-    frame.extend(mark(id));
+    frame.extend(magic(id));
     frame.extend(u32::try_from(commits.len()).expect("commits have at most 4 MiB").to_le_bytes());
     frame.extend(sequence.to_le_bytes());
     frame.extend(previous.to_le_bytes());

@@ -1,6 +1,8 @@
 //! The redo log: what an older use of its place left is never taken for damage, and damage never for a crash.
 
-use super::wal::{LOG_BYTES_MIN, LogId, MARK_BYTES, Recovered, RedoLog, encode_commit, mark, segment_bytes};
+use super::wal::{
+    LOG_BYTES_MIN, LogId, MAGIC_BYTES, Recovered, RedoLog, SEGMENTS_AT, encode_commit, magic, segment_bytes,
+};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::tests::disk::{Disk, Fails, LOG};
@@ -8,9 +10,9 @@ use crate::tests::disk::{Disk, Fails, LOG};
 const ID: LogId = [7; 16];
 const SECTOR: usize = 512;
 /// Where the segments begin.
-const SEGMENTS: usize = 4096;
+const SEGMENTS: usize = 8192;
 /// Of a short log, which holds a few frames.
-const LENGTH: u64 = 4096 + 2 * 16 * 1024;
+const LENGTH: u64 = SEGMENTS_AT + 2 * 16 * 1024;
 
 fn commit(number: u64, value: &[u8]) -> Vec<u8> {
     let rows = [(&b"ab"[..], Some(value))];
@@ -23,12 +25,12 @@ fn open(disk: &Disk, durable: u64) -> Result<(RedoLog, Recovered)> {
 
 /// Frames of an older use of the segment lie behind the newest: with what looks like their beginnings
 /// inside, at each sector.
-fn log_with_old_text(text: [u8; MARK_BYTES]) -> Disk {
+fn log_with_old_text(text: [u8; MAGIC_BYTES]) -> Disk {
     let disk = Disk::default();
     RedoLog::create(&disk.file(LOG), ID, LOG_BYTES_MIN).unwrap();
     let (log, _) = open(&disk, 0).unwrap();
     // The head of a frame, of a commit, and of its row come to a multiple of four.
-    let full = text.repeat(64 * 1024 / MARK_BYTES);
+    let full = text.repeat(64 * 1024 / MAGIC_BYTES);
     for (sequence, frames) in [(0, [&b"small"[..], &full]), (1, [b"other", b"other"])] {
         for (frame, value) in (0..).zip(frames) {
             log.append(sequence, &commit(1 + 2 * sequence + frame, value)).unwrap();
@@ -40,17 +42,17 @@ fn log_with_old_text(text: [u8; MARK_BYTES]) -> Disk {
 
 #[test]
 fn no_text_of_an_older_use_keeps_a_log_from_being_opened() {
-    for text in [*b"ksf1", mark(&ID)] {
+    for text in [*b"ksf1", magic(&ID)] {
         let (_, recovered) = open(&log_with_old_text(text), 4).unwrap();
         assert_eq!((recovered.frames.len(), recovered.newest), (1, Some(Commit::new(5))));
     }
 }
 
 #[test]
-fn each_log_has_a_mark_of_its_own_that_is_not_zeros() {
-    let marks: std::collections::BTreeSet<_> = (0..=255).map(|byte| mark(&[byte; 16])).collect();
-    assert_eq!(marks.len(), 256);
-    assert!(!marks.contains(&[0; MARK_BYTES]));
+fn each_log_has_a_magic_of_its_own_that_is_not_zeros() {
+    let magics: std::collections::BTreeSet<_> = (0..=255).map(|byte| magic(&[byte; 16])).collect();
+    assert_eq!(magics.len(), 256);
+    assert!(!magics.contains(&[0; MAGIC_BYTES]));
 }
 
 /// A log with these commits, each in a frame of one sector, all in one segment.
@@ -58,7 +60,9 @@ fn log_with(commits: &[(u64, &[u8])]) -> Disk {
     let disk = Disk::default();
     RedoLog::create(&disk.file(LOG), ID, LENGTH).unwrap();
     let (log, _) = open(&disk, 0).unwrap();
-    commits.iter().for_each(|(number, value)| log.append(0, &commit(*number, value)).unwrap());
+    for (number, value) in commits {
+        log.append(0, &commit(*number, value)).unwrap();
+    }
     disk
 }
 

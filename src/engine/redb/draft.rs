@@ -36,7 +36,7 @@ impl Draft {
         guarded(|| {
             let backend = FileBackend::new(file).map_err(of_database)?;
             let database = builder(CACHE_BYTES).create_with_backend(backend).map_err(of_database)?;
-            let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
+            let (database, numbers) = (Closing::new(database, None), Arc::new(KnownNumbers::new()));
             write_first(&database)?;
             Ok(Self { database, numbers, log_state: LogState::None })
         })
@@ -47,10 +47,11 @@ impl Draft {
         guarded(|| {
             let backend = existing(path)?;
             let database = builder(CACHE_BYTES).create_with_backend(backend).map_err(of_database)?;
-            let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
+            let (database, numbers) = (Closing::new(database, None), Arc::new(KnownNumbers::new()));
             let log_state = RedbRead::newest(&*database, &numbers, None)?.log_state();
             if matches!(log_state, LogState::InUse { .. }) {
-                return Err(Error::RecoveryNeeded);
+                let why = "the store was not closed, and needs it: open it with its log once";
+                return Err(Error::LogMismatch(why.into()));
             }
             Ok(Self { database, numbers, log_state })
         })

@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redb::{CommitError, CompactionError, DatabaseError, StorageError, TableError, TransactionError};
 
+use super::pages::locks::NotInTime;
+use crate::engine::lock_holder::locked_by_somebody;
 use crate::error::{Error, Result};
 
 /// What is said of a page that does not fit the checksum by which it is named.
@@ -55,16 +57,22 @@ pub(super) fn of_compaction(error: CompactionError) -> Error {
     of_redb(error.into())
 }
 
+/// What is said of a lock that could not be had in time.
+fn not_in_time(error: &io::Error) -> Option<Error> {
+    let NotInTime(locked) = error.get_ref()?.downcast_ref()?;
+    Some(Error::AlreadyOpen(locked.clone()))
+}
+
 fn of_redb(error: redb::Error) -> Error {
     match error {
         redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             Error::Corrupted("the file ends too early".into())
         }
-        redb::Error::Io(error) => error.into(),
+        redb::Error::Io(error) => not_in_time(&error).unwrap_or_else(|| error.into()),
         redb::Error::Unsupported => io::Error::from(io::ErrorKind::Unsupported).into(),
         redb::Error::PreviousIo | redb::Error::DatabaseClosed => Error::Poisoned,
         redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
-            Error::AlreadyOpen("a file of the store".into())
+            Error::AlreadyOpen(locked_by_somebody())
         }
         redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
             Error::NotAStore("it is a redb file without the table of a keystead store".into())
@@ -72,7 +80,11 @@ fn of_redb(error: redb::Error) -> Error {
         redb::Error::UpgradeRequired(version) => {
             Error::NotAStore(format!("it is a redb file of the old format {version}").into())
         }
-        redb::Error::RepairAborted => Error::RecoveryNeeded,
+        redb::Error::RepairAborted => Error::Corrupted(
+            "the table was not closed, and what reads it can't tell which commit is its last; open it to write, or \
+             use `keystead repair`"
+                .into(),
+        ),
         // What it is given in the place of a damaged page leads to such a number.
         redb::Error::Corrupted(what) if what.contains("order greater than the maximum") => {
             Error::Corrupted(DAMAGED_PAGE.into())

@@ -15,19 +15,18 @@ mod write;
 
 use std::fs::{File, OpenOptions};
 use std::ops::Deref;
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase, RepairSession};
+use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase};
 
 use super::bell::Bell;
 use super::disk::StorageBackend;
-use super::scratch::Scratch;
+use super::lock_holder::FileId;
+use super::lock_wait::LOCK_WAIT_DEFAULT;
 use super::{
     Batch, Engine, Load, Log, Newest, PageRound, PageState, ReadTransaction, Reading, RowHash, Stripes,
     Waited, WriteTransaction,
@@ -45,12 +44,13 @@ pub(crate) use salvage::{DamagedPage, Instead, NewerCommit, Places, Salvage, Sal
 pub(crate) use spaces::log_row;
 
 use errors::{guarded, of_database, of_transaction};
+pub(crate) use pages::FirstPage;
+#[cfg(any(test, fuzzing))]
+pub(crate) use pages::WRITER_BYTE;
+use pages::locks::Locks;
 use pages::{Checked, PageFile};
 use spaces::KnownNumbers;
 use write::{Writing, write, write_first, write_mark};
-
-/// How often a reader looks whether the writing process has committed.
-const POLL: Duration = Duration::from_millis(10);
 
 /// How the pages of a file are treated.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +59,8 @@ pub(crate) struct Pages {
     /// Whether all are compared with their checksums before anything is read; and, to write, redb's lists of free ones
     /// rebuilt.
     pub(crate) check_integrity: bool,
+    /// How long an opening, a read and the closing wait for locks of others.
+    pub(crate) lock_wait: Duration,
 }
 
 /// A store that this process may write.
@@ -75,20 +77,19 @@ pub(crate) struct RedbEngine {
     bell: Bell,
 }
 
-/// A store that this process only reads, maybe beside another that writes it.
-pub(crate) struct RedbReader {
+/// A table file that this process only reads, maybe beside another that writes it.
+pub(crate) struct TableReader {
     database: Closing<ReadOnlyDatabase>,
     pages: Arc<PageFile>,
     numbers: Arc<KnownNumbers>,
-    bell: Bell,
 }
 
 /// A database whose closing is guarded: redb works on its pages then too, and may panic on a damaged
 /// one.
 struct Closing<D> {
     database: Option<D>,
-    /// What is written would be thrown away, so nothing is written at the end.
-    for_reading: bool,
+    /// Where it lies, if that is a file: closing it needs locks.
+    pages: Option<Arc<PageFile>>,
 }
 
 /// A table file that a redo log is written in front of.
@@ -120,7 +121,10 @@ impl RedbEngine {
 
     /// Opens a store that exists.
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        Self::on(existing(path)?, &pages.shared_builder())
+        guarded(|| {
+            let (database, file) = open_database(pages.writable(path)?, &pages.shared_builder())?;
+            Self::of(database, Some(file))
+        })
     }
 
     /// What the file says of a redo log. If it is in use, nothing may be written past it.
@@ -140,13 +144,13 @@ impl RedbEngine {
     /// Opens the store on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
         guarded(|| {
-            let (database, pages) = open_database(backend, builder)?;
+            let (database, pages) = open_database(PageFile::new(backend)?, builder)?;
             Self::of(database, Some(pages))
         })
     }
 
     fn of(database: Database, pages: Option<Arc<PageFile>>) -> Result<Self> {
-        let database = Closing::new(database);
+        let database = Closing::new(database, pages.clone());
         let (stripes, numbers) = (Stripes::new(Stripes::COUNT_DEFAULT), KnownNumbers::new());
         let (stripes, numbers) = (Arc::new(stripes), Arc::new(numbers));
         let newest = RedbRead::newest(&*database, &numbers, Some(&stripes))?;
@@ -235,6 +239,24 @@ impl RedbEngine {
     }
 }
 
+/// So that tests read a table as they read an engine.
+#[cfg(test)]
+impl Engine for TableReader {
+    fn begin_read(&self) -> Result<Reading> {
+        Ok(Reading::of(self.newest()?))
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        Err(Error::ReadOnly)
+    }
+
+    fn wait(&self, _: Commit, _: Duration) -> Result<Waited> {
+        Ok(Waited::Closed)
+    }
+
+    fn stop_waiting(&self) {}
+}
+
 impl Engine for RedbEngine {
     fn begin_read(&self) -> Result<Reading> {
         Ok(self.newest.read())
@@ -314,39 +336,22 @@ impl WriteTransaction for RedbWrite<'_> {
 }
 
 impl TableFile {
-    /// Opens the table file of a store, for nobody else.
+    /// Opens the table file of a store to write; others may read it.
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        Self::on(existing(path)?, &pages.builder())
+        Self::of(pages.writable(path)?, &pages.shared_builder())
     }
 
     /// Opens the table file on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        Self::of(PageFile::new(backend)?, builder)
+    }
+
+    fn of(pages: Arc<PageFile>, builder: &Builder) -> Result<Self> {
         guarded(|| {
-            let (database, pages) = open_database(backend, builder)?;
-            Ok(Self { database: Closing::new(database), pages, numbers: Arc::new(KnownNumbers::new()) })
+            let (database, pages) = open_database(pages, builder)?;
+            let database = Closing::new(database, Some(pages.clone()));
+            Ok(Self { database, pages, numbers: Arc::new(KnownNumbers::new()) })
         })
-    }
-
-    /// Opens the table file of a store that nobody has open to write, also if it was not closed; nothing
-    /// is written to it.
-    pub(crate) fn offline(path: &Path, pages: Pages) -> Result<Self> {
-        Self::read_only(backend(OpenOptions::new().read(true).open(path)?)?, pages)
-    }
-
-    /// The same, on a backend that has one.
-    pub(crate) fn read_only(file: impl StorageBackend, pages: Pages) -> Result<Self> {
-        let mut builder = builder(pages.cache_bytes);
-        if !pages.check_integrity {
-            // A file with a redo log needs none; of any other it would be long.
-            builder.set_repair_callback(RepairSession::abort);
-        }
-        let mut table = Self::on(Scratch::new(file)?, &builder)?;
-        table.database.for_reading = true;
-        if pages.check_integrity {
-            table.check_pages(None, u64::MAX)?;
-            table.must_be_sound()?;
-        }
-        Ok(table)
     }
 
     pub(super) fn newest(&self) -> Result<RedbRead> {
@@ -356,6 +361,11 @@ impl TableFile {
     /// What the file says of its log.
     pub(crate) fn log_state(&self) -> Result<LogState> {
         Ok(self.newest()?.log_state())
+    }
+
+    /// From here on nothing waits long for a lock on the file that another process holds: it is being closed.
+    pub(super) fn begin_to_close(&self) {
+        self.pages.locks.close();
     }
 
     /// As [`Engine::check_pages`].
@@ -414,16 +424,32 @@ impl TableFile {
     }
 }
 
-impl RedbReader {
-    /// Opens a store for reading, also while another process writes it.
-    pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
+impl TableReader {
+    /// Opens the table file of a store for reading, also while another process writes it, or if none closed it.
+    pub(crate) fn open(file: File, path: &Path, pages: Pages) -> Result<Self> {
+        let locks = Locks::new(FileId::of(&file, path), pages.lock_wait);
+        Self::of(PageFile::to_be_followed(backend(file)?, locks)?, pages)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(path: &Path, pages: Pages) -> Result<Self> {
+        Self::open(File::open(path)?, path, pages)
+    }
+
+    /// The same, on a backend that has one.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn on(file: impl StorageBackend, pages: Pages) -> Result<Self> {
+        Self::of(PageFile::to_be_followed(file, Locks::default())?, pages)
+    }
+
+    fn of(file: Arc<PageFile>, pages: Pages) -> Result<Self> {
         guarded(|| {
-            let (builder, check_integrity) = (pages.shared_builder(), pages.check_integrity);
-            let pages = PageFile::new(backend(OpenOptions::new().read(true).open(path)?)?)?;
+            let (builder, check_integrity, pages) = (pages.shared_builder(), pages.check_integrity, file);
             let database =
                 builder.open_read_only_with_backend(Checked(pages.clone())).map_err(of_database)?;
-            let (database, numbers) = (Closing::new(database), Arc::new(KnownNumbers::new()));
-            let reader = Self { database, pages, numbers, bell: Bell::default() };
+            let database = Closing::new(database, Some(pages.clone()));
+            let numbers = Arc::new(KnownNumbers::new());
+            let reader = Self { database, pages, numbers };
             reader.newest()?;
             reader.pages.opened();
             if check_integrity {
@@ -434,60 +460,34 @@ impl RedbReader {
         })
     }
 
-    /// What the file says of a redo log.
-    pub(crate) fn log_state(&self) -> Result<LogState> {
-        Ok(self.newest()?.log_state())
+    /// The newest commit of the table.
+    pub(crate) fn newest(&self) -> Result<RedbRead> {
+        self.pages.locks.reading(|| guarded(|| RedbRead::newest(&*self.database, &self.numbers, None)))
     }
 
-    fn newest(&self) -> Result<RedbRead> {
-        guarded(|| RedbRead::newest(&*self.database, &self.numbers, None))
-    }
-}
-
-impl Engine for RedbReader {
-    fn begin_read(&self) -> Result<Reading> {
-        // Each read looks for what the writing process has committed since.
-        Ok(Reading::of(self.newest()?))
+    /// The beginning of the file, which no commit of the table leaves as it was.
+    pub(crate) fn first_page(&self) -> Result<FirstPage> {
+        Ok(self.pages.first_page()?)
     }
 
-    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        Err(Error::ReadOnly)
+    /// Whether a process has the table open to write.
+    pub(crate) fn has_writer(&self) -> Result<bool> {
+        self.pages.has_writer()
     }
 
-    /// The writing process can't wake this one, so it looks every 10 ms.
-    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
-        let mut left = timeout;
-        loop {
-            if self.newest()?.commit() > after {
-                return Ok(Waited::Committed);
-            }
-            if left.is_zero() {
-                return Ok(self.bell.wait(after, left));
-            }
-            let pause = left.min(POLL);
-            left -= pause;
-            if self.bell.wait(after, pause) == Waited::Closed {
-                return Ok(Waited::Closed);
-            }
-        }
+    /// As [`Engine::check_pages`].
+    pub(crate) fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<PageRound> {
+        check(&*self.database, &self.pages, after, bytes)
     }
 
-    fn stop_waiting(&self) {
-        self.bell.end();
-    }
-
-    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
-        check(&*self.database, &self.pages, after, bytes).map(Some)
-    }
-
-    fn page_state(&self) -> Option<PageState> {
-        Some(self.pages.state())
+    pub(crate) fn page_state(&self) -> PageState {
+        self.pages.state()
     }
 }
 
 impl<D> Closing<D> {
-    fn new(database: D) -> Self {
-        Self { database: Some(database), for_reading: false }
+    fn new(database: D, pages: Option<Arc<PageFile>>) -> Self {
+        Self { database: Some(database), pages }
     }
 }
 
@@ -501,25 +501,22 @@ impl<D> Deref for Closing<D> {
 
 impl<D> Drop for Closing<D> {
     fn drop(&mut self) {
-        let (database, for_reading) = (self.database.take(), self.for_reading);
-        // Nothing is lost: every commit was durable before.
+        let database = self.database.take();
+        if let Some(pages) = &self.pages {
+            pages.locks.close();
+        }
+        // Nothing is lost: every commit was durable before. Without its locks the file stays as a crash leaves it.
         let _ = guarded(|| {
-            let _database = database;
-            if for_reading && cfg!(panic = "unwind") && !thread::panicking() {
-                // redb ends a database with a commit, which believes its lists of free pages, unless the thread
-                // panics. This is no panic that anybody is told of.
-                resume_unwind(Box::new("closed"));
-            }
+            drop(database);
             Ok(())
         });
     }
 }
 
-/// Opens the database on a backend that has one.
+/// Opens the database in a file that has one.
 ///
 /// With [`Pages::check_integrity`] redb has compared all pages itself by then.
-fn open_database(backend: impl StorageBackend, builder: &Builder) -> Result<(Database, Arc<PageFile>)> {
-    let pages = PageFile::new(backend)?;
+fn open_database(pages: Arc<PageFile>, builder: &Builder) -> Result<(Database, Arc<PageFile>)> {
     let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
     pages.recovered();
     pages.opened();
@@ -534,7 +531,7 @@ fn check(
     bytes: u64,
 ) -> Result<PageRound> {
     guarded(|| {
-        let _held = database.begin_read().map_err(of_transaction)?;
+        let _held = pages.locks.reading(|| database.begin_read().map_err(of_transaction))?;
         pages.check(after, bytes)
     })
 }
@@ -547,11 +544,15 @@ pub(crate) fn check_closed_file(file: impl StorageBackend) -> Result<PageRound> 
 
 /// A file that exists, and is not empty.
 fn existing(path: &Path) -> Result<FileBackend> {
+    backend(existing_file(path)?)
+}
+
+fn existing_file(path: &Path) -> Result<File> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     if file.metadata()?.len() == 0 {
         return Err(Error::NotAStore("the file is empty".into()));
     }
-    backend(file)
+    Ok(file)
 }
 
 /// A file to be read and written, for redb or for the redo log.
@@ -566,8 +567,18 @@ pub(crate) fn builder(cache_bytes: usize) -> Builder {
 
 impl Pages {
     /// Pages that are believed to be as they were written.
-    pub(crate) fn believed(cache_bytes: usize) -> Self {
-        Self { cache_bytes, check_integrity: false }
+    pub(crate) const fn believed(cache_bytes: usize) -> Self {
+        Self { cache_bytes, check_integrity: false, lock_wait: LOCK_WAIT_DEFAULT }
+    }
+
+    /// A file that exists, to be read and written.
+    fn writable(self, path: &Path) -> Result<Arc<PageFile>> {
+        self.file(existing_file(path)?, path)
+    }
+
+    fn file(self, file: File, path: &Path) -> Result<Arc<PageFile>> {
+        let locks = Locks::new(FileId::of(&file, path), self.lock_wait);
+        Ok(PageFile::with_locks(backend(file)?, locks)?)
     }
 
     /// The settings for a backend that nobody else can open.

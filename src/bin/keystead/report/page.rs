@@ -461,10 +461,6 @@ impl Page<'_> {
             Some(PageCheck::Sound) => {
                 self.put("<p class=\"note\">Each page of the file has the right checksum.</p>", &[]);
             }
-            Some(PageCheck::InUse) => self.put(
-                "<p class=\"note\">The pages of the file were not looked at: another process has the store open.</p>",
-                &[],
-            ),
             Some(PageCheck::Damaged(why)) => self.put("<p>The pages of the file: {}</p>", &[why]),
         }
         if figures.findings() == 0 {

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use twox_hash::XxHash3_64;
 
 use super::{
-    Frame, HEADER_BYTES, HEADER_USED, LOG_BYTES_MAX, LogId, MARK_BYTES, RedoLog, damaged, mark, read_commits,
-    segment_bytes, take,
+    Frame, HEADER_USED, LOG_BYTES_MAX, LogId, MAGIC_BYTES, RedoLog, SEGMENTS_AT, damaged, magic,
+    read_commits, segment_bytes, take,
 };
 use crate::engine::disk::StorageBackend;
-use crate::engine::embedded::wal::{End, FORMAT, FRAME_HEADER, MAGIC};
+use crate::engine::embedded::wal::{FORMAT, FRAME_HEADER, MAGIC};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::sync::Mutex;
@@ -65,9 +65,10 @@ impl SalvagedLog {
         let segment_bytes = segment_bytes(expected);
         let log = RedoLog {
             disk: Box::new(Padded { disk, length }),
+            marks: None,
             id,
             segment_bytes,
-            end: Mutex::new(End { sequence: 0, offset: 0, checksum: 0 }),
+            end: Mutex::default(),
         };
         let mut segments = [log.salvage_segment(0)?, log.salvage_segment(1)?];
         segments.sort_by_key(|segment| segment.frames.first().map(|frame| frame.sequence));
@@ -208,12 +209,13 @@ impl RedoLog {
         let mut header = [0; FRAME_HEADER];
         self.disk.read(offset, &mut header)?;
         let at = &mut 0;
-        let (found, length): ([u8; MARK_BYTES], [u8; 4]) = (take(&header, at)?, take(&header, at)?);
+        let (found, length): ([u8; MAGIC_BYTES], [u8; 4]) = (take(&header, at)?, take(&header, at)?);
         let (of, behind) = (u64::from_le_bytes(take(&header, at)?), u64::from_le_bytes(take(&header, at)?));
-        let marked = found == mark(&self.id);
+        let has_magic = found == magic(&self.id);
         // Any two of the three: zeros, or what is left of older use of the place, have at most one of them.
-        let fits = [marked, of == sequence && (marked || sequence > 1), behind == previous && previous != 0];
-        let is_first = previous == 0 && marked && behind == 0 && length != [0; 4];
+        let fits =
+            [has_magic, of == sequence && (has_magic || sequence > 1), behind == previous && previous != 0];
+        let is_first = previous == 0 && has_magic && behind == 0 && length != [0; 4];
         Ok(fits.iter().filter(|fits| **fits).count() > 1 || is_first && of >= sequence)
     }
 }
@@ -231,10 +233,10 @@ fn read_header(disk: &dyn StorageBackend) -> Result<Option<(LogId, u64)>> {
     let id: LogId = take(&header, at)?;
     let expected = u64::from_le_bytes(take(&header, at)?);
     let fits = XxHash3_64::oneshot(&header[..*at]) == u64::from_le_bytes(take(&header, at)?);
-    if magic != *MAGIC || !fits || !(HEADER_BYTES..=LOG_BYTES_MAX).contains(&expected) {
+    if magic != *MAGIC || !fits || !(SEGMENTS_AT..=LOG_BYTES_MAX).contains(&expected) {
         return Ok(None);
     }
-    if format > FORMAT {
+    if format != FORMAT {
         return Err(Error::Unsupported { found: format, supported: FORMAT });
     }
     Ok(Some((id, expected)))

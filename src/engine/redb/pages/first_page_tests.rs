@@ -12,7 +12,7 @@ use super::*;
 use crate::engine::redb::{Pages, RedbEngine, existing};
 use crate::engine::{Batch, Engine, Log};
 
-const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
+const PAGES: Pages = Pages::believed(1 << 20);
 
 /// A closed store with a few rows.
 fn store() -> (TempDir, PathBuf) {

@@ -13,11 +13,14 @@
 //! - No number of a page reaches redb that lies outside of the file: redb asks for the memory of a page before it
 //!   reads it, up to 4 GiB.
 //!
+//! redb's lock calls go through here too; `locks` waits for those that others hold.
+//!
 //! `walk` reads all pages that one commit names, past redb and its cache.
 
 #[cfg(test)]
 mod first_page_tests;
 pub(super) mod header;
+pub(super) mod locks;
 pub(super) mod node;
 #[cfg(test)]
 mod tests;
@@ -34,14 +37,24 @@ use foldhash::fast::RandomState;
 use twox_hash::XxHash3_64;
 
 use crate::engine::disk::{BackendError, StorageBackend};
+use crate::engine::lock_wait::{self, Wanted};
 use crate::engine::{PageRound, PageState, PageStats};
 use crate::error::{Error, Result};
 use crate::telemetry;
 
 use header::{Header, Layout};
+use locks::Locks;
 use node::{Node, write_impossible};
 
 pub(super) const PAGE: u64 = 4096;
+
+/// What redb uses of the first page, as it is in the file.
+pub(crate) type FirstPage = [u8; header::HEADER_BYTES];
+
+/// The bytes that redb locks, far behind all that is written: by the one process that writes, and by the same when it has
+/// recovered the file.
+pub(crate) const WRITER_BYTE: u64 = (1 << 62) + 1;
+const CONSISTENT_BYTE: u64 = (1 << 62) + 4;
 
 /// How many locks what is known of pages is spread over.
 const SHARDS: usize = 16;
@@ -85,6 +98,7 @@ const WRITTEN: u8 = u8::MAX;
 /// redb's file, through which redb reads and writes.
 pub(super) struct PageFile {
     file: Box<dyn StorageBackend>,
+    pub(super) locks: Locks,
     length: AtomicU64,
     /// What the first page said when it was read first: whether the file was not closed, and whether a crash may
     /// have cut its newest commit off.
@@ -95,6 +109,8 @@ pub(super) struct PageFile {
     expected: [RwLock<HashMap<u32, Expected, RandomState>>; SHARDS],
     damage: Damage,
     is_open: AtomicBool,
+    /// Whether this process only reads, and reads also what nobody closed.
+    is_followed: bool,
     /// Checks of all pages that came to their end, and the bytes of all that were made.
     checks: AtomicU64,
     checked_bytes: AtomicU64,
@@ -135,9 +151,23 @@ impl Reference {
 
 impl PageFile {
     pub(super) fn new(file: impl StorageBackend) -> io::Result<Arc<Self>> {
+        Self::with_locks(file, Locks::default())
+    }
+
+    pub(super) fn with_locks(file: impl StorageBackend, locks: Locks) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self::of(file, locks)?))
+    }
+
+    /// A file that this process only reads.
+    pub(super) fn to_be_followed(file: impl StorageBackend, locks: Locks) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self { is_followed: true, ..Self::of(file, locks)? }))
+    }
+
+    fn of(file: impl StorageBackend, locks: Locks) -> io::Result<Self> {
         let length = AtomicU64::new(file.len()?);
-        Ok(Arc::new(Self {
+        Ok(Self {
             file: Box::new(file),
+            locks,
             length,
             found: OnceLock::new(),
             layout: OnceLock::new(),
@@ -146,9 +176,40 @@ impl PageFile {
             expected: Default::default(),
             damage: Damage::default(),
             is_open: AtomicBool::new(false),
+            is_followed: false,
             checks: AtomicU64::new(0),
             checked_bytes: AtomicU64::new(0),
-        }))
+        })
+    }
+
+    pub(super) fn first_page(&self) -> io::Result<FirstPage> {
+        let mut bytes = [0; header::HEADER_BYTES];
+        self.file.read(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Whether a process has the file open to write.
+    pub(super) fn has_writer(&self) -> Result<bool> {
+        let byte = Bound::Included(WRITER_BYTE);
+        match self.file.query_lock_range(byte, byte) {
+            Ok(locked) => {
+                if locked {
+                    lock_wait::note_refused(Wanted::new((byte, byte), true));
+                }
+                Ok(locked)
+            }
+            Err(BackendError::Io(error)) => Err(error.into()),
+            Err(other) => Err(io::Error::other(other.to_string()).into()),
+        }
+    }
+
+    /// redb refuses to read a file that was not closed, unless a writer says that it has recovered it. There is nothing to
+    /// recover for a reader in a file whose newest commit was synced in two phases: what it names is whole, and is left
+    /// alone until a commit after it is synced too, also by a writer that recovers the file meanwhile.
+    fn is_consistent(&self) -> io::Result<bool> {
+        let length = self.length.load(Ordering::Acquire);
+        Ok(self.is_followed
+            && Header::read(&self.first_page()?, length).is_some_and(|header| header.two_phases))
     }
 
     pub(super) fn state(&self) -> PageState {
@@ -159,7 +220,7 @@ impl PageFile {
             checks: count(&self.checks),
             checked_bytes: count(&self.checked_bytes),
         };
-        PageState { stats, unclean, bytes: count(&self.length) }
+        PageState { stats, locks: self.locks.stats(), unclean, bytes: count(&self.length) }
     }
 
     /// When redb has opened the file to write: if it went back from a commit that a crash cut off, that is no damage. Of
@@ -404,19 +465,19 @@ impl StorageBackend for Checked {
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.try_lock_range(start, end)
+        self.noting_refused((start, end), true, self.0.file.try_lock_range(start, end))
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.try_lock_shared_range(start, end)
+        self.noting_refused((start, end), false, self.0.file.try_lock_shared_range(start, end))
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.file.lock_range(start, end)
+        self.0.locks.acquire(&*self.0.file, (start, end), true)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.file.lock_shared_range(start, end)
+        self.0.locks.acquire(&*self.0.file, (start, end), false)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
@@ -424,7 +485,30 @@ impl StorageBackend for Checked {
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.query_lock_range(start, end)
+        let byte = Bound::Included(CONSISTENT_BYTE);
+        if (start, end) == (byte, byte) && self.0.is_consistent()? {
+            return Ok(true);
+        }
+        let held = self.0.file.query_lock_range(start, end);
+        if matches!(held, Ok(true)) {
+            lock_wait::note_refused(Wanted::new((start, end), true));
+        }
+        held
+    }
+}
+
+impl Checked {
+    /// For the error of an opening, which says who holds the lock.
+    fn noting_refused(
+        &self,
+        range: (Bound<u64>, Bound<u64>),
+        exclusive: bool,
+        acquired: Result<bool, BackendError>,
+    ) -> Result<bool, BackendError> {
+        if matches!(acquired, Ok(false)) {
+            lock_wait::note_refused(Wanted::new(range, exclusive));
+        }
+        acquired
     }
 }
 

@@ -11,11 +11,11 @@ use tempfile::TempDir;
 
 use super::header::{HEADER_BYTES, Header, PageNumber};
 use super::*;
-use crate::engine::redb::{Pages, RedbEngine, RedbReader, Salvage, Salvaged, existing};
+use crate::engine::redb::{Pages, RedbEngine, Salvage, Salvaged, TableReader, existing};
 use crate::engine::{Batch, Engine, Log, Reading};
 use crate::id::Commit;
 
-const PAGES: Pages = Pages { cache_bytes: 1 << 20, check_integrity: false };
+const PAGES: Pages = Pages::believed(1 << 20);
 const ROWS: u32 = 3000;
 
 fn check_closed_file(path: &Path) -> Result<PageRound> {
@@ -43,7 +43,7 @@ fn store() -> (TempDir, std::path::PathBuf) {
 
 /// All rows, as far as they can be read.
 fn read(path: &Path) -> Result<usize> {
-    read_rows(&RedbReader::open(path, PAGES)?)
+    read_rows(&TableReader::at(path, PAGES)?)
 }
 
 fn read_rows(engine: &impl Engine) -> Result<usize> {
@@ -85,10 +85,10 @@ fn a_sound_file_is_found_sound_at_once_and_in_rounds() {
     let all = check_closed_file(&path).unwrap();
     assert!(all.damaged.is_empty() && all.next.is_none(), "{all:?}");
     assert_eq!(all.pages, named(&path).len() as u64);
-    let reader = RedbReader::open(&path, PAGES).unwrap();
+    let reader = TableReader::at(&path, PAGES).unwrap();
     let (mut after, mut rounds, mut bytes) = (None, 0, 0);
     loop {
-        let round = reader.check_pages(after, 8 * PAGE).unwrap().unwrap();
+        let round = reader.check_pages(after, 8 * PAGE).unwrap();
         assert!(round.damaged.is_empty(), "{round:?}");
         (rounds, bytes) = (rounds + 1, bytes + round.bytes);
         assert!(rounds < 10_000, "it does not come to its end");
@@ -99,7 +99,7 @@ fn a_sound_file_is_found_sound_at_once_and_in_rounds() {
     }
     assert!(rounds > 10, "{rounds} rounds");
     assert!(bytes >= all.bytes, "each page is read");
-    let PageState { stats, bytes: length, .. } = reader.page_state().unwrap();
+    let PageState { stats, bytes: length, .. } = reader.page_state();
     assert_eq!((stats.damaged, stats.checks, stats.checked_bytes), (0, 1, bytes));
     assert_eq!(length, fs::metadata(&path).unwrap().len());
 }
@@ -211,12 +211,12 @@ fn a_page_of_before_is_found() {
         fs::write(&path, &damaged).unwrap();
         // Read before it was put back, each time from the file, and opened after that.
         fs::write(&path, &after).unwrap();
-        let before_it = RedbReader::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+        let before_it = TableReader::at(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
         assert!(serves_no_former_row(&before_it), "nothing is damaged");
         fs::write(&path, &damaged).unwrap();
         assert_eq!(check_closed_file(&path).unwrap().damaged.len(), 1, "the page at {offset}");
         refused += usize::from(!serves_no_former_row(&before_it));
-        if let Ok(after_it) = RedbReader::open(&path, PAGES) {
+        if let Ok(after_it) = TableReader::at(&path, PAGES) {
             serves_no_former_row(&after_it);
         }
         stale += 1;
@@ -225,7 +225,7 @@ fn a_page_of_before_is_found() {
 }
 
 /// Whether the rows that were written last can be read; none may be as it was before.
-fn serves_no_former_row(reader: &RedbReader) -> bool {
+fn serves_no_former_row(reader: &TableReader) -> bool {
     (0..3).all(|n| match reader.begin_read().and_then(|rows| rows.get(&[&row(n)])) {
         Ok(found) => {
             let found = found[0].as_ref().map(|stored| stored.bytes.clone());
@@ -310,7 +310,7 @@ fn a_former_leaf_in_its_own_place_is_refused_when_it_is_read_first() {
     for (offset, damaged) in former {
         fs::write(&path, &damaged).unwrap();
         assert_eq!(check_closed_file(&path).unwrap().damaged, [(offset, "it does not fit its checksum")]);
-        let read = RedbReader::open(&path, PAGES).and_then(|reader| rewritten(&reader));
+        let read = TableReader::at(&path, PAGES).and_then(|reader| rewritten(&reader));
         assert!(is_refused(&read), "{read:?}");
         let read = RedbEngine::open(&path, PAGES).and_then(|engine| rewritten(&engine));
         assert!(is_refused(&read), "{read:?}");
@@ -322,7 +322,7 @@ fn a_former_leaf_in_its_own_place_is_refused_when_it_is_read_first() {
 fn a_former_leaf_that_is_put_back_after_it_was_read_is_refused() {
     let (_folder, path, former) = store_and_former_leaves();
     let sound = fs::read(&path).unwrap();
-    let reader = RedbReader::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+    let reader = TableReader::at(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
     let snapshot = reader.begin_read().unwrap();
     for (_, damaged) in former {
         assert_eq!(rewritten_in(&snapshot).unwrap(), [REWRITES; 90]);
@@ -457,7 +457,7 @@ fn a_first_page_of_regions_that_fill_no_file_is_read() {
 #[test]
 fn a_page_that_is_damaged_after_it_was_read_is_not_served() {
     let (_folder, path) = store();
-    let reader = RedbReader::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+    let reader = TableReader::at(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
     let read_all = || {
         let rows = reader.begin_read()?.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX)?;
         rows.into_iter().map(|(_, stored)| stored.map(drop)).collect::<Result<Vec<_>>>()

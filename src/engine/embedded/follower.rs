@@ -1,0 +1,558 @@
+//! [`Follower`]: a store that this process only reads, maybe beside another that writes it.
+//!
+//! ```text
+//! mark moved? -> frames up to it -> own memtable, stripes -> published       by each read that finds it moved
+//! ```
+//!
+//! A follower does what the writer does when it opens the store, and then goes on with it: it takes a snapshot of the
+//! table and reads from the log what that has not, up to the [mark](super::wal::Mark). If what it needs is there no
+//! more, because its segment was used again or a bulk load went past the log, it starts again from the table. A log that
+//! is not in use has no mark to look at; then the first page of the table tells whether there was a commit.
+//!
+//! Without a writer nobody moves the mark, and after a crash of the machine it may be any older one. Then the frames
+//! behind it count too, as for a writer that opens the store; but only after they were synced here, because a power cut
+//! may still take what a writer did not sync.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::checkpoint::Frozen;
+use super::memtable::Memtable;
+use super::snapshot::{Snapshot, View};
+use super::wal::{Chained, LogId, Mark, Position, RedoLog};
+use super::{OF_ANOTHER_STORE, Recovery, STRIPES, must_fit, recover};
+use crate::engine::bell::Bell;
+use crate::engine::disk::StorageBackend;
+use crate::engine::redb::{FirstPage, LogState, RedbRead, TableReader};
+use crate::engine::{
+    Engine, Newest, PageRound, PageState, ReadTransaction, Reading, Stripes, Waited, WriteTransaction,
+};
+use crate::error::{Error, Locked, Result};
+use crate::format::Row;
+use crate::id::Commit;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{ArcSwap, Mutex, MutexGuard};
+use crate::time::Stopwatch;
+
+/// How often it looks for commits while nobody reads: a snapshot of the table that is held for long makes the file grow.
+/// It is also how long it takes to see that a writer was killed.
+const REFRESH: Duration = Duration::from_millis(100);
+/// How often a waiting reader looks whether there is a commit.
+const POLL: Duration = Duration::from_millis(10);
+/// How often what is in motion is looked at again at once, and after which pause later.
+const TRIES_AT_ONCE: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How many segments may lie between the oldest frame that is needed and the newest.
+const SEGMENTS: u64 = 2;
+
+/// Which file it is, if the system can tell.
+pub(crate) type FileId = Option<(u64, u64)>;
+
+/// The files of a store, by their names.
+pub(crate) trait FollowedFiles: Send + Sync + 'static {
+    /// Opens the table file.
+    fn table(&self) -> Result<(TableReader, FileId)>;
+
+    /// Which file has the name of the table file now; `None` if there is none.
+    fn table_now(&self) -> Result<FileId>;
+
+    /// Opens the log, if there is one.
+    fn log(&self) -> Result<Option<Box<dyn StorageBackend>>>;
+
+    /// How they are called in an error.
+    fn name(&self) -> String;
+}
+
+/// A store that this process only reads.
+pub(crate) struct Follower {
+    shared: Arc<Shared>,
+    refresher: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    files: Box<dyn FollowedFiles>,
+    /// The row by which a store is told from another.
+    identity: Row,
+    lock_wait: Duration,
+    newest: Newest,
+    /// What is looked at to tell whether [`newest`](Self::newest) still is the newest.
+    watched: ArcSwap<Watched>,
+    state: Mutex<State>,
+    bell: Bell,
+}
+
+struct Watched {
+    table: Arc<TableReader>,
+    by: By,
+    /// If the file may be replaced by another one: which it is.
+    file: FileId,
+}
+
+enum By {
+    Mark {
+        log: Arc<RedoLog>,
+        checksum: u64,
+    },
+    FirstPage(Box<FirstPage>),
+    /// The next read finds out.
+    Nothing,
+}
+
+/// What was read, and how far.
+struct State {
+    table: Arc<TableReader>,
+    file: FileId,
+    followed: Option<Followed>,
+    view: Arc<View>,
+    commit: Commit,
+    stripes: Arc<Stripes>,
+    /// What happened before this commit, the stripes don't know.
+    floor: Commit,
+    /// The row by which the store is told from another.
+    identity: Option<Vec<u8>>,
+    /// As it was before the table was read, for as long as no log is in use.
+    first_page: FirstPage,
+}
+
+/// A log that is in use.
+struct Followed {
+    log: Arc<RedoLog>,
+    /// Where the frames end that were read.
+    at: Position,
+    /// By which they were read; `None` without a writer.
+    mark: Option<Mark>,
+    checksum: u64,
+}
+
+/// What was in motion when it was looked at, and must be looked at again.
+struct InMotion;
+
+impl Follower {
+    /// Opens a store for reading. Stores whose rows at `identity` differ are different ones.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyOpen` if a writer was opening it for the whole of `lock_wait`, `LogMismatch`, `Corrupted`, `Io`.
+    pub(crate) fn open(files: impl FollowedFiles, identity: Row, lock_wait: Duration) -> Result<Self> {
+        let files: Box<dyn FollowedFiles> = Box::new(files);
+        let state = until_at_rest(&*files, lock_wait, || attach(&*files, &identity, None))?;
+        let shared = Shared {
+            newest: Newest::new(state.snapshot()),
+            watched: ArcSwap::from_pointee(state.watched()),
+            state: Mutex::new(state),
+            bell: Bell::default(),
+            files,
+            identity,
+            lock_wait,
+        };
+        let shared = Arc::new(shared);
+        let of_thread = Arc::clone(&shared);
+        let refresher = thread::Builder::new()
+            .name("keystead follower".to_owned())
+            .spawn(move || of_thread.refresh_until_closed())?;
+        Ok(Self { shared, refresher: Some(refresher) })
+    }
+
+    fn table(&self) -> Arc<TableReader> {
+        self.shared.lock().table.clone()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.shared.bell.end();
+        if let Some(refresher) = self.refresher.take() {
+            // It writes nothing, and whatever it failed at, the next read would have been told.
+            let _ = refresher.join();
+        }
+    }
+}
+
+impl Engine for Follower {
+    fn begin_read(&self) -> Result<Reading> {
+        if !self.shared.watched.load().is_current(&*self.shared.files)? {
+            self.shared.catch_up()?;
+        }
+        Ok(self.shared.newest.read())
+    }
+
+    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
+        Err(Error::ReadOnly)
+    }
+
+    /// The writing process can't wake this one, so it looks every 10 ms.
+    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
+        let mut left = timeout;
+        loop {
+            if self.begin_read()?.commit() > after {
+                return Ok(Waited::Committed);
+            }
+            let pause = left.min(POLL);
+            left -= pause;
+            let waited = self.shared.bell.wait(after, pause);
+            if waited != Waited::TimedOut || left.is_zero() {
+                return Ok(waited);
+            }
+        }
+    }
+
+    fn stop_waiting(&self) {
+        self.shared.bell.end();
+    }
+
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        self.table().check_pages(after, bytes).map(Some)
+    }
+
+    fn page_state(&self) -> Option<PageState> {
+        Some(self.table().page_state())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // What was inserted before a panic shows in no snapshot.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads what was committed, and shows it.
+    fn catch_up(&self) -> Result<()> {
+        let mut state = self.lock();
+        // Somebody else may have done it meanwhile.
+        if self.watched.load().is_current(&*self.files)? {
+            return Ok(());
+        }
+        until_at_rest(&*self.files, self.lock_wait, || {
+            if let Some(followed) = state.follow()? {
+                return Ok(followed);
+            }
+            Ok(attach(&*self.files, &self.identity, Some(&state))?.map(|attached| *state = attached))
+        })?;
+        self.newest.publish(state.snapshot());
+        self.watched.store(Arc::new(state.watched()));
+        self.bell.ring(state.commit);
+        Ok(())
+    }
+
+    fn refresh_until_closed(&self) {
+        while self.bell.wait(Commit::new(u64::MAX), REFRESH) == Waited::TimedOut {
+            // What fails here fails again in the next read, which says so.
+            let _ = self.look_for_writer().and_then(|()| self.catch_up());
+        }
+    }
+
+    /// Whoever follows a writer that was killed has to look whether there is another file: has the next read do so.
+    fn look_for_writer(&self) -> Result<()> {
+        let state = self.lock();
+        if let Some(Followed { log, mark: Some(_), .. }) = &state.followed
+            && !log.is_marked()?
+        {
+            let (table, file) = (state.table.clone(), state.file);
+            self.watched.store(Arc::new(Watched { table, by: By::Nothing, file }));
+        }
+        Ok(())
+    }
+}
+
+impl Watched {
+    /// Whether there was no commit since. Of what a writer is about to tell, nothing was acknowledged yet.
+    fn is_current(&self, files: &dyn FollowedFiles) -> Result<bool> {
+        let is_current = match &self.by {
+            By::Mark { log, checksum } => log.mark_checksum()? == *checksum,
+            By::FirstPage(page) => self.table.first_page()? == **page,
+            By::Nothing => false,
+        };
+        Ok(is_current && (self.file.is_none() || is_still(self.file, files)?))
+    }
+}
+
+/// Whether a file has the name still; what has lost it was not replaced.
+fn is_still(file: FileId, files: &dyn FollowedFiles) -> Result<bool> {
+    let now = files.table_now()?;
+    Ok(now.is_none() || now == file)
+}
+
+impl State {
+    fn snapshot(&self) -> Snapshot {
+        let (view, stripes) = (self.view.clone(), self.stripes.clone());
+        Snapshot { view, commit: self.commit, stripes, floor: self.floor }
+    }
+
+    fn watched(&self) -> Watched {
+        let table = self.table.clone();
+        match &self.followed {
+            // While its writer is there, the file is not replaced.
+            Some(Followed { log, mark: Some(_), checksum, .. }) => {
+                Watched { table, by: By::Mark { log: log.clone(), checksum: *checksum }, file: None }
+            }
+            Some(Followed { log, checksum, .. }) => {
+                Watched { table, by: By::Mark { log: log.clone(), checksum: *checksum }, file: self.file }
+            }
+            None => Watched { table, by: By::FirstPage(Box::new(self.first_page)), file: self.file },
+        }
+    }
+
+    /// Goes on with the log from where it was read to. `None` if that can't be done, because there is none in use, or what
+    /// is needed is there no more.
+    fn follow(&mut self) -> Result<Option<Result<(), InMotion>>> {
+        let Some(Followed { log, at, mark: Some(former), .. }) = &self.followed else { return Ok(None) };
+        let (log, mut at) = (log.clone(), *at);
+        let Some(mark) = log.read_mark()? else { return Ok(Some(Err(InMotion))) };
+        if mark.closed || (mark.session, mark.loads) != (former.session, former.loads) || !log.is_marked()? {
+            return Ok(None);
+        }
+        if mark.end.sequence > at.sequence + SEGMENTS {
+            return Ok(None);
+        }
+        let mut commit = self.commit;
+        read_frames(&log, &mut at, mark.end, &mut |frame| {
+            if frame.first.number() != commit.number() + 1 {
+                return Ok(false);
+            }
+            self.view.active.insert(&frame.commits, &self.stripes)?;
+            commit = frame.last;
+            Ok(true)
+        })?;
+        if (at, commit) != (mark.end, mark.commit) {
+            // Its segment was used again; or by now the mark says something else.
+            return Ok(if log.read_mark()? == Some(mark) { None } else { Some(Err(InMotion)) });
+        }
+        if must_fit(&self.view.active, &log).is_err() {
+            return Ok(None);
+        }
+        self.commit = commit;
+        self.followed = Some(Followed { checksum: mark.checksum(&log.id()), log, at, mark: Some(mark) });
+        if mark.base > self.view.base.commit() {
+            return self.take_base(mark.base);
+        }
+        Ok(Some(Ok(())))
+    }
+
+    /// Takes a newer snapshot of the table, which has everything up to this commit, and drops what it has from memory.
+    /// `None` if it has not: it is not the table of the writer any more.
+    fn take_base(&mut self, expected: Commit) -> Result<Option<Result<(), InMotion>>> {
+        let base = Arc::new(self.table.newest()?);
+        if base.commit() < expected {
+            return Ok(None);
+        }
+        if needs(&base) > self.commit {
+            // The next checkpoint has begun.
+            return Ok(Some(Err(InMotion)));
+        }
+        let View { active, frozen, .. } = &*self.view;
+        let is_in_table = frozen.as_ref().is_none_or(|frozen| frozen.last <= base.commit());
+        self.view = Arc::new(if is_in_table {
+            let frozen = Frozen { rows: active.clone(), last: self.commit, oldest_sequence: 0 };
+            View { active: Arc::default(), frozen: Some(Arc::new(frozen)), base }
+        } else {
+            View { active: active.clone(), frozen: frozen.clone(), base }
+        });
+        Ok(Some(Ok(())))
+    }
+}
+
+/// From which commit on a snapshot of the table can be read from: one that was taken while a checkpoint was written has
+/// some rows as that leaves them.
+fn needs(base: &RedbRead) -> Commit {
+    match base.log_state() {
+        LogState::InUse { floor, .. } => base.commit().max(floor),
+        LogState::None | LogState::Closed { .. } => base.commit(),
+    }
+}
+
+/// Looks until what is looked at is not in motion.
+fn until_at_rest<T>(
+    files: &dyn FollowedFiles,
+    lock_wait: Duration,
+    mut look: impl FnMut() -> Result<Result<T, InMotion>>,
+) -> Result<T> {
+    let (since, mut tries) = (Stopwatch::start(), 0);
+    loop {
+        if let Ok(found) = look()? {
+            return Ok(found);
+        }
+        tries += 1;
+        if tries > TRIES_AT_ONCE {
+            if since.elapsed() > lock_wait {
+                return Err(Error::AlreadyOpen(Locked { path: files.name().into(), holder: None }));
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Reads frames up to there, segment by segment, as long as they are taken.
+fn read_frames(
+    log: &RedoLog,
+    at: &mut Position,
+    to: Position,
+    take: &mut dyn FnMut(Chained) -> Result<bool>,
+) -> Result<()> {
+    while *at != to {
+        let mut is_taken = true;
+        *at = log.read_chain(*at, Some(to), |frame| {
+            is_taken = is_taken && take(frame)?;
+            Ok(())
+        })?;
+        if !is_taken || at.sequence >= to.sequence {
+            return Ok(());
+        }
+        *at = Position { sequence: at.sequence + 1, ..Position::default() };
+    }
+    Ok(())
+}
+
+/// Opens the files anew, if they are other ones, and reads what they have.
+fn attach(
+    files: &dyn FollowedFiles,
+    identity: &[u8],
+    former: Option<&State>,
+) -> Result<Result<State, InMotion>> {
+    let (table, file) = match former {
+        Some(former) if is_still(former.file, files)? => (former.table.clone(), former.file),
+        _ => {
+            let (table, file) = files.table()?;
+            (Arc::new(table), file)
+        }
+    };
+    let first_page = table.first_page()?;
+    let base = Arc::new(table.newest()?);
+    let same = former.filter(|former| Arc::ptr_eq(&former.table, &table));
+    let stripes = match same {
+        Some(former) => former.stripes.clone(),
+        None => Arc::new(Stripes::new(STRIPES)),
+    };
+    let (followed, view, commit) = match base.log_state() {
+        LogState::None | LogState::Closed { .. } => {
+            let commit = base.commit();
+            (None, View { active: Arc::default(), frozen: None, base: base.clone() }, commit)
+        }
+        LogState::InUse { id, .. } => match attach_log(files, id, &table, &base, &stripes)? {
+            Ok((followed, rows, commit)) => {
+                (Some(followed), View { active: rows, frozen: None, base: base.clone() }, commit)
+            }
+            Err(InMotion) => return Ok(Err(InMotion)),
+        },
+    };
+    let found = base.get(&[identity])?.pop().flatten().map(|stored| stored.bytes);
+    if former.is_some_and(|former| former.identity != found || former.commit > commit) {
+        return Err(Error::Replaced(files.name().into()));
+    }
+    // All that the log has was marked just now; what the table has of it before, only if it was read then.
+    let floor = match same {
+        Some(former) if former.commit >= base.commit() => former.floor,
+        _ => base.commit(),
+    };
+    let view = Arc::new(view);
+    Ok(Ok(State { table, file, followed, view, commit, stripes, floor, identity: found, first_page }))
+}
+
+type Attached = (Followed, Arc<Memtable>, Commit);
+
+/// Reads what the log has that this snapshot of the table has not.
+fn attach_log(
+    files: &dyn FollowedFiles,
+    id: LogId,
+    table: &TableReader,
+    base: &RedbRead,
+    stripes: &Stripes,
+) -> Result<Result<Attached, InMotion>> {
+    let mismatch = |what: &str| Error::LogMismatch(format!("{what}: {}", files.name()).into());
+    let log = RedoLog::follow(files.log()?.ok_or_else(|| mismatch("it is missing"))?)?;
+    if log.id() != id {
+        return Err(mismatch(OF_ANOTHER_STORE));
+    }
+    if log.is_marked()? {
+        return attach_to_mark(log, base, stripes);
+    }
+    if table.has_writer()? {
+        // It opens the store.
+        return Ok(Err(InMotion));
+    }
+    let checksum = log.mark_checksum()?;
+    let disk = files.log()?.ok_or_else(|| mismatch("it is missing"))?;
+    disk.sync_data()?;
+    let recovered = recover(base, disk, stripes, true);
+    if table.has_writer()? || log.mark_checksum()? != checksum {
+        return Ok(Err(InMotion));
+    }
+    let Recovery { frozen, end, .. } = recovered?;
+    let (rows, commit) = match frozen {
+        Some(Frozen { rows, last, .. }) => (rows, last),
+        None => (Arc::default(), base.commit()),
+    };
+    Ok(Ok((Followed { log: Arc::new(log), at: end, mark: None, checksum }, rows, commit)))
+}
+
+/// The same, up to the mark of a writer that is there.
+fn attach_to_mark(log: RedoLog, base: &RedbRead, stripes: &Stripes) -> Result<Result<Attached, InMotion>> {
+    let Some(mark) = log.read_mark()? else { return Ok(Err(InMotion)) };
+    // A bulk load is in the table before the mark says so; and there may have been a checkpoint since.
+    if mark.closed || mark.commit < needs(base) || mark.base > base.commit() {
+        return Ok(Err(InMotion));
+    }
+    let rows = Arc::new(Memtable::default());
+    let mut commit = base.commit();
+    // The oldest segment that has something which the table has not.
+    let mut at = Position { sequence: mark.end.sequence.saturating_sub(SEGMENTS), ..Position::default() };
+    read_frames(&log, &mut at, mark.end, &mut |frame| {
+        if frame.last <= commit {
+            return Ok(true);
+        }
+        if frame.first.number() != commit.number() + 1 {
+            return Ok(false);
+        }
+        rows.insert(&frame.commits, stripes)?;
+        must_fit(&rows, &log)?;
+        commit = frame.last;
+        Ok(true)
+    })?;
+    if (at, commit) != (mark.end, mark.commit) {
+        // It was overwritten meanwhile; or if not, what the mark says is not there.
+        let is_still_so = log.read_mark()? == Some(mark);
+        return if is_still_so && log.is_marked()? {
+            Err(Error::Corrupted("the write-ahead log: its frames don't reach to its mark".into()))
+        } else {
+            Ok(Err(InMotion))
+        };
+    }
+    let checksum = mark.checksum(&log.id());
+    Ok(Ok((Followed { log: Arc::new(log), at, mark: Some(mark), checksum }, rows, commit)))
+}
+
+/// For tests and fuzzing: files that are in memory, which by their numbers are the table (0) and the log (1).
+#[cfg(any(test, fuzzing))]
+pub(crate) struct Simulated<F> {
+    pub(crate) file: F,
+    /// Whether there seems to be a writer.
+    pub(crate) is_written: Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[cfg(any(test, fuzzing))]
+impl<F: Fn(usize) -> B + Send + Sync + 'static, B: StorageBackend> FollowedFiles for Simulated<F> {
+    fn table(&self) -> Result<(TableReader, FileId)> {
+        let file = self.open(0, crate::engine::redb::WRITER_BYTE);
+        Ok((TableReader::on(file, crate::engine::redb::Pages::believed(1 << 20))?, None))
+    }
+
+    fn table_now(&self) -> Result<FileId> {
+        Ok(None)
+    }
+
+    fn log(&self) -> Result<Option<Box<dyn StorageBackend>>> {
+        Ok(Some(Box::new(self.open(1, super::wal::LOCKED_BYTE))))
+    }
+
+    fn name(&self) -> String {
+        "simulated files".to_owned()
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl<F: Fn(usize) -> B, B> Simulated<F> {
+    fn open(&self, number: usize, byte: u64) -> crate::engine::disk::Unlocked<B> {
+        let (file, is_locked) = ((self.file)(number), self.is_written.clone());
+        crate::engine::disk::Unlocked { file, byte, is_locked }
+    }
+}

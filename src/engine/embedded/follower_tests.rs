@@ -1,0 +1,267 @@
+//! Readers beside a writer: whatever it does to the table and the log, they read what it reads.
+
+use std::fs::{self, File, OpenOptions};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::wal::RedoLog;
+use super::{EmbeddedEngine, FileId, FollowedFiles, Follower};
+use crate::engine::disk::StorageBackend;
+use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, TableReader, backend};
+use crate::engine::scripted::Random;
+use crate::engine::{Batch, Engine, Load, Log, ReadTransaction, RowHash};
+use crate::error::{Error, Result};
+use crate::format::{Row, Stored};
+use crate::id::Commit;
+
+const PAGES: Pages = Pages { lock_wait: LOCK_WAIT, ..Pages::believed(1 << 20) };
+const ID: [u8; 16] = [7; 16];
+/// So short that a few commits fill a segment.
+const LOG_BYTES: u64 = 8192 + 2 * 4096;
+const LOCK_WAIT: Duration = Duration::from_millis(50);
+const IDENTITY: &[u8] = b"identity";
+
+/// A folder with the files of a store.
+struct Place(tempfile::TempDir);
+
+#[derive(Clone)]
+struct Files(PathBuf);
+
+impl Files {
+    fn path(&self, number: usize) -> PathBuf {
+        self.0.join(["table", "log"][number])
+    }
+}
+
+impl FollowedFiles for Files {
+    fn table(&self) -> Result<(TableReader, FileId)> {
+        Ok((TableReader::open(File::open(self.path(0))?, &self.path(0), PAGES)?, None))
+    }
+
+    fn table_now(&self) -> Result<FileId> {
+        Ok(None)
+    }
+
+    fn log(&self) -> Result<Option<Box<dyn StorageBackend>>> {
+        Ok(Some(Box::new(backend(File::open(self.path(1))?)?)))
+    }
+
+    fn name(&self) -> String {
+        "a store".to_owned()
+    }
+}
+
+fn to_write(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let files = place.files();
+        drop(RedbEngine::create(to_write(&files.path(0)), PAGES).unwrap());
+        let table = TableFile::open(&files.path(0), PAGES).unwrap();
+        table.mark(LogState::Closed { id: ID }).unwrap();
+        drop(table);
+        RedoLog::create(&backend(to_write(&files.path(1))).unwrap(), ID, LOG_BYTES).unwrap();
+        place
+    }
+
+    /// What a kill of its writer would leave.
+    fn copy(&self) -> Self {
+        let copy = Self(tempfile::tempdir().unwrap());
+        for number in 0..2 {
+            fs::copy(self.files().path(number), copy.files().path(number)).unwrap();
+        }
+        copy
+    }
+
+    fn files(&self) -> Files {
+        Files(self.0.path().to_path_buf())
+    }
+
+    fn mark(&self) -> Vec<u8> {
+        fs::read(self.files().path(1)).unwrap()[4096..4608].to_vec()
+    }
+
+    fn set_mark(&self, mark: &[u8]) {
+        backend(to_write(&self.files().path(1))).unwrap().write(4096, mark).unwrap();
+    }
+
+    fn write(&self, checkpoint_bytes: usize) -> EmbeddedEngine {
+        let table = TableFile::open(&self.files().path(0), PAGES).unwrap();
+        let [frames, marks] = [1; 2].map(|log| Box::new(backend(to_write(&self.files().path(log))).unwrap()));
+        EmbeddedEngine::followed(table, frames, Some(marks), checkpoint_bytes).unwrap()
+    }
+
+    fn follow(&self) -> Result<Follower> {
+        Follower::open(self.files(), IDENTITY.to_vec(), LOCK_WAIT)
+    }
+}
+
+fn rows(read: &dyn ReadTransaction) -> (Commit, Vec<(Row, Stored)>) {
+    let rows = read.scan((Bound::Unbounded, Bound::Unbounded), usize::MAX).unwrap();
+    (read.commit(), rows.into_iter().map(|(row, stored)| (row, stored.unwrap())).collect())
+}
+
+fn commit(engine: &EmbeddedEngine, batch: &Batch) -> Commit {
+    engine.begin_write().unwrap().commit(batch, Log { append: Some(b"entry"), trim: None }).unwrap()
+}
+
+fn batch(random: &mut Random) -> Batch {
+    let change = |random: &mut Random| {
+        let row = vec![b'a' + u8::try_from(random.below(20)).unwrap()];
+        let value = (random.below(4) > 0).then(|| vec![b'v'; random.index(700)]);
+        (row, value)
+    };
+    (0..=random.below(3)).map(|_| change(random)).collect()
+}
+
+fn load(engine: &EmbeddedEngine, random: &mut Random) -> Commit {
+    let transaction = engine.begin_write().unwrap();
+    let mut load = Load::after(transaction.commit_read());
+    for _ in 0..=random.below(3) {
+        for (row, value) in batch(random) {
+            load.put(&row, value.as_deref());
+        }
+        load.end_commit(Some(b"entry".to_vec()));
+    }
+    transaction.load(&load).unwrap()
+}
+
+#[track_caller]
+fn must_agree(writer: &EmbeddedEngine, follower: &Follower) {
+    let (expected, found) = (writer.begin_read().unwrap(), follower.begin_read().unwrap());
+    assert_eq!(rows(&*found), rows(&*expected));
+    let log = |read: &dyn ReadTransaction| {
+        let entries = read.log(Commit::default(), usize::MAX).unwrap();
+        entries.into_iter().map(|(commit, entry)| (commit, entry.unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(log(&*found), log(&*expected));
+}
+
+#[test]
+fn a_follower_reads_what_its_writer_reads() {
+    for (seed, checkpoint_bytes) in (0..).zip([1, 300, 3000, usize::MAX, 1, 300, 3000, usize::MAX]) {
+        let (place, mut random) = (Place::new(), Random::new(seed));
+        let mut followers = vec![place.follow().unwrap()];
+        for _ in 0..4 {
+            let writer = place.write(checkpoint_bytes);
+            followers.push(place.follow().unwrap());
+            for turn in 0..60 {
+                match random.below(12) {
+                    0 => drop(load(&writer, &mut random)),
+                    _ => drop(commit(&writer, &batch(&mut random))),
+                }
+                // One reads each time, others now and then: what they need may be overwritten by then.
+                for (number, follower) in (1..).zip(&followers) {
+                    if turn % (1 << number) == 0 {
+                        must_agree(&writer, follower);
+                    }
+                }
+            }
+            let newest = rows(&*writer.begin_read().unwrap());
+            writer.close().unwrap();
+            for follower in &followers {
+                assert_eq!(rows(&*follower.begin_read().unwrap()), newest);
+            }
+        }
+    }
+}
+
+/// What is cached of a row counts only as long as the row is what it was.
+#[test]
+fn a_follower_knows_which_rows_changed() {
+    let (place, mut random) = (Place::new(), Random::new(1));
+    let follower = place.follow().unwrap();
+    let mut known: Vec<(Row, Commit, Option<Stored>)> = Vec::new();
+    let (mut kept, mut dropped) = (0, 0);
+    for _ in 0..6 {
+        let writer = place.write(300);
+        for _ in 0..40 {
+            match random.below(12) {
+                0 => drop(load(&writer, &mut random)),
+                _ => drop(commit(&writer, &batch(&mut random))),
+            }
+            if random.below(3) > 0 {
+                continue;
+            }
+            let read = follower.begin_read().unwrap();
+            for (row, commit, stored) in &known {
+                if read.unchanged_since(RowHash::of(row), *commit) {
+                    assert_eq!(read.get(&[row]).unwrap(), [stored.clone()]);
+                    kept += 1;
+                } else {
+                    dropped += 1;
+                }
+            }
+            let row = vec![b'a' + u8::try_from(random.below(20)).unwrap()];
+            let stored = read.get(&[&row]).unwrap().pop().unwrap();
+            known.push((row, read.commit(), stored));
+        }
+        writer.close().unwrap();
+    }
+    assert!(kept > 100 && dropped > 100, "{kept} kept, {dropped} dropped");
+}
+
+#[test]
+fn a_snapshot_of_a_follower_stays_as_it_is() {
+    let (place, mut random) = (Place::new(), Random::new(1));
+    let writer = place.write(300);
+    let follower = place.follow().unwrap();
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        commit(&writer, &batch(&mut random));
+        let read = follower.begin_read().unwrap();
+        let expected = rows(&*read);
+        held.push((read, expected));
+    }
+    for (read, expected) in held {
+        assert_eq!(rows(&*read), expected);
+    }
+    writer.close().unwrap();
+}
+
+/// After a kill everything that was acknowledged is there, wherever the kernel left the mark.
+#[test]
+fn without_a_writer_all_that_was_acknowledged_is_read() {
+    for seed in 0..40 {
+        let (place, mut random) = (Place::new(), Random::new(seed));
+        let writer = place.write(if seed % 2 == 0 { 300 } else { 3000 });
+        let turns = random.index(40);
+        let mut marks = vec![place.mark()];
+        for _ in 0..turns {
+            commit(&writer, &batch(&mut random));
+            marks.push(place.mark());
+        }
+        let expected = rows(&*writer.begin_read().unwrap());
+        let after = place.copy();
+        after.set_mark(&marks[random.index(marks.len())]);
+        let follower = after.follow().unwrap();
+        assert_eq!(rows(&*follower.begin_read().unwrap()), expected, "{seed}");
+        // A writer opens it again, and goes on.
+        let again = after.write(300);
+        must_agree(&again, &follower);
+        commit(&again, &batch(&mut random));
+        must_agree(&again, &follower);
+        again.close().unwrap();
+        writer.close().unwrap();
+    }
+}
+
+/// A writer that is opening the store is waited for, because nobody knows yet what was acknowledged.
+#[test]
+fn while_a_writer_opens_the_store_a_follower_waits() {
+    let place = Place::new();
+    let writer = place.write(usize::MAX);
+    commit(&writer, &batch(&mut Random::new(1)));
+    let after = place.copy();
+    // It has the table, and has not said yet that its mark counts.
+    let opening = TableFile::open(&after.files().path(0), PAGES).unwrap();
+    assert!(matches!(after.follow().err(), Some(Error::AlreadyOpen(_))));
+    drop(opening);
+    let follower = after.follow().unwrap();
+    must_agree(&writer, &follower);
+    writer.close().unwrap();
+}

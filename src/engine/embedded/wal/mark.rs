@@ -1,0 +1,160 @@
+//! [`Mark`]: how far followers may read, in the write-ahead log beside its header.
+//!
+//! ```text
+//! mark = session (8)  state (8)  loads (8)  commit (8)  segment (8)  offset (8)  checksum of the last frame (8)
+//!        commit of the table (8)  bytes of a segment (8)  checksum (8)
+//! ```
+//!
+//! The writer overwrites it after each sync, before a commit is acknowledged or shown to anybody. It is not synced: a
+//! crash leaves an older one, or none that fits its checksum. So it counts only while its writer is there, which holds a
+//! lock on the log from its first mark to its end.
+
+use std::io;
+use std::ops::Bound;
+
+use twox_hash::XxHash3_64;
+
+use super::{LogId, MARK_AT, Position, RedoLog, take};
+use crate::engine::disk::{BackendError, StorageBackend};
+use crate::engine::lock_holder::locked_by_somebody;
+use crate::error::{Error, Result};
+use crate::id::Commit;
+
+/// How much of its page a mark takes.
+pub(crate) const MARK_BYTES: usize = 80;
+/// Its checksum is all that a follower compares to tell that nothing has changed.
+const CHECKSUM_AT: u64 = MARK_AT + MARK_BYTES as u64 - 8;
+/// The byte of the log that is locked while its mark counts: far behind all that is written.
+pub(crate) const LOCKED_BYTE: u64 = 1 << 61;
+
+/// How far followers may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// A random number of each opening.
+    pub(in crate::engine::embedded) session: u64,
+    /// Whether the log is not in use: the table has everything.
+    pub(in crate::engine::embedded) closed: bool,
+    /// How many bulk loads went past the log in this session.
+    pub(in crate::engine::embedded) loads: u64,
+    /// The newest commit that is durable.
+    pub(in crate::engine::embedded) commit: Commit,
+    /// Where the frames end.
+    pub(in crate::engine::embedded) end: Position,
+    /// Up to which commit the table has everything.
+    pub(in crate::engine::embedded) base: Commit,
+    pub(in crate::engine::embedded) segment_bytes: u64,
+}
+
+impl Mark {
+    pub(super) fn closed(session: u64, segment_bytes: u64) -> Self {
+        let (commit, base, end) = (Commit::default(), Commit::default(), Position::default());
+        Self { session, closed: true, loads: 0, commit, end, base, segment_bytes }
+    }
+
+    pub(super) fn encode(&self, id: &LogId) -> [u8; MARK_BYTES] {
+        let Position { sequence, offset, checksum } = self.end;
+        let (commit, base) = (self.commit.number(), self.base.number());
+        let open = u64::from(!self.closed);
+        let numbers =
+            [self.session, open, self.loads, commit, sequence, offset, checksum, base, self.segment_bytes];
+        let mut bytes = [0; MARK_BYTES];
+        for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        let sum = checksum_of(id, &bytes);
+        bytes[MARK_BYTES - 8..].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// Its checksum: marks with the same one are the same.
+    pub(in crate::engine::embedded) fn checksum(&self, id: &LogId) -> u64 {
+        checksum_of(id, &self.encode(id))
+    }
+
+    /// `None` if it does not fit its checksum: it is being overwritten, or never was whole.
+    pub(super) fn decode(id: &LogId, bytes: &[u8; MARK_BYTES]) -> Result<Option<Self>> {
+        let at = &mut 0;
+        let mut next = || Ok::<_, Error>(u64::from_le_bytes(take(bytes, at)?));
+        let (session, state, loads, commit) = (next()?, next()?, next()?, Commit::new(next()?));
+        let end = Position { sequence: next()?, offset: next()?, checksum: next()? };
+        let (base, segment_bytes, sum) = (Commit::new(next()?), next()?, next()?);
+        let fits = sum == checksum_of(id, bytes) && state <= 1;
+        Ok(fits.then_some(Self { session, closed: state == 0, loads, commit, end, base, segment_bytes }))
+    }
+}
+
+fn checksum_of(id: &LogId, bytes: &[u8; MARK_BYTES]) -> u64 {
+    XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(id), &bytes[..MARK_BYTES - 8])
+}
+
+impl RedoLog {
+    /// Says how far followers may read. It goes through a handle of its own, so that the next sync of frames need not
+    /// wait for it.
+    pub(in crate::engine::embedded) fn write_mark(&self, mark: &Mark) -> io::Result<()> {
+        match &self.marks {
+            Some(marks) => marks.write(MARK_AT, &mark.encode(&self.id)),
+            None => Ok(()),
+        }
+    }
+
+    /// From here on, until this log is dropped, its mark counts.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyOpen` if another process says so of its own.
+    pub(in crate::engine::embedded) fn lock_mark(&self) -> Result<()> {
+        let Some(marks) = &self.marks else { return Ok(()) };
+        match marks.try_lock_range(Bound::Included(LOCKED_BYTE), Bound::Included(LOCKED_BYTE)) {
+            Ok(true) | Err(BackendError::Unsupported) => Ok(()),
+            Ok(false) => Err(Error::AlreadyOpen(locked_by_somebody())),
+            Err(error) => Err(of_backend(error)),
+        }
+    }
+
+    /// Whether there is a writer whose mark counts.
+    pub(in crate::engine::embedded) fn is_marked(&self) -> Result<bool> {
+        let byte = Bound::Included(LOCKED_BYTE);
+        self.disk.query_lock_range(byte, byte).map_err(of_backend)
+    }
+
+    /// What the mark says; `None` while it is overwritten, or if it never was whole.
+    pub(in crate::engine::embedded) fn read_mark(&self) -> Result<Option<Mark>> {
+        let mut bytes = [0; MARK_BYTES];
+        self.disk.read(MARK_AT, &mut bytes)?;
+        let mark = Mark::decode(&self.id, &bytes)?;
+        let is_possible =
+            |mark: &Mark| mark.segment_bytes == self.segment_bytes && mark.end.offset <= mark.segment_bytes;
+        match mark {
+            Some(mark) if !is_possible(&mark) => {
+                Err(super::damaged("its mark names a place that it has not"))
+            }
+            mark => Ok(mark),
+        }
+    }
+
+    /// The checksum of the mark, as it is there now: one small read.
+    pub(in crate::engine::embedded) fn mark_checksum(&self) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        self.disk.read(CHECKSUM_AT, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Sees to it that nobody reads by the mark that a former writer left: the table has everything.
+    pub(crate) fn close_mark(disk: &dyn StorageBackend) -> Result<()> {
+        let (id, length) = super::read_header(disk)?;
+        let mark = Mark::closed(0, super::segment_bytes(length)).encode(&id);
+        let mut found = [0; MARK_BYTES];
+        disk.read(MARK_AT, &mut found)?;
+        if Mark::decode(&id, &found)?.is_none_or(|mark| !mark.closed) {
+            disk.write(MARK_AT, &mark)?;
+        }
+        Ok(())
+    }
+}
+
+fn of_backend(error: BackendError) -> Error {
+    match error {
+        BackendError::Io(error) => error.into(),
+        other => io::Error::other(other.to_string()).into(),
+    }
+}
