@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use call::{Call, Query, SCOPES, is_refusal, kind, options, scope};
 use oracle::Oracle;
 use random::Random;
-use session::{Claim, Fact, Outcome, Told};
+use session::{Claim, Fact, Made, Outcome, Told};
 
 const THREADS: u64 = 4;
 const KILLS: u64 = 40;
@@ -213,11 +213,11 @@ fn told(role: &Role, said: Vec<Said>) -> Told {
             Answer::Refused(kind) => claim(from, to, Fact::Call(call.clone(), Err(kind))),
             Answer::Read { .. } => panic!("{call:?}: {answer:?}"),
         }
-        told.calls.push((call, outcome));
+        told.calls.push(Made { call, outcome, known_at: 0 });
     }
     for mut steps in of_threads {
         if let Some((_, Step::Call(call))) = steps.next() {
-            told.calls.push((*call, Outcome::Unknown));
+            told.calls.push(Made { call: *call, outcome: Outcome::Unknown, known_at: 0 });
         }
     }
     told
@@ -238,7 +238,7 @@ fn what_a_killed_process_was_told_is_true() {
         let said = run_and_kill(&role, &mut random);
         answers += said.len();
         let told = told(&role, said);
-        commits += told.calls.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Made(_))).count();
+        commits += told.calls.iter().filter(|made| matches!(made.outcome, Outcome::Made(_))).count();
         // Whichever way it is opened.
         let role = Role { logged: random.one_in(2), ..role };
         let store = role.options().open(&path).unwrap_or_else(|error| panic!("{when}: {error:?}"));

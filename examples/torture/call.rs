@@ -269,7 +269,15 @@ fn everything(snap: &Snapshot<'_>) -> Result<String> {
     let keys = snap.keys_by_id(&all, After::Start, start)?;
     let names = snap.keys_by_key_alias(&all, After::Start, start)?;
     let aliases = snap.aliases(After::Start, start)?;
-    let mut text = format!("{:?} {:?} {:?}", keys.items, names.items, aliases.items);
+    let mut text = format!("{:?} {:?}", keys.items, aliases.items);
+    // By name they are the same records in another order.
+    let mut by_id = names.items.clone();
+    by_id.sort_by_key(|key| key.key_id);
+    if by_id == keys.items {
+        text += &format!("{:?}", names.items.iter().map(|key| key.key_id).collect::<Vec<_>>());
+    } else {
+        text += &format!("other records by name: {:?}", names.items);
+    }
     for key in &keys.items {
         let own = snap.aliases_of_key(key.key_id, After::Start, start)?;
         let named = snap.find_by_key_alias(&key.key_alias)?;

@@ -7,39 +7,53 @@ use keystead::{BackgroundCheck, Error, Options, Store};
 
 use crate::call::options;
 use crate::disk::{Calls, Disk, Effect, Figures, Trouble};
+use crate::images::IMAGES_MAX;
 use crate::oracle::{Found, Oracle};
 use crate::random::Random;
 use crate::session::{Met, Sabotage, Session, Told};
 
 /// What is the same in all cases.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     /// Always with a redo log, always without; or some cases so and some so, and some changing.
     pub(crate) logged: Option<bool>,
     pub(crate) threads: Option<usize>,
+    /// How many crash images are taken in a session, at most.
+    pub(crate) images_max: u64,
     pub(crate) sabotage: Option<Sabotage>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { logged: None, threads: None, images_max: IMAGES_MAX, sabotage: None }
+    }
 }
 
 /// What came of a case.
 #[derive(Debug)]
 pub(crate) struct Verdict {
     pub(crate) disk: Figures,
+    /// How often a store was opened after a crash, and compared.
+    pub(crate) crash_points: u64,
     pub(crate) met: Met,
     pub(crate) violation: Option<String>,
 }
 
-struct Case {
-    disk: Disk,
-    random: Random,
-    oracle: Oracle,
+pub(crate) struct Case {
+    pub(crate) disk: Disk,
+    pub(crate) random: Random,
+    pub(crate) oracle: Oracle,
     options: Options,
     numbers: AtomicU64,
-    met: Met,
-    settings: Settings,
+    pub(crate) met: Met,
+    pub(crate) settings: Settings,
     logged: Logged,
-    heavy: bool,
+    pub(crate) heavy: bool,
     /// Whether anybody was told that there is a store.
     exists: bool,
+    pub(crate) crash_points: u64,
+    /// How many crashes there had been when the store was compared last.
+    crashes_compared: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +91,7 @@ pub(crate) fn run(seed: u64, settings: Settings) -> Verdict {
         .checkpoint_bytes(*random.pick(checkpoints))
         .cache_bytes(*random.pick(&[0, 100_000, 10_000_000]))
         .record_cache_bytes(*random.pick(&[0, 1_000_000]));
-    let mut met = Met::default();
+    let (mut met, mut crash_points) = (Met::default(), 0);
     let violation = match Oracle::new() {
         Err(error) => Some(format!("there is no store in memory: {error:?}")),
         Ok(oracle) => {
@@ -92,13 +106,15 @@ pub(crate) fn run(seed: u64, settings: Settings) -> Verdict {
                 logged,
                 heavy,
                 exists: false,
+                crash_points: 0,
+                crashes_compared: 0,
             };
             let ran = case.run();
-            met = case.met;
+            (met, crash_points) = (case.met, case.crash_points);
             ran.err()
         }
     };
-    Verdict { disk: disk.figures(), met, violation }
+    Verdict { disk: disk.figures(), crash_points, met, violation }
 }
 
 impl Case {
@@ -108,20 +124,23 @@ impl Case {
         for _ in 0..rounds {
             self.struck_openings(&mut told)?;
             let store = self.open_and_settle(std::mem::take(&mut told))?;
-            told = self.round(store);
+            told = self.round(store)?;
         }
         self.struck_openings(&mut told)?;
         let store = self.open_and_settle(told)?;
         // It goes on working: a session on a disk that is well.
+        self.take_images();
         let told = self.session(&store);
         self.met(&store, &told);
         drop(store);
+        self.compare_images(&told)?;
         drop(self.open_and_settle(told)?);
         Ok(())
     }
 
     /// Uses a store until something strikes it, or not.
-    fn round(&mut self, store: Store) -> Told {
+    fn round(&mut self, store: Store) -> Found<Told> {
+        self.take_images();
         let strikes_at_work = !self.random.one_in(6);
         if strikes_at_work {
             self.strike(400);
@@ -132,9 +151,10 @@ impl Case {
             self.strike(30);
         }
         drop(store);
+        self.compare_images(&told)?;
         let cut_power = !self.random.one_in(3);
         self.disk.restart(cut_power);
-        told
+        Ok(told)
     }
 
     fn session(&mut self, store: &Store) -> Told {
@@ -168,7 +188,7 @@ impl Case {
         let times = self.random.below(STRUCK_OPENINGS_MAX).saturating_sub(1);
         for _ in 0..times {
             self.strike(60);
-            match self.open() {
+            match self.open(&self.disk.clone()) {
                 Ok(store) => {
                     self.exists = true;
                     let session = Session {
@@ -195,14 +215,19 @@ impl Case {
     }
 
     fn open_and_settle(&mut self, told: Told) -> Found<Store> {
-        let mut opened = self.open();
+        let disk = self.disk.clone();
+        let mut opened = self.open(&disk);
         if opened.as_ref().is_err_and(|error| self.may_be_half_made(error)) {
             self.disk.wipe_table();
-            opened = self.open();
+            opened = self.open(&disk);
         }
         let store = opened.map_err(|error| format!("the disk is well, and it can't be opened: {error:?}"))?;
         self.exists = true;
         self.oracle.settle(&store, told)?;
+        let crashes = self.disk.figures().crashes;
+        // Several of them, one upon the other, are compared once.
+        self.crash_points += u64::from(crashes > self.crashes_compared);
+        self.crashes_compared = crashes;
         Ok(store)
     }
 
@@ -211,21 +236,21 @@ impl Case {
         !self.exists && matches!(error, Error::NotAStore(_))
     }
 
-    fn open(&mut self) -> Result<Store, Error> {
+    pub(crate) fn open(&mut self, disk: &Disk) -> Result<Store, Error> {
         let logged = match self.logged {
             Logged::Always => true,
             Logged::Never => false,
             Logged::AtRandom => self.random.one_in(2),
         };
-        let with_log = || self.options.open_on(self.disk.table(), Some(self.disk.log()));
+        let with_log = || self.options.open_on(disk.table(), Some(disk.log()));
         if logged {
             return with_log();
         }
-        match self.options.open_on(self.disk.table(), None) {
+        match self.options.open_on(disk.table(), None) {
             Err(Error::LogMismatch(_)) => {
                 // It was not closed: opened with its log and closed, it needs that no more.
                 drop(with_log()?);
-                self.options.open_on(self.disk.table(), None)
+                self.options.open_on(disk.table(), None)
             }
             opened => opened,
         }

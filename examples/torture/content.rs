@@ -119,8 +119,17 @@ impl Change {
         }
     }
 
+    /// What was done of it when it failed, or when there was a crash: nothing, all, or a part.
+    pub(crate) fn at_a_crash(&self, random: &mut Random) -> Option<Self> {
+        match random.below(3) {
+            0 => None,
+            1 => Some(self.clone()),
+            _ => Some(self.cut(random)),
+        }
+    }
+
     /// As it is if it stops at any byte.
-    pub(crate) fn cut(&self, random: &mut Random) -> Self {
+    fn cut(&self, random: &mut Random) -> Self {
         match self {
             Self::Length(_) => self.clone(),
             Self::Write(offset, data) => {

@@ -1,5 +1,6 @@
 //! A simulated disk with the table and the redo log of a store: its calls fail when they are told to, and a
-//! power cut takes any part of what was not synced.
+//! power cut takes any part of what was not synced. On request it keeps what a crash at some of its calls would have left,
+//! while whoever uses it continues.
 
 use std::fmt;
 use std::io;
@@ -52,8 +53,28 @@ pub(crate) struct Figures {
     pub(crate) faults: u64,
 }
 
+/// What a crash at one call of a disk leaves, before anything is lost.
+pub(crate) struct CrashImage {
+    /// The number of the call.
+    pub(crate) call: u64,
+    files: [File; 2],
+}
+
+/// A call to be chosen, at which a crash image is taken: each of its kind with the same probability.
+struct Moment {
+    /// Any sync, or any call that changes something.
+    only_syncs: bool,
+    seen: u64,
+    image: Option<CrashImage>,
+}
+
 struct State {
     files: [File; 2],
+    /// Whether several threads use it.
+    is_shared: bool,
+    /// How many calls there were.
+    calls: u64,
+    moments: Vec<Moment>,
     /// Each with how many of its calls there were.
     troubles: Vec<(Trouble, u64)>,
     /// Since the power was cut or the process ended, nothing is done any more.
@@ -65,7 +86,7 @@ struct State {
     sabotage: Option<Sabotage>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct File {
     /// What is read: what was written last.
     cached: Content,
@@ -84,6 +105,9 @@ impl Disk {
     pub(crate) fn new(random: Random, sabotage: Option<Sabotage>) -> Self {
         Self(Arc::new(Mutex::new(State {
             files: Default::default(),
+            is_shared: false,
+            calls: 0,
+            moments: Vec::new(),
             troubles: Vec::new(),
             dead: None,
             failed: false,
@@ -91,6 +115,19 @@ impl Disk {
             random,
             sabotage,
         })))
+    }
+
+    /// The disk after the crash, which is well.
+    pub(crate) fn after(
+        image: CrashImage,
+        cut_power: bool,
+        random: Random,
+        sabotage: Option<Sabotage>,
+    ) -> Self {
+        let disk = Self::new(random, sabotage);
+        disk.state().files = image.files;
+        disk.restart(cut_power);
+        disk
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -108,6 +145,32 @@ impl Disk {
     /// This is to happen too, counted from now.
     pub(crate) fn expect(&self, trouble: Trouble) {
         self.state().troubles.push((trouble, 0));
+    }
+
+    /// From now on several threads use it, or only one.
+    pub(crate) fn share(&self, is_shared: bool) {
+        self.state().is_shared = is_shared;
+    }
+
+    /// How many calls there were so far. What somebody knew before this returned, was known before the next.
+    pub(crate) fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    /// From now on, takes this many crash images at calls that it chooses; those of before are dropped.
+    pub(crate) fn take_images(&self, count: u64) {
+        let moment = |number| Moment { only_syncs: number % 2 == 0, seen: 0, image: None };
+        self.state().moments = (0..count).map(moment).collect();
+    }
+
+    /// The crash images that were taken, in the order of their calls. No more are taken.
+    pub(crate) fn images(&self) -> Vec<CrashImage> {
+        let moments = std::mem::take(&mut self.state().moments);
+        let mut images: Vec<_> = moments.into_iter().filter_map(|moment| moment.image).collect();
+        images.sort_by_key(|image| image.call);
+        // Chosen twice, it is one moment nevertheless.
+        images.dedup_by_key(|image| image.call);
+        images
     }
 
     /// Whether a call has failed since the last start.
@@ -177,6 +240,7 @@ impl State {
         if let Some(effect) = self.dead {
             return Some(effect);
         }
+        self.calls += 1;
         let mut happens = None;
         for (trouble, count) in &mut self.troubles {
             if trouble.of != of && trouble.of != Calls::All {
@@ -198,6 +262,24 @@ impl State {
         self.failed |= happens.is_some();
         happens
     }
+
+    /// Takes crash images at a call that was just counted: a sync, or a change of which some may have been done.
+    fn take_images(&mut self, change: Option<(usize, &Change)>) {
+        let Self { files, calls, moments, random, .. } = self;
+        for moment in moments.iter_mut().filter(|moment| change.is_none() || !moment.only_syncs) {
+            moment.seen += 1;
+            if !random.one_in(moment.seen) {
+                continue;
+            }
+            let mut image = CrashImage { call: *calls, files: files.clone() };
+            if let Some((number, change)) = change
+                && let Some(change) = change.at_a_crash(random)
+            {
+                image.files[number].change(change);
+            }
+            moment.image = Some(image);
+        }
+    }
 }
 
 impl OneFile {
@@ -205,19 +287,17 @@ impl OneFile {
         let mut state = self.disk.state();
         let was_dead = state.dead.is_some();
         let effect = state.call(of);
+        if !was_dead {
+            state.take_images(Some((self.number, &change)));
+        }
         let State { files, random, .. } = &mut *state;
         let file = &mut files[self.number];
         let Some(effect) = effect else {
             file.change(change);
             return Ok(());
         };
-        // It failed, but some of it may have been done.
-        if !was_dead {
-            match random.below(3) {
-                0 => {}
-                1 => file.change(change),
-                _ => file.change(change.cut(random)),
-            }
+        if !was_dead && let Some(change) = change.at_a_crash(random) {
+            file.change(change);
         }
         Err(error_of(effect))
     }
@@ -273,11 +353,19 @@ impl Storage for OneFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // Somebody else's turn, now and then: so that more than one waits for the next sync.
-        std::thread::yield_now();
+        let is_shared = self.disk.state().is_shared;
+        if is_shared {
+            // Somebody else's turn, now and then: so that more than one waits for the next sync. On a busy machine it is
+            // the turn of anybody, for milliseconds.
+            std::thread::yield_now();
+        }
         let mut state = self.disk.state();
         let was_dead = state.dead.is_some();
-        match state.call(Calls::Syncs) {
+        let effect = state.call(Calls::Syncs);
+        if !was_dead {
+            state.take_images(None);
+        }
+        match effect {
             None if state.sabotage == Some(Sabotage::LyingSync) && state.random.one_in(3) => Ok(()),
             None => {
                 state.files[self.number].sync();

@@ -13,6 +13,7 @@ mod call;
 mod case;
 mod content;
 mod disk;
+mod images;
 mod names;
 mod oracle;
 mod random;
@@ -25,7 +26,7 @@ use std::hash::BuildHasher;
 use std::iter::Enumerate;
 use std::num::NonZero;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 
 use crate::case::{Settings, Verdict};
+use crate::images::IMAGES_MAX;
 use crate::random::Random;
 use crate::session::{Met, Sabotage};
 
@@ -46,6 +48,9 @@ struct Arguments {
     /// How many cases instead.
     #[arg(long)]
     cases: Option<usize>,
+    /// How many crash points instead; cases that have begun are finished.
+    #[arg(long, conflicts_with = "cases")]
+    crash_points: Option<u64>,
     /// Where the random numbers begin; another each time, if it is not said.
     #[arg(long)]
     seed: Option<u64>,
@@ -58,6 +63,9 @@ struct Arguments {
     /// How many threads use a store; different in each case, if it is not said.
     #[arg(long)]
     threads: Option<usize>,
+    /// How many crashes at other moments are tried of each session, at most; each of them may crash again.
+    #[arg(long, default_value_t = IMAGES_MAX)]
+    images: u64,
     /// With a redo log or without; both, if it is not said.
     #[arg(long)]
     mode: Option<Mode>,
@@ -81,6 +89,9 @@ struct Totals {
     violations: u64,
 }
 
+/// After so many crash points there is a line, so that a long run is seen to go on.
+const LINE_EVERY: u64 = 100_000;
+
 #[expect(clippy::disallowed_methods, reason = "the time is the caller's budget, not the store's")]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -91,11 +102,14 @@ fn main() -> ExitCode {
     let settings = Settings {
         logged: arguments.mode.map(|mode| mode == Mode::Log),
         threads: arguments.threads,
+        images_max: arguments.images,
         sabotage: arguments.sabotage,
     };
-    let end = Instant::now() + Duration::from_secs_f64(arguments.minutes * 60.0);
+    let began = Instant::now();
+    let end = began + Duration::from_secs_f64(arguments.minutes * 60.0);
     let seeds = Mutex::new(Seeds(Random::new(seed)).enumerate());
-    let cases = Cases { arguments: &arguments, end, seeds, is_stopped: AtomicBool::new(false) };
+    let (is_stopped, crash_points) = (AtomicBool::new(false), AtomicU64::new(0));
+    let cases = Cases { arguments: &arguments, end, seeds, is_stopped, crash_points };
     let jobs =
         arguments.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let totals = Mutex::new(Totals::default());
@@ -109,6 +123,7 @@ fn main() -> ExitCode {
                         println!("once more: torture --seed {seed} --only {number}, with the same options otherwise");
                         cases.is_stopped.store(true, Ordering::Relaxed);
                     }
+                    cases.count(&verdict);
                     lock(&totals).add(&verdict);
                 }
             });
@@ -117,6 +132,8 @@ fn main() -> ExitCode {
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     let Totals { crash_points, faults, met, violations } = totals;
     println!("{met}");
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{:.0} crash points a second: {seconds:.0} s, {jobs} at a time", crash_points as f64 / seconds);
     let commits = met.times(Met::COMMITS);
     println!("crash points {crash_points}, faults {faults}, commits {commits}, violations {violations}");
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -139,6 +156,8 @@ struct Cases<'a> {
     end: Instant,
     seeds: Mutex<Enumerate<Seeds>>,
     is_stopped: AtomicBool,
+    /// How many there were so far.
+    crash_points: AtomicU64,
 }
 
 impl Cases<'_> {
@@ -151,11 +170,22 @@ impl Cases<'_> {
             return seeds.find(|(number, _)| *number >= only).filter(|(number, _)| *number == only);
         }
         let (number, seed) = seeds.next()?;
-        let is_over = match self.arguments.cases {
-            Some(cases) => number >= cases,
-            None => number > 0 && Instant::now() >= self.end,
+        let is_over = match *self.arguments {
+            Arguments { cases: Some(cases), .. } => number >= cases,
+            Arguments { crash_points: Some(wanted), .. } => {
+                self.crash_points.load(Ordering::Relaxed) >= wanted
+            }
+            _ => number > 0 && Instant::now() >= self.end,
         };
         (!is_over && !self.is_stopped.load(Ordering::Relaxed)).then_some((number, seed))
+    }
+
+    fn count(&self, verdict: &Verdict) {
+        let before = self.crash_points.fetch_add(verdict.crash_points, Ordering::Relaxed);
+        let now = before + verdict.crash_points;
+        if before / LINE_EVERY < now / LINE_EVERY {
+            println!("{now} crash points so far");
+        }
     }
 }
 
@@ -165,7 +195,7 @@ fn lock<T>(locked: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Totals {
     fn add(&mut self, verdict: &Verdict) {
-        self.crash_points += verdict.disk.crashes;
+        self.crash_points += verdict.crash_points;
         self.faults += verdict.disk.faults;
         self.met.add(&verdict.met);
         self.violations += u64::from(verdict.violation.is_some());

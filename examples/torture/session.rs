@@ -56,16 +56,27 @@ pub(crate) enum Fact {
     Query(usize, Query, String),
 }
 
+/// A call that was made, and what came of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Made {
+    pub(crate) call: Call,
+    pub(crate) outcome: Outcome,
+    /// How many calls of the disk there were when that was known.
+    pub(crate) known_at: u64,
+}
+
 /// What threads were told.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    pub(crate) calls: Vec<(Call, Outcome)>,
+    pub(crate) calls: Vec<Made>,
     pub(crate) claims: Vec<Claim>,
     pub(crate) feed: Vec<CommitRecord>,
     /// The newest commit that anybody heard of.
     pub(crate) newest: u64,
-    /// If the history was trimmed, alone: up to where for sure.
-    pub(crate) trimmed: Option<u64>,
+    /// How many calls of the disk there were when a commit was heard of: of each that is newer than those before.
+    pub(crate) heard: Vec<(u64, u64)>,
+    /// If the history was trimmed, alone: up to where for sure, and how many calls of the disk there were then.
+    pub(crate) trimmed: Option<(u64, u64)>,
     pub(crate) met: Met,
     pub(crate) complaints: Vec<String>,
 }
@@ -76,6 +87,7 @@ impl Told {
         self.claims.extend(other.claims);
         self.feed.extend(other.feed);
         self.newest = self.newest.max(other.newest);
+        self.heard.extend(other.heard);
         self.trimmed = self.trimmed.max(other.trimmed);
         self.met.add(&other.met);
         self.complaints.extend(other.complaints);
@@ -92,8 +104,17 @@ impl Told {
         }
     }
 
-    fn hear(&mut self, commit: u64) {
-        self.newest = self.newest.max(commit);
+    fn hear(&mut self, commit: u64, disk: &Disk) {
+        if commit > self.newest {
+            self.newest = commit;
+            self.heard.push((disk.calls(), commit));
+        }
+    }
+
+    /// The newest commit that was heard of before a call of the disk.
+    pub(crate) fn newest_before(&self, call: u64) -> u64 {
+        let before = self.heard.iter().filter(|(calls, _)| *calls < call);
+        before.map(|(_, commit)| *commit).max().unwrap_or_default()
     }
 }
 
@@ -150,6 +171,7 @@ impl Session<'_> {
             told.add(self.work(random, steps));
             return told;
         }
+        self.disk.share(true);
         thread::scope(|scope| {
             let workers: Vec<_> =
                 seeds.iter_mut().map(|random| scope.spawn(|| self.work(random, steps))).collect();
@@ -160,6 +182,7 @@ impl Session<'_> {
                 }
             }
         });
+        self.disk.share(false);
         told
     }
 
@@ -168,15 +191,16 @@ impl Session<'_> {
         let mut told = Told::default();
         let trimmed = self.store.trim_history(keystead::Commit::new(to));
         told.met.note("trims", 1);
-        told.trimmed = Some(match trimmed {
+        let floor = match trimmed {
             Ok(floor) => floor.number(),
             Err(error) => {
                 self.failed(&mut told, "trimming", &error);
                 0
             }
-        });
+        };
+        told.trimmed = Some((floor, self.disk.calls()));
         if let Ok(newest) = self.position() {
-            told.hear(newest);
+            told.hear(newest, self.disk);
         }
         told
     }
@@ -223,7 +247,7 @@ impl Session<'_> {
                     let complaint = format!("a read of {commit} began when {acknowledged} was acknowledged");
                     told.complaints.push(complaint);
                 }
-                told.hear(commit);
+                told.hear(commit, self.disk);
                 told.met.note("reads", 1);
                 let answer = stale.map_or(answer, |(_, _, answer)| answer);
                 *old = Some((number, query.clone(), answer.clone()));
@@ -245,7 +269,7 @@ impl Session<'_> {
         let limit = Limit::new(10).expect("10 is a limit");
         match self.store.changes(Some(&position), limit) {
             Ok(changes) => {
-                told.hear(changes.position.commit().number());
+                told.hear(changes.position.commit().number(), self.disk);
                 told.met.note("entries of the feed", changes.commits.len() as u64);
                 told.feed.extend(changes.commits);
                 true
@@ -267,10 +291,10 @@ impl Session<'_> {
             Ok(made) => made,
             Err(error) => return self.failed(told, "the position", &error),
         };
-        told.hear(from);
+        told.hear(from, self.disk);
         let outcome = match made {
             Ok(done) => {
-                told.hear(done.commit);
+                told.hear(done.commit, self.disk);
                 self.newest.fetch_max(done.commit, Ordering::SeqCst);
                 told.meet(&call, &done);
                 if done.made_commit && self.sabotage == Some(Sabotage::HiddenCommit) && random.one_in(30) {
@@ -298,12 +322,16 @@ impl Session<'_> {
                 told.met.note(if unknown { "unknown" } else { "failed" }, 1);
                 self.failed(told, &format!("{call:?}"), &error);
                 let outcome = self.outcome_of(&error);
-                told.calls.push((call, outcome));
+                self.made(told, call, outcome);
                 return false;
             }
         };
-        told.calls.push((call, outcome));
+        self.made(told, call, outcome);
         true
+    }
+
+    fn made(&self, told: &mut Told, call: Call, outcome: Outcome) {
+        told.calls.push(Made { call, outcome, known_at: self.disk.calls() });
     }
 
     fn outcome_of(&self, error: &Error) -> Outcome {
@@ -318,7 +346,7 @@ impl Session<'_> {
     /// and that when it had returned.
     fn claim(&self, told: &mut Told, from: u64, fact: Fact) {
         if let Ok(to) = self.position() {
-            told.hear(to);
+            told.hear(to, self.disk);
             told.claims.push(Claim { from, to, fact });
         }
     }
