@@ -280,9 +280,9 @@ pub(super) fn open_unwritten(path: &Path) -> Result<impl StorageBackend + use<>>
 /// `AlreadyOpen` if somebody has it open, to write or to read; `Io`.
 pub(super) fn must_be_unused(path: &Path) -> Result<()> {
     let table = backend(OpenOptions::new().read(true).write(true).open(path)?)?;
-    patiently(path, || match table.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
+    patiently(path, LOCK_WAIT_DEFAULT, || match table.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
         Ok(true) | Err(BackendError::Unsupported) => Ok(()),
-        Ok(false) => Err(locked(path)),
+        Ok(false) => Err(Error::AlreadyOpen(locked_by_somebody())),
         Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
         Err(BackendError::Io(error)) => Err(error.into()),
         Err(other) => Err(io::Error::other(other.to_string()).into()),

@@ -226,7 +226,8 @@ fn one_changed_answer_is_found_out() {
     for seed in 0..8 {
         let store = Store::in_memory().unwrap();
         let threads = [1, 2, 4, 8][usize::try_from(seed % 4).unwrap()];
-        let (initial, history) = record((&store, None), Workload { families: 1 }, threads, 96 / threads, seed);
+        let (initial, history) =
+            record((&store, None), Workload { families: 1 }, threads, 96 / threads, seed);
         check(&initial, &history).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
         let mut random = Random::new(seed);
         for _ in 0..20 {

@@ -115,6 +115,15 @@ struct State {
     first_page: FirstPage,
 }
 
+/// A table file, and the stripes that go with it. It stays open while it is looked at again: a busy writer would have made
+/// another checkpoint by the time that it was opened anew.
+#[derive(Clone)]
+struct Opened {
+    table: Arc<TableReader>,
+    file: FileId,
+    stripes: Arc<Stripes>,
+}
+
 /// A log that is in use.
 struct Followed {
     log: Arc<RedoLog>,
@@ -136,7 +145,8 @@ impl Follower {
     /// `AlreadyOpen` if a writer was opening it for the whole of `lock_wait`, `LogMismatch`, `Corrupted`, `Io`.
     pub(crate) fn open(files: impl FollowedFiles, identity: Row, lock_wait: Duration) -> Result<Self> {
         let files: Box<dyn FollowedFiles> = Box::new(files);
-        let state = until_at_rest(&*files, lock_wait, || attach(&*files, &identity, None))?;
+        let mut opened = None;
+        let state = until_at_rest(&*files, lock_wait, || attach(&*files, &identity, &mut opened, None))?;
         let shared = Shared {
             newest: Newest::new(state.snapshot()),
             watched: ArcSwap::from_pointee(state.watched()),
@@ -230,11 +240,13 @@ impl Shared {
         if self.watched.load().is_current(&*self.files)? {
             return Ok(());
         }
+        let mut opened = Some(state.opened());
         until_at_rest(&*self.files, self.lock_wait, || {
             if let Some(followed) = state.follow()? {
                 return Ok(followed);
             }
-            Ok(attach(&*self.files, &self.identity, Some(&state))?.map(|attached| *state = attached))
+            let attached = attach(&*self.files, &self.identity, &mut opened, Some(&state))?;
+            Ok(attached.map(|attached| *state = attached))
         })?;
         self.newest.publish(state.snapshot());
         self.watched.store(Arc::new(state.watched()));
@@ -272,6 +284,10 @@ fn is_still(file: FileId, files: &dyn FollowedFiles) -> Result<bool> {
 }
 
 impl State {
+    fn opened(&self) -> Opened {
+        Opened { table: self.table.clone(), file: self.file, stripes: self.stripes.clone() }
+    }
+
     fn snapshot(&self) -> Snapshot {
         let (view, stripes) = (self.view.clone(), self.stripes.clone());
         Snapshot { view, commit: self.commit, stripes }
@@ -405,22 +421,20 @@ fn read_frames(
 fn attach(
     files: &dyn FollowedFiles,
     identity: &[u8],
+    opened: &mut Option<Opened>,
     former: Option<&State>,
 ) -> Result<Result<State, InMotion>> {
-    let (table, file) = match former {
-        Some(former) if is_still(former.file, files)? => (former.table.clone(), former.file),
-        _ => {
+    let opened = match opened {
+        Some(opened) if is_still(opened.file, files)? => opened,
+        other => {
             let (table, file) = files.table()?;
-            (Arc::new(table), file)
+            other.insert(Opened { table: Arc::new(table), file, stripes: Arc::new(Stripes::new(STRIPES)) })
         }
     };
+    let Opened { table, file, stripes } = opened.clone();
     let first_page = table.first_page()?;
     let base = Arc::new(table.newest()?);
     let same = former.filter(|former| Arc::ptr_eq(&former.table, &table));
-    let stripes = match same {
-        Some(former) => former.stripes.clone(),
-        None => Arc::new(Stripes::new(STRIPES)),
-    };
     let (followed, rows, commit) = match base.log_state() {
         LogState::None | LogState::Closed { .. } => (None, Arc::default(), base.commit()),
         LogState::InUse { id, .. } => {
