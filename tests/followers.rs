@@ -405,7 +405,7 @@ fn a_store_that_is_followed_is_not_compacted() {
     };
     let before = files();
     let Err(Error::AlreadyOpen(named)) = compact(&path) else { panic!("it was compacted") };
-    assert_eq!(*named, *path.display().to_string());
+    assert_eq!(*named.path, *path.display().to_string());
     let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
     assert_eq!(names(&files()), names(&before));
     assert!(files() == before, "it was refused, and changed a file");
