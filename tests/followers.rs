@@ -22,7 +22,9 @@ const SAYS: &str = "says ";
 /// Steps after which the checkpoint begins, about: each switches to the other segment of the log.
 const STEPS_OF_A_SEGMENT: u64 = 20;
 /// How many moves make a file grow, if it does.
-const MOVES: u32 = 1500;
+const MOVES: u32 = 4000;
+/// What the pages take that it holds while it has not moved on yet, at most: on a busy machine those of several checkpoints.
+const HELD_BYTES: u64 = 3 << 20;
 const SECONDS: Duration = Duration::from_secs(60);
 
 fn scope() -> Scope {
@@ -383,7 +385,7 @@ fn a_file_does_not_grow_beside_an_idle_follower() {
     });
     let bytes = lengths.map(|(moves, length)| length / u64::from(moves));
     println!("{lengths:?}: {bytes:?} bytes for each move");
-    assert!(lengths[1].1 <= lengths[0].1 * 2, "{lengths:?}");
+    assert!(lengths[1].1 <= lengths[0].1 * 2 + HELD_BYTES, "{lengths:?}");
 }
 
 #[test]

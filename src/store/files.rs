@@ -258,18 +258,7 @@ pub(super) fn open_unwritten(path: &Path) -> Result<impl StorageBackend + use<>>
         }
         opened => backend(opened?)?,
     };
-    patiently(path, LOCK_WAIT_DEFAULT, || {
-        match table.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
-            Ok(true) | Err(BackendError::Unsupported) => Ok(()),
-            Ok(false) => {
-                lock_wait::note_refused(Wanted::whole_file(false));
-                Err(Error::AlreadyOpen(locked_by_somebody()))
-            }
-            Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-            Err(BackendError::Io(error)) => Err(error.into()),
-            Err(other) => Err(io::Error::other(other.to_string()).into()),
-        }
-    })?;
+    lock_patiently(path, false, || table.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded))?;
     Ok(table)
 }
 
@@ -280,9 +269,21 @@ pub(super) fn open_unwritten(path: &Path) -> Result<impl StorageBackend + use<>>
 /// `AlreadyOpen` if somebody has it open, to write or to read; `Io`.
 pub(super) fn must_be_unused(path: &Path) -> Result<()> {
     let table = backend(OpenOptions::new().read(true).write(true).open(path)?)?;
-    patiently(path, LOCK_WAIT_DEFAULT, || match table.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
+    lock_patiently(path, true, || table.try_lock_range(Bound::Unbounded, Bound::Unbounded))
+}
+
+/// Locks all of a file as soon as whoever else has a lock is done, if that is soon; where there are no locks, nothing.
+fn lock_patiently(
+    path: &Path,
+    exclusive: bool,
+    lock: impl Fn() -> std::result::Result<bool, BackendError>,
+) -> Result<()> {
+    patiently(path, LOCK_WAIT_DEFAULT, || match lock() {
         Ok(true) | Err(BackendError::Unsupported) => Ok(()),
-        Ok(false) => Err(Error::AlreadyOpen(locked_by_somebody())),
+        Ok(false) => {
+            lock_wait::note_refused(Wanted::whole_file(exclusive));
+            Err(Error::AlreadyOpen(locked_by_somebody()))
+        }
         Err(BackendError::Io(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
         Err(BackendError::Io(error)) => Err(error.into()),
         Err(other) => Err(io::Error::other(other.to_string()).into()),
