@@ -159,8 +159,10 @@ impl Disk {
 
     /// From now on, takes this many crash images at calls that it chooses; those of before are dropped.
     pub(crate) fn take_images(&self, count: u64) {
-        let moment = |number| Moment { only_syncs: number % 2 == 0, seen: 0, image: None };
-        self.state().moments = (0..count).map(moment).collect();
+        let mut state = self.state();
+        let State { moments, random, .. } = &mut *state;
+        let moment = |_| Moment { only_syncs: random.one_in(2), seen: 0, image: None };
+        *moments = (0..count).map(moment).collect();
     }
 
     /// The crash images that were taken, in the order of their calls. No more are taken.
