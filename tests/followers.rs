@@ -156,6 +156,15 @@ impl Drop for Process {
     }
 }
 
+/// Ends what a test lets run beside it, also when it fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn until(holds: impl Fn() -> bool) {
     let started = Instant::now();
     while !holds() {
@@ -262,6 +271,7 @@ fn followers_that_are_killed_change_nothing() {
     let acknowledged = AtomicU64::new(step(&store));
     let is_done = AtomicBool::new(false);
     thread::scope(|threads| {
+        let _ends = Ends(&is_done);
         threads.spawn(|| {
             while !is_done.load(Ordering::SeqCst) {
                 let began = Instant::now();
@@ -280,7 +290,6 @@ fn followers_that_are_killed_change_nothing() {
             follower.input.write_all(b"\n\n\n\n\n\n\n\n").unwrap();
             follower.kill();
         }
-        is_done.store(true, Ordering::SeqCst);
     });
     let last = acknowledged.load(Ordering::SeqCst);
     assert_eq!(newest(&store).unwrap(), last);
@@ -299,6 +308,7 @@ fn an_acknowledged_commit_is_seen_by_the_next_read() {
     let follower = options().open_read_only(&path).unwrap();
     let is_done = AtomicBool::new(false);
     thread::scope(|threads| {
+        let ends = Ends(&is_done);
         let reads = threads.spawn(|| {
             let (mut before, mut changes) = (0, 0);
             while !is_done.load(Ordering::SeqCst) {
@@ -314,7 +324,7 @@ fn an_acknowledged_commit_is_seen_by_the_next_read() {
             let now = newest(&follower).unwrap();
             assert_eq!(now, acknowledged, "round {round}");
         }
-        is_done.store(true, Ordering::SeqCst);
+        drop(ends);
         assert!(reads.join().unwrap() > 100);
     });
     let stats = follower.stats().cache;
