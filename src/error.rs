@@ -305,12 +305,12 @@ pub enum Error {
     /// The file is no store.
     #[error("this is not a keystead store: {0}")]
     NotAStore(Box<str>),
-    /// A newer version of the library wrote this. Use that version.
-    #[error("format version {found} is newer than this library, which knows up to {supported}")]
+    /// Another version of the library wrote this: a newer one, or one from before 0.1.0. Use that version.
+    #[error("it is in format version {found}, and this version of the library reads {supported}")]
     Unsupported {
         /// The version found.
         found: u32,
-        /// The newest version that this library knows.
+        /// The version that this library reads.
         supported: u32,
     },
     /// An option differs from what was fixed when the store was created, or is out of range.

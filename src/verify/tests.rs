@@ -205,7 +205,7 @@ const ALIAS_OF_NONE: &str = "the alias names a key that is not there";
 const NO_ADDRESS: &str = "no row has such an address";
 const NOT_ITSELF: &str = "the value does not encode to itself";
 const UNDECODABLE: &str = "the value can't be decoded";
-const NEWER: &str = "format version 2 is newer than this library";
+const NEWER: &str = "it is in format version 2";
 
 /// Damage to the key records and the rows that they call for.
 const KEYS: &[Case] = &[
