@@ -68,8 +68,9 @@ impl Kind {
     /// Of so many calls at least one meets the damage; much of a file is of no use to any of them.
     pub(crate) fn detected_one_in(self) -> usize {
         match self {
-            Self::Exchanged | Self::Misdirected | Self::Stale | Self::Lengths | Self::LogLengths => 2,
-            Self::ChangeFiles | Self::LogMissing => 2,
+            Self::Lengths | Self::LogLengths | Self::ChangeFiles | Self::LogMissing => 2,
+            // Who only reads a store does not meet what is damaged among redb's lists of free pages.
+            Self::Exchanged | Self::Misdirected | Self::Stale => 3,
             Self::Flips | Self::Headers | Self::LogEarlier | Self::LogDamaged | Self::FlipsThatFit => 4,
             Self::Backups | Self::Orders | Self::OrdersThatFit => 4,
             Self::Zeros => 6,
