@@ -219,6 +219,10 @@ impl FollowedFiles for Beside {
     fn name(&self) -> String {
         self.path.display().to_string()
     }
+
+    fn locked(&self) -> Error {
+        naming_locked(&self.path)(Error::AlreadyOpen(locked_by_somebody()))
+    }
 }
 
 /// Which file it is.

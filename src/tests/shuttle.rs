@@ -238,7 +238,10 @@ impl Scenario {
         engine.sabotage(self.sabotage);
         let store = Options::new().on(Box::new(engine.clone())).unwrap();
         if self.disk_fails {
-            disk.fail(Some(Fails { from: 1 + u64::from(random.below(40)), ever_after: true }));
+            disk.fail(Some(Fails {
+                from: 1 + u64::from(random.below(40)),
+                ever_after: random.below(2) == 0,
+            }));
         }
         let failed = AtomicBool::new(false);
         let complaints: Vec<_> = thread::scope(|scope| {

@@ -165,7 +165,7 @@ impl Shared {
         let mut state = self.lock();
         let (active, frozen) = (state.view.active.clone(), state.view.frozen.clone());
         state.view = Arc::new(View { active, frozen, base });
-        self.show(&state);
+        self.show(&state, state.durable);
     }
 
     /// Brings the table file up to date, so that it needs the log no more. Nobody uses the engine any

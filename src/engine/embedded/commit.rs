@@ -245,10 +245,8 @@ impl Shared {
     pub(super) fn write(&self, group: &Group) -> MutexGuard<'_, State> {
         #[cfg(test)]
         if self.is_sabotaged(Sabotage::PublishBeforeSync) {
-            let mut state = self.lock();
-            let durable = std::mem::replace(&mut state.durable, group.last);
-            self.show(&state);
-            state.durable = durable;
+            let state = self.lock();
+            self.show(&state, group.last);
         }
         let started = Instant::now();
         let written = self.log.append(group.sequence, &group.commits);
@@ -272,10 +270,8 @@ impl Shared {
                 drop(state);
                 telemetry::log_synced(group.count, group.commits.len(), took);
             }
-            Err(error) => {
-                drop(state);
-                self.fail(&error);
-            }
+            // While the lock is held: nobody may append where this failed.
+            Err(error) => self.fail_with(state, &error),
         }
         self.lock()
     }

@@ -23,6 +23,7 @@ use super::wal::{Chained, LogId, Mark, Position, RedoLog};
 use super::{OF_ANOTHER_STORE, Recovery, STRIPES, must_fit, recover};
 use crate::engine::bell::Bell;
 use crate::engine::disk::StorageBackend;
+use crate::engine::lock_wait;
 use crate::engine::redb::{FirstPage, LogState, RedbRead, TableReader};
 use crate::engine::{
     Engine, Newest, PageRound, PageState, ReadTransaction, Reading, Stripes, Waited, WriteTransaction,
@@ -32,7 +33,6 @@ use crate::format::Row;
 use crate::id::Commit;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{ArcSwap, Mutex, MutexGuard};
-use crate::time::Stopwatch;
 
 /// How often it looks for commits while nobody reads: a snapshot of the table that is held for long makes the file grow.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -61,6 +61,11 @@ pub(crate) trait FollowedFiles: Send + Sync + 'static {
 
     /// How they are called in an error.
     fn name(&self) -> String;
+
+    /// `AlreadyOpen`, of these files.
+    fn locked(&self) -> Error {
+        Error::AlreadyOpen(Locked { path: self.name().into(), holder: None })
+    }
 }
 
 /// A store that this process only reads.
@@ -146,7 +151,9 @@ impl Follower {
     pub(crate) fn open(files: impl FollowedFiles, identity: Row, lock_wait: Duration) -> Result<Self> {
         let files: Box<dyn FollowedFiles> = Box::new(files);
         let mut opened = None;
-        let state = until_at_rest(&*files, lock_wait, || attach(&*files, &identity, &mut opened, None))?;
+        let state = lock_wait::opening(lock_wait, || {
+            until_at_rest(&*files, || attach(&*files, &identity, &mut opened, None))
+        })?;
         let shared = Shared {
             newest: Newest::new(state.snapshot()),
             watched: ArcSwap::from_pointee(state.watched()),
@@ -234,14 +241,22 @@ impl Shared {
     }
 
     /// Reads what was committed, and shows it.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyOpen` if that is not done in `lock_wait`, also behind other reads of this process.
     fn catch_up(&self) -> Result<()> {
+        lock_wait::reading(self.lock_wait, || self.catch_up_in_time())
+    }
+
+    fn catch_up_in_time(&self) -> Result<()> {
         let mut state = self.lock();
         // Somebody else may have done it meanwhile.
         if self.watched.load().is_current(&*self.files)? {
             return Ok(());
         }
         let mut opened = Some(state.opened());
-        until_at_rest(&*self.files, self.lock_wait, || {
+        until_at_rest(&*self.files, || {
             if let Some(followed) = state.follow()? {
                 return Ok(followed);
             }
@@ -271,7 +286,7 @@ impl Watched {
             By::Mark { log, checksum, is_marked } => {
                 (!is_marked || log.is_marked()?) && log.mark_checksum()? == *checksum
             }
-            By::FirstPage(page) => self.table.first_page()? == **page,
+            By::FirstPage(page) => self.table.is_still(page)?,
         };
         Ok(is_current && (self.file.is_none() || is_still(self.file, files)?))
     }
@@ -308,8 +323,12 @@ impl State {
     fn follow(&mut self) -> Result<Option<Result<(), InMotion>>> {
         let Some(Followed { log, at, mark: Some(former), .. }) = &self.followed else { return Ok(None) };
         let (log, mut at) = (log.clone(), *at);
+        // In this order: without its writer a mark says less than others may have shown.
+        if !log.is_marked()? {
+            return Ok(None);
+        }
         let Some(mark) = log.read_mark()? else { return Ok(Some(Err(InMotion))) };
-        if mark.closed || (mark.session, mark.loads) != (former.session, former.loads) || !log.is_marked()? {
+        if mark.closed || (mark.session, mark.loads) != (former.session, former.loads) {
             return Ok(None);
         }
         if mark.end.sequence.saturating_sub(at.sequence) > SEGMENTS {
@@ -378,20 +397,16 @@ fn next(commit: Commit) -> Commit {
 /// Looks until what is looked at is not in motion.
 fn until_at_rest<T>(
     files: &dyn FollowedFiles,
-    lock_wait: Duration,
     mut look: impl FnMut() -> Result<Result<T, InMotion>>,
 ) -> Result<T> {
-    let (since, mut tries) = (Stopwatch::start(), 0);
+    let mut tries = 0;
     loop {
         if let Ok(found) = look()? {
             return Ok(found);
         }
         tries += 1;
-        if tries > TRIES_AT_ONCE {
-            if since.elapsed() > lock_wait {
-                return Err(Error::AlreadyOpen(Locked { path: files.name().into(), holder: None }));
-            }
-            thread::sleep(PAUSE);
+        if tries > TRIES_AT_ONCE && !lock_wait::pause(PAUSE) {
+            return Err(files.locked());
         }
     }
 }
@@ -461,7 +476,7 @@ fn attach(
         // Of another file nothing counts that was read from the former, nor the other way round.
         (None, Some(former)) => {
             former.stripes.raise_floor(Commit::new(u64::MAX));
-            stripes.raise_floor(commit);
+            stripes.raise_floor(next(commit));
         }
         (None, None) => {}
     }

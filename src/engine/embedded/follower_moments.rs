@@ -471,3 +471,95 @@ fn what_a_killed_writer_left_is_shown_by_all_at_once() {
         assert_eq!(follower.begin_read().unwrap().commit(), newest);
     }
 }
+
+/// Where redb says what a commit of the table is: its flag says that its writer has not synced that it is the newest.
+const FLAGS: usize = 9;
+const UNFLUSHED: u8 = 8;
+
+fn set_unflushed(place: &Place) {
+    let path = place.files().path(0);
+    let mut bytes = fs::read(&path).unwrap();
+    assert!(bytes[FLAGS] & UNFLUSHED == 0, "it is taken back when the commit returns");
+    bytes[FLAGS] |= UNFLUSHED;
+    fs::write(&path, bytes).unwrap();
+}
+
+/// A power cut takes back what a writer said without a sync: that the newest commit of the table is on the disk.
+#[test]
+fn what_a_power_cut_left_of_the_table_is_read_as_a_writer_reads_it() {
+    let (place, mut random) = (Place::new(), Random::new(1));
+    let writer = place.write(usize::MAX);
+    // With it the table says that the log is in use.
+    for _ in 0..3 {
+        commit(&writer, &batch(&mut random));
+        let after = place.copy();
+        set_unflushed(&after);
+        must_agree(&writer, &after.follow().unwrap());
+    }
+    let loaded = load(&writer, &mut random);
+    let after = place.copy();
+    set_unflushed(&after);
+    must_agree(&writer, &after.follow().unwrap());
+    // Beside a writer it is a commit that nobody was told of.
+    let holder = backend(to_write(&after.files().path(0))).unwrap();
+    let byte = Bound::Included(crate::engine::redb::WRITER_BYTE);
+    assert!(holder.try_lock_range(byte, byte).unwrap());
+    let file = File::open(after.files().path(0)).unwrap();
+    let table = TableReader::open(file, &after.files().path(0), PAGES).unwrap();
+    assert!(crate::engine::ReadTransaction::commit(&table.newest().unwrap()) < loaded);
+    writer.close().unwrap();
+    let newest = rows(&*place.follow().unwrap().begin_read().unwrap());
+    let after = place.copy();
+    set_unflushed(&after);
+    assert_eq!(rows(&*after.follow().unwrap().begin_read().unwrap()), newest);
+}
+
+/// A file whose mark can't be written.
+#[derive(Debug)]
+struct NoMarks(FileBackend, Arc<AtomicBool>);
+
+impl StorageBackend for NoMarks {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(io::Error::other("no mark can be written"));
+        }
+        self.0.write(offset, data)
+    }
+}
+
+/// Nothing is acknowledged that followers can't be told of; but as they may have been, it is shown.
+#[test]
+fn a_commit_whose_mark_can_not_be_written_is_unknown_and_shown() {
+    let (place, mut random) = (Place::new(), Random::new(1));
+    let fails = Arc::new(AtomicBool::new(false));
+    let table = TableFile::open(&place.files().path(0), PAGES).unwrap();
+    let [frames, marks] = [1; 2].map(|log| backend(to_write(&place.files().path(log))).unwrap());
+    let marks = Box::new(NoMarks(marks, Arc::clone(&fails)));
+    let engine = EmbeddedEngine::followed(table, Box::new(frames), Some(marks), usize::MAX).unwrap();
+    let before = commit(&engine, &batch(&mut random));
+    fails.store(true, Ordering::SeqCst);
+    let unknown = engine.begin_write().unwrap().commit(&batch(&mut random), crate::engine::Log::default());
+    assert!(matches!(unknown, Err(Error::CommitUnknown(_))), "{unknown:?}");
+    assert_eq!(engine.begin_read().unwrap().commit().number(), before.number() + 1);
+    assert!(matches!(engine.begin_write().err(), Some(Error::Poisoned)));
+    drop(engine);
+    // It is durable all the same.
+    let follower = place.follow().unwrap();
+    assert_eq!(follower.begin_read().unwrap().commit().number(), before.number() + 1);
+}

@@ -334,7 +334,7 @@ impl Engine for EmbeddedEngine {
         let state = self.shared.lock();
         let frozen = state.view.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
         let memory = state.view.active.bytes() + frozen;
-        let behind = state.durable.number() - state.view.base.commit().number();
+        let behind = state.durable.number().saturating_sub(state.view.base.commit().number());
         Some(LogStats {
             memory_bytes: memory as u64,
             commits_behind: behind,
@@ -383,7 +383,10 @@ impl Shared {
 
     /// From here on nothing is written any more, and nobody waits for it.
     fn fail(&self, why: &Error) {
-        let mut state = self.lock();
+        self.fail_with(self.lock(), why);
+    }
+
+    fn fail_with(&self, mut state: MutexGuard<'_, State>, why: &Error) {
         let is_first = state.failed.is_none();
         state.failed.get_or_insert_with(|| why.to_string().into());
         drop(state);
@@ -408,16 +411,18 @@ impl Shared {
         let mut mark = Mark { commit: durable, ..state.mark };
         change(&mut mark);
         self.marked.store(durable.number(), Ordering::SeqCst);
-        self.log.write_mark(&mark).map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
+        let told = self.log.write_mark(&mark);
+        // Followers may have been told of it also if that failed: so readers here see it in either case.
+        self.show(state, durable);
+        told.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
         state.mark = mark;
         state.durable = durable;
-        self.show(state);
         Ok(())
     }
 
     /// Shows what is durable to readers here.
-    fn show(&self, state: &State) {
+    fn show(&self, state: &State, durable: Commit) {
         let (view, stripes) = (state.view.clone(), self.stripes.clone());
-        self.newest.publish(Snapshot { view, commit: state.durable, stripes });
+        self.newest.publish(Snapshot { view, commit: durable, stripes });
     }
 }

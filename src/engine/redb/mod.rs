@@ -47,6 +47,7 @@ use errors::{guarded, of_database, of_transaction};
 pub(crate) use pages::FirstPage;
 #[cfg(any(test, fuzzing))]
 pub(crate) use pages::WRITER_BYTE;
+use pages::header::is_unflushed;
 use pages::locks::Locks;
 use pages::{Checked, PageFile};
 use spaces::KnownNumbers;
@@ -470,9 +471,14 @@ impl TableReader {
         Ok(self.pages.first_page()?)
     }
 
+    /// Whether the file is at rest with this first page: nobody is about to say that its newest commit is on the disk.
+    pub(crate) fn is_still(&self, page: &FirstPage) -> Result<bool> {
+        Ok(!is_unflushed(page) && self.first_page()? == *page)
+    }
+
     /// Whether a process has the table open to write.
     pub(crate) fn has_writer(&self) -> Result<bool> {
-        self.pages.has_writer()
+        Ok(self.pages.has_writer()?)
     }
 
     /// As [`Engine::check_pages`].

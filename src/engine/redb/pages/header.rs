@@ -21,6 +21,7 @@ const FLAGS: usize = 9;
 const PRIMARY: u8 = 1;
 const UNCLEAN: u8 = 2;
 const TWO_PHASES: u8 = 4;
+const UNFLUSHED: u8 = 8;
 const PAGE_SIZE: usize = 12;
 const REGION_HEADER_PAGES: usize = 16;
 const REGION_PAGES: usize = 20;
@@ -142,6 +143,18 @@ impl Header {
                 bytes[start + SLOT_CHECKSUM] ^= 0xFF;
             }
         }
+    }
+}
+
+/// Whether the newest commit may not be on the disk: its writer has named it the newest, and has not synced that.
+pub(in crate::engine::redb) fn is_unflushed(bytes: &[u8]) -> bool {
+    bytes.get(FLAGS).is_some_and(|flags| flags & UNFLUSHED != 0)
+}
+
+/// Says that the newest commit is on the disk.
+pub(super) fn set_flushed(bytes: &mut [u8]) {
+    if let Some(flags) = bytes.get_mut(FLAGS) {
+        *flags &= !UNFLUSHED;
     }
 }
 

@@ -189,7 +189,7 @@ impl PageFile {
     }
 
     /// Whether a process has the file open to write.
-    pub(super) fn has_writer(&self) -> Result<bool> {
+    pub(super) fn has_writer(&self) -> io::Result<bool> {
         let byte = Bound::Included(WRITER_BYTE);
         match self.file.query_lock_range(byte, byte) {
             Ok(locked) => {
@@ -198,9 +198,27 @@ impl PageFile {
                 }
                 Ok(locked)
             }
-            Err(BackendError::Io(error)) => Err(error.into()),
-            Err(other) => Err(io::Error::other(other.to_string()).into()),
+            Err(BackendError::Io(error)) => Err(error),
+            Err(other) => Err(io::Error::other(other.to_string())),
         }
+    }
+
+    /// What redb is to be shown of the first page. While the newest commit is not said to be on the disk, redb shows the one
+    /// before it to those who read. That is right beside a writer, who has not told anybody of it. But a writer says so
+    /// in the file without a sync, so after a power cut it may be a commit that was acknowledged; then it is synced here,
+    /// and shown. Its pages and its slot were on the disk before it was named the newest.
+    fn show_flushed(&self, bytes: &mut [u8]) -> io::Result<()> {
+        if !self.is_followed || !header::is_unflushed(bytes) || self.has_writer()? {
+            return Ok(());
+        }
+        self.file.sync_data()?;
+        let mut again = vec![0; bytes.len()];
+        self.file.read(0, &mut again)?;
+        // Unless a writer came meanwhile.
+        if again == bytes && !self.has_writer()? {
+            header::set_flushed(bytes);
+        }
+        Ok(())
     }
 
     /// redb refuses to read a file that was not closed, unless a writer says that it has recovered it. There is nothing to
@@ -425,6 +443,9 @@ impl StorageBackend for Checked {
         let Self(pages) = self;
         pages.file.read(offset, out)?;
         if offset < PAGE {
+            if offset == 0 {
+                pages.show_flushed(out)?;
+            }
             pages.see_header(out);
         } else if let Err((what, tree)) = pages.compare(offset, out) {
             pages.note_damage(offset, what);
