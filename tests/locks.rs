@@ -463,6 +463,23 @@ fn nothing_waits_longer_than_it_may_for_who_was_stopped_inside_a_lock() {
     }
 }
 
+/// Nobody knows what was acknowledged until the log of a killed writer was read by the next one.
+#[test]
+fn a_reader_waits_no_longer_than_it_may_for_who_opens_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, killed) = (folder.path().join("store"), folder.path().join("killed"));
+    let store = open(true, &path).unwrap();
+    create_key(&store, "first");
+    create_key(&store, "second");
+    fs::copy(&path, &killed).unwrap();
+    fs::copy(folder.path().join("store.redo"), folder.path().join("killed.redo")).unwrap();
+    // It has the table, and does nothing more: `SHARED_WRITER_BYTE` of redb 4.6.0.
+    let stopped = Stopped::holding(&killed, LOCK_BASE + 1, LOCK_BASE + 1, true);
+    stopped.refuses("opening to read", || patient().open_read_only(&killed));
+    drop(stopped);
+    assert_eq!(read(&patient().open_read_only(&killed).unwrap()).unwrap(), 2);
+}
+
 #[test]
 fn a_commit_waits_visibly_for_a_reader_that_was_stopped_and_the_end_does_not() {
     let folder = tempfile::tempdir().unwrap();
