@@ -413,4 +413,8 @@ fn a_promise_that_is_broken_is_found_out() {
         println!("{sabotage:?}: {found:?}");
         assert!(found.is_some(), "{sabotage:?} was not found out");
     }
+    let late = Scenario { sabotage: Some(Sabotage::FailureIsNotedLate), ..FAILING_DISK };
+    let found = complaint(late, 3000);
+    println!("{found:?}");
+    assert!(found.is_some(), "a failure that is noted late was not found out");
 }

@@ -270,8 +270,16 @@ impl Shared {
                 drop(state);
                 telemetry::log_synced(group.count, group.commits.len(), took);
             }
-            // While the lock is held: nobody may append where this failed.
-            Err(error) => self.fail_with(state, &error),
+            Err(error) => {
+                #[cfg(all(test, shuttle))]
+                if self.is_sabotaged(Sabotage::FailureIsNotedLate) {
+                    drop(state);
+                    self.fail(&error);
+                    return self.lock();
+                }
+                // While the lock is held: nobody may append where this failed.
+                self.fail_with(state, &error);
+            }
         }
         self.lock()
     }

@@ -74,6 +74,8 @@ pub(crate) enum Sabotage {
     CommitDoesNotWait,
     #[cfg(shuttle)]
     NextGroupIsNotWoken,
+    #[cfg(shuttle)]
+    FailureIsNotedLate,
 }
 
 /// A store with a redo log that this process may write.
