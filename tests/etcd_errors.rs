@@ -219,7 +219,7 @@ fn what_lies_there_and_is_no_store_of_this_version_stays_as_it_is() {
         (&[0, 1], b"", not_a_store, &["the key of the format holds something else", "choose another"]),
         (&[0, 1], b"keystead etcd", not_a_store, &["something else", "choose another"]),
         (&[0, 1], b"keystead etcd\x01\x01", not_a_store, &["something else", "choose another"]),
-        (&[0, 1], b"keystead etcd\x02", newer, &["version 2 is newer"]),
+        (&[0, 1], b"keystead etcd\x02", newer, &["it is in format version 2"]),
     ];
     for (key, value, is, words) in cases {
         raw.put(&[PREFIX.as_bytes(), key].concat(), value);
