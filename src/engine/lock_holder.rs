@@ -80,7 +80,7 @@ mod linux {
 
     /// How long is looked at most: there may be very many processes.
     const TIME_MAX: Duration = Duration::from_millis(200);
-    /// How much is read of what is told of an open file: those of some kinds have very many lines.
+    /// How much is read of the lines about an open file: some kinds have very many.
     const BYTES_MAX: u64 = 64 * 1024;
     /// Where redb's locks lie that stand for no bytes of the file.
     const LOCK_BASE: u64 = 1 << 62;

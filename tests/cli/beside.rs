@@ -29,7 +29,7 @@ fn create(store: &Store, name: &str) -> Commit {
     store.write(&Request::new(&scope()), |txn| txn.create_key(&new)).unwrap().commit
 }
 
-/// Moves an alias to and fro between keys until it is told to end.
+/// Moves an alias back and forth between keys until it is asked to stop.
 fn keep_writing(store: &Store, keys: &[NewKey], end: &AtomicBool) {
     let (request, moving): (_, Alias) = (Request::new(&scope()), "moving".parse().unwrap());
     store.write(&request, |txn| txn.create_alias(&moving, keys[0].key_id)).unwrap();

@@ -76,7 +76,7 @@ pub(crate) struct Follower {
 
 struct Shared {
     files: Box<dyn FollowedFiles>,
-    /// The row by which a store is told from another.
+    /// The row that identifies a store.
     identity: Row,
     lock_wait: Duration,
     newest: Newest,
@@ -114,14 +114,14 @@ struct State {
     view: Arc<View>,
     commit: Commit,
     stripes: Arc<Stripes>,
-    /// The row by which the store is told from another.
+    /// The row that identifies the store.
     identity: Option<Vec<u8>>,
     /// As it was before the table was read, for as long as no log is in use.
     first_page: FirstPage,
 }
 
 /// A table file, and the stripes that go with it. It stays open while it is looked at again: a busy writer would have made
-/// another checkpoint by the time that it was opened anew.
+/// another checkpoint by the time that it was opened again.
 #[derive(Clone)]
 struct Opened {
     table: Arc<TableReader>,
@@ -432,7 +432,7 @@ fn read_frames(
     Ok(())
 }
 
-/// Opens the files anew, if they are other ones, and reads what they have.
+/// Opens the files again, if they were replaced, and reads what they have.
 fn attach(
     files: &dyn FollowedFiles,
     identity: &[u8],

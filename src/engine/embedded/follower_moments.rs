@@ -27,7 +27,7 @@ use crate::time::Stopwatch;
 const MARK_AT: u64 = 4096;
 const SECONDS: Duration = Duration::from_secs(60);
 
-/// What is done to a file, and when it is told.
+/// A call on a file, and whether it is about to be made or was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
     HasRead(u64, usize),
