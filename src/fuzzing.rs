@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::alias::{Alias, AliasUrn, KeyAlias};
 use crate::engine::disk::StorageBackend;
-use crate::engine::embedded::wal::{LOG_BYTES_MIN, RedoLog};
+use crate::engine::embedded::wal::RedoLog;
 use crate::engine::embedded::{EmbeddedEngine, Follower, Simulated};
 use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, seal, unseal};
 use crate::format;
@@ -203,7 +203,8 @@ impl StorageBackend for Bytes {
     }
 }
 
-/// More than the smallest log has.
+/// More than the log has.
+const SEGMENT_BYTES: u64 = 96 << 10;
 const FILE_BYTES_MAX: usize = 9 << 20;
 /// The log that belongs to [`STORE`].
 const LOG_ID: [u8; 16] = [7; 16];
@@ -215,9 +216,9 @@ static STORE: LazyLock<(Vec<u8>, Vec<u8>, Commit)> = LazyLock::new(|| {
     Options::new().begin(&engine).unwrap();
     drop(engine);
     let of_table = TableFile::on(table.clone(), &PAGES.builder()).unwrap();
-    of_table.mark(LogState::Closed { id: LOG_ID }).unwrap();
+    of_table.mark(LogState::Closed { id: LOG_ID, next: 0 }).unwrap();
     drop(of_table);
-    RedoLog::create(&log, LOG_ID, LOG_BYTES_MIN).unwrap();
+    RedoLog::create(&log, LOG_ID, SEGMENT_BYTES).unwrap();
     let of_table = TableFile::on(table.clone(), &PAGES.builder()).unwrap();
     let (frames, marks) = (Box::new(log.clone()), Box::new(log.clone()));
     let engine = EmbeddedEngine::followed(of_table, frames, Some(marks), CHECKPOINT_BYTES).unwrap();

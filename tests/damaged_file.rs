@@ -235,7 +235,10 @@ fn after_an_unclean_end_all_pages_are_checked_in_the_background() {
         make(&path);
         let options = Options::new().redo_log(redo_log);
         let store = options.open(&path).unwrap();
-        store.write(&request(), |txn| txn.create_key(&new_key())).unwrap();
+        for name in ["one", "another"] {
+            let new = NewKey::new(name).unwrap();
+            store.write(&request(), |txn| txn.create_key(&new)).unwrap();
+        }
         // As a crash leaves it.
         fs::copy(&path, &copy).unwrap();
         if redo_log {

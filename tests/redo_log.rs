@@ -5,10 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use keystead::{
-    Alias, Error, KeyFilter, KeyId, NewKey, Options, Quotas, Request, Result, Scope, Store, Timestamp,
+    Alias, Error, KeyFilter, KeyId, NewKey, Options, Quotas, Request, Result, Scope, Store, TagKey, TagValue,
+    Tags, Timestamp,
 };
 use tempfile::TempDir;
 
@@ -83,7 +85,9 @@ impl Files {
     fn copy(&self) -> Self {
         let copy = Self::new();
         fs::copy(self.table(), copy.table()).unwrap();
-        fs::copy(self.log(), copy.log()).unwrap();
+        if self.log().exists() {
+            fs::copy(self.log(), copy.log()).unwrap();
+        }
         copy
     }
 
@@ -140,28 +144,79 @@ fn a_store_that_was_closed_is_one_file() {
     drop(store);
     assert_eq!(files.names(), ["kms.redb", "kms.redb.redo"]);
     for remove in [true, false, true] {
-        if remove {
+        if remove && files.log().exists() {
             fs::remove_file(files.log()).unwrap();
         }
         assert_eq!(steps_in(&direct().open_read_only(files.table()).unwrap()), 3);
         assert_eq!(steps_in(&direct().open(files.table()).unwrap()), 3);
         assert_eq!(steps_in(&logged().open(files.table()).unwrap()), 3);
     }
-    // Nothing was written since, so it may go once more.
+    // Another process goes on without it, and makes it when it is worth it.
+    for number in 3..9 {
+        let store = logged().open(files.table()).unwrap();
+        step(&store, number);
+        assert_eq!(files.names(), ["kms.redb"], "one commit needs no log");
+    }
+    let store = logged().open(files.table()).unwrap();
+    (9..12).for_each(|number| step(&store, number));
+    assert_eq!(files.names(), ["kms.redb", "kms.redb.redo"]);
+    drop(store);
     fs::remove_file(files.log()).unwrap();
-    assert_eq!(steps_in(&logged().open_read_only(files.table()).unwrap()), 3);
+    assert_eq!(steps_in(&logged().open_read_only(files.table()).unwrap()), 12);
+}
+
+/// What was read before is cached. The first commit of a process changes it, past the log.
+#[test]
+fn the_first_commit_of_a_process_is_read_at_once() {
+    let files = Files::new();
+    step(&logged().open(files.table()).unwrap(), 0);
+    for number in 1..4 {
+        let store = logged().open(files.table()).unwrap();
+        assert_eq!(steps_in(&store), number);
+        step(&store, number);
+        assert_eq!(steps_in(&store), number + 1);
+    }
 }
 
 #[test]
 fn the_log_can_be_longer_or_shorter_the_next_time() {
     let files = Files::new();
-    for (turn, bytes) in [9 << 20, 12 << 20, Options::REDO_LOG_BYTES_MIN].into_iter().enumerate() {
-        let store = logged().redo_log_bytes(bytes).open(files.table()).unwrap();
-        step(&store, u32::try_from(turn).unwrap());
-        assert_eq!(fs::metadata(files.log()).unwrap().len(), bytes);
+    let length = || fs::metadata(files.log()).unwrap().len();
+    let (min, max) = (Options::REDO_LOG_BYTES_MIN, 9 << 20);
+    let (mut steps, mut lengths) = (0, Vec::new());
+    for bytes in [max, min, max, max] {
+        // Checkpoints come only when a segment is full.
+        let options = logged().redo_log_bytes(bytes).checkpoint_bytes(usize::MAX);
+        let store = options.open(files.table()).unwrap();
+        let heavy = |number: u32| {
+            step(&store, number);
+            let tag = |number| {
+                (TagKey::new(&format!("tag-{number}")).unwrap(), TagValue::new(&"v".repeat(255)).unwrap())
+            };
+            let tags: Tags = (0..20).map(tag).collect();
+            for _ in 0..4 {
+                store.write(&Request::new(&scope()), |txn| txn.set_tags(key_id(number), &tags)).unwrap();
+                store
+                    .write(&Request::new(&scope()), |txn| txn.set_tags(key_id(number), &Tags::default()))
+                    .unwrap();
+            }
+        };
+        (steps..steps + 2).for_each(&heavy);
+        let first = length();
+        (steps + 2..steps + 150).for_each(heavy);
+        steps += 150;
+        lengths.push((first, length()));
         drop(store);
+        assert_eq!(steps_in(&direct().open_read_only(files.table()).unwrap()), steps);
     }
-    assert_eq!(steps_in(&direct().open(files.table()).unwrap()), 3);
+    let begins = |bytes: u64| bytes > 200_000 && bytes <= min;
+    let [(first, grown), (short, still_short), (anew, grown_again), (kept, still)] = lengths[..] else {
+        panic!()
+    };
+    assert!(begins(first) && grown > 2 * first && grown <= max, "{lengths:?}");
+    assert!(begins(short) && still_short <= min, "a longer one than allowed is made anew: {lengths:?}");
+    assert!(anew >= short && grown_again > 2 * anew && grown_again <= max, "{lengths:?}");
+    assert!(kept == grown_again && still >= kept, "it is used as it is: {lengths:?}");
     for bytes in [0, Options::REDO_LOG_BYTES_MIN - 1, Options::REDO_LOG_BYTES_MAX + 1] {
         let refused = logged().redo_log_bytes(bytes).open(files.table());
         assert!(matches!(refused, Err(Error::OptionsMismatch { option: "redo_log_bytes", .. })), "{bytes}");
@@ -229,7 +284,8 @@ fn a_store_with_a_log_has_one_writer_and_any_readers() {
 fn the_log_is_for_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let files = Files::new();
-    drop(logged().open(files.table()).unwrap());
+    let store = logged().open(files.table()).unwrap();
+    (0..2).for_each(|number| step(&store, number));
     assert_eq!(fs::metadata(files.log()).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
@@ -261,21 +317,27 @@ fn a_log_that_is_missing_or_of_another_store_is_refused() {
 /// The table file is from before what is in the log, and the log does not know that it was closed since.
 #[test]
 fn a_log_that_goes_on_where_the_store_was_closed_is_refused() {
-    let files = Files::new();
-    let open = || logged().open(files.table()).unwrap();
-    step(&open(), 0);
-    let closed = fs::read(files.table()).unwrap();
-    let store = open();
-    (1..4).for_each(|number| step(&store, number));
-    let crashed = files.copy();
-    assert_eq!(found_in(&crashed).unwrap(), 4);
-    fs::write(crashed.table(), closed).unwrap();
-    for options in [logged(), logged().check_integrity(true)] {
-        assert!(is_mismatch(&options.open(crashed.table()).map(|store| steps_in(&store))));
+    // The first of a process is not in the log: of one the table file does not know any log, of three it does.
+    for before in [1, 3] {
+        let files = Files::new();
+        let write = |numbers: Range<u32>| {
+            let store = logged().open(files.table()).unwrap();
+            numbers.for_each(|number| step(&store, number));
+            store
+        };
+        drop(write(0..before));
+        let closed = fs::read(files.table()).unwrap();
+        let _store = write(before..before + 3);
+        let crashed = files.copy();
+        assert_eq!(found_in(&crashed).unwrap(), before + 3);
+        fs::write(crashed.table(), closed).unwrap();
+        for options in [logged(), logged().check_integrity(true)] {
+            assert!(is_mismatch(&options.open(crashed.table()).map(|store| steps_in(&store))));
+        }
+        // As the one file that a closed store is, it has what it had.
+        fs::remove_file(crashed.log()).unwrap();
+        assert_eq!(logged().open(crashed.table()).map(|store| steps_in(&store)).unwrap(), before);
     }
-    // As the one file that a closed store is, it has what it had.
-    fs::remove_file(crashed.log()).unwrap();
-    assert_eq!(logged().open(crashed.table()).map(|store| steps_in(&store)).unwrap(), 1);
 }
 
 fn is_of_damage(error: &Error) -> bool {
@@ -347,14 +409,12 @@ fn a_log_has_the_owner_and_the_permissions_of_its_store() {
         (file.uid(), file.gid(), file.mode() & 0o7777)
     };
     let log = folder.path().join("kms.redo");
-    for _ in 0..2 {
-        drop(Options::new().redo_log(true).open(&path).unwrap());
+    for turn in 0..2 {
+        let store = Options::new().redo_log(true).open(&path).unwrap();
+        (2 * turn..2 * turn + 2).for_each(|number| step(&store, number));
         assert_eq!(of(&log), of(&path));
         assert_eq!(of(&path).2, 0o640);
-        // Another length: the log is made anew.
-        let longer = Options::new().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
-        drop(longer.open(&path).unwrap());
-        assert_eq!(of(&log), of(&path));
+        drop(store);
         fs::remove_file(&log).unwrap();
     }
 }
@@ -386,7 +446,7 @@ fn the_log_of_a_store_behind_a_link_is_beside_its_file() {
     fs::create_dir(&crashed).unwrap();
     for (number, opened) in (0..).zip([&link, &links.join("again"), &path]) {
         let store = options.open(opened).unwrap();
-        step(&store, number);
+        (2 * number..2 * number + 2).for_each(|number| step(&store, number));
         assert_eq!(names(&data), ["kms", "kms.redo"], "{}", opened.display());
         assert_eq!(names(&links), ["again", "store"], "{}", opened.display());
         // As after a crash: what was committed is in the log only.
@@ -397,6 +457,6 @@ fn the_log_of_a_store_behind_a_link_is_beside_its_file() {
     }
     let _ = fs::remove_file(&link);
     symlink("../crashed/kms", &link).unwrap();
-    assert_eq!(steps_in(&direct().open_read_only(&link).unwrap()), 3);
-    assert_eq!(steps_in(&direct().open(&link).unwrap()), 3);
+    assert_eq!(steps_in(&direct().open_read_only(&link).unwrap()), 6);
+    assert_eq!(steps_in(&direct().open(&link).unwrap()), 6);
 }

@@ -64,7 +64,7 @@ fn redb_with_a_log() {
         suite(|| {
             let disk = Disk::default();
             drop(RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap());
-            RedoLog::create(&disk.file(LOG), [7; 16], 4 << 20).unwrap();
+            RedoLog::create(&disk.file(LOG), [7; 16], 2 << 20).unwrap();
             let table = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
             Box::new(EmbeddedEngine::on(table, Box::new(disk.file(LOG)), checkpoint_bytes).unwrap())
         });

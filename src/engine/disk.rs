@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use redb::{BackendError, StorageBackend};
 
@@ -66,6 +66,32 @@ pub trait Storage: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
 }
 
+impl<S: Storage + ?Sized> Storage for Arc<S> {
+    fn len(&self) -> io::Result<u64> {
+        (**self).len()
+    }
+
+    fn is_empty(&self) -> io::Result<bool> {
+        (**self).is_empty()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        (**self).read(offset, out)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        (**self).write(offset, data)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        (**self).set_len(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        (**self).sync()
+    }
+}
+
 /// A storage as the engines take it.
 pub(crate) struct OnStorage(pub(crate) Box<dyn Storage>);
 
@@ -113,7 +139,7 @@ fn place(offset: u64, length: usize, of: usize) -> io::Result<std::ops::Range<us
     place.filter(|place| place.end <= of).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-impl Storage for std::sync::Arc<Memory> {
+impl Storage for Memory {
     fn len(&self) -> io::Result<u64> {
         Ok(self.bytes().len() as u64)
     }

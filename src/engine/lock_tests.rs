@@ -13,7 +13,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, ConcurrencyMode, StorageBackend};
 
 use super::embedded::EmbeddedEngine;
-use super::embedded::wal::{LOG_BYTES_MIN, RedoLog};
+use super::embedded::wal::RedoLog;
 use super::lock_wait::LOCK_WAIT_DEFAULT;
 use super::redb::{LogState, Pages, RedbEngine, TableFile};
 use super::{Batch, Engine, Log};
@@ -30,8 +30,8 @@ fn engine(table: &Path, log: &Disk) -> EmbeddedEngine {
     let file = OpenOptions::new().read(true).write(true).open(table).unwrap();
     let table = TableFile::on(FileBackend::new(file).unwrap(), &shared).unwrap();
     if table.log_state().unwrap() == LogState::None {
-        table.mark(LogState::Closed { id: [7; 16] }).unwrap();
-        RedoLog::create(&log.file(LOG), [7; 16], LOG_BYTES_MIN).unwrap();
+        table.mark(LogState::Closed { id: [7; 16], next: 0 }).unwrap();
+        RedoLog::create(&log.file(LOG), [7; 16], 4 << 20).unwrap();
     }
     // Each commit begins a checkpoint.
     EmbeddedEngine::on(table, Box::new(log.file(LOG)), 1).unwrap()

@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::engine::direct::DirectFile;
 use crate::engine::disk::{BackendError, StorageBackend};
-use crate::engine::embedded::wal::{LogId, RedoLog};
-use crate::engine::embedded::{self, EmbeddedEngine, FollowedFiles, Follower};
+use crate::engine::embedded::wal::{LogId, RedoLog, first_segment_bytes, log_bytes};
+use crate::engine::embedded::{self, EmbeddedEngine, FollowedFiles, Follower, Limits, LogDisk, LogFiles};
 use crate::engine::lock_holder::{self, FileId, locked_by_somebody};
 use crate::engine::lock_wait::{self, LOCK_WAIT_DEFAULT, Wanted};
 use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, TableReader, backend};
@@ -77,7 +77,7 @@ impl Files<'_> {
 
     /// Removes what killed processes left beside the store, when it is known that there is one.
     fn clear(&self) {
-        remove_unused(folder_of(&self.log_path()));
+        remove_unused(folder_of(&log_path(self.path)));
     }
 
     fn logged(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<EmbeddedEngine> {
@@ -89,32 +89,10 @@ impl Files<'_> {
             }
             opened => opened?,
         };
-        let disk = match (table.log_state()?, self.open_log(true)?) {
-            (LogState::InUse { .. }, None) => return Err(self.mismatch("it is missing")),
-            (LogState::InUse { .. }, Some(disk)) => disk,
-            (LogState::Closed { id }, None) => self.create_log(id)?,
-            (LogState::Closed { id }, Some(disk)) => match RedoLog::id_and_length(&*disk)? {
-                (other, _) if other != id => return Err(self.mismatch("it is that of another store")),
-                (_, length) if length != self.log_bytes => {
-                    // Who follows the former file finds that it is not in use.
-                    RedoLog::close_mark(&*disk)?;
-                    self.create_log(id)?
-                }
-                _ => disk,
-            },
-            (LogState::None, None) => {
-                let id = random_bytes();
-                // First, so that after a crash in between nobody takes the log for another's.
-                table.mark(LogState::Closed { id })?;
-                self.create_log(id)?
-            }
-            (LogState::None, Some(_)) => {
-                return Err(self.mismatch("the store has none, but there is the one of another"));
-            }
-        };
-        // Through a handle of its own: what it writes is no part of what a sync of the log waits for.
-        let marks = OpenOptions::new().read(true).write(true).open(self.log_path())?;
-        EmbeddedEngine::followed(table, disk, Some(Box::new(backend(marks)?)), self.checkpoint_bytes)
+        let log = LogBeside { table: self.path.to_path_buf(), log_bytes: self.log_bytes };
+        log.check(table.log_state()?)?;
+        let limits = Limits { log_bytes: self.log_bytes, checkpoint_bytes: self.checkpoint_bytes };
+        EmbeddedEngine::open(table, log, limits)
     }
 
     /// Opens the store for reading only.
@@ -139,23 +117,6 @@ impl Files<'_> {
         Error::NoStore(self.path.display().to_string().into())
     }
 
-    fn mismatch(&self, what: &str) -> Error {
-        Error::LogMismatch(format!("{what}: {}", self.log_path().display()).into())
-    }
-
-    fn log_path(&self) -> PathBuf {
-        log_path(self.path)
-    }
-
-    fn open_log(&self, write: bool) -> Result<Option<Box<dyn StorageBackend>>> {
-        let path = self.log_path();
-        let file = match OpenOptions::new().read(true).write(write).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => Box::new(backend(opened?)?),
-        };
-        Ok(Some(if write { Box::new(DirectFile::new(file, &path)) } else { file }))
-    }
-
     /// Makes a store beside the path and moves it there, unless something is there by then.
     fn create(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<()> {
         if !self.create {
@@ -173,19 +134,84 @@ impl Files<'_> {
         };
         sync_folder_of(self.path)
     }
+}
+
+/// The log of a store, beside its table file.
+struct LogBeside {
+    table: PathBuf,
+    /// How long it may grow.
+    log_bytes: u64,
+}
+
+impl LogBeside {
+    /// Whether what lies there goes with what the table file says.
+    fn check(&self, state: LogState) -> Result<()> {
+        let Some(disk) = self.open_file()? else {
+            let is_needed = matches!(state, LogState::InUse { .. });
+            return if is_needed { Err(self.mismatch("it is missing")) } else { Ok(()) };
+        };
+        match state {
+            LogState::InUse { .. } => Ok(()),
+            LogState::None => Err(self.mismatch("the store has none, but there is the one of another")),
+            LogState::Closed { id, next } => {
+                if RedoLog::id_and_segment_bytes(&*disk)?.0 != id {
+                    return Err(self.mismatch("it is that of another store"));
+                }
+                // Who follows it finds that it is not in use, also if that was not written before a crash.
+                RedoLog::close_mark(&*disk)?;
+                RedoLog::must_be_behind(disk, next)
+            }
+        }
+    }
+
+    fn open_file(&self) -> Result<Option<Box<dyn StorageBackend>>> {
+        match OpenOptions::new().read(true).write(true).open(log_path(&self.table)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => Ok(Some(Box::new(backend(opened?)?))),
+        }
+    }
+
+    fn mismatch(&self, what: &str) -> Error {
+        Error::LogMismatch(format!("{what}: {}", log_path(&self.table).display()).into())
+    }
 
     /// Makes an empty log in the place of what is left of an older one.
-    fn create_log(&self, id: LogId) -> Result<Box<dyn StorageBackend>> {
-        let path = self.log_path();
+    fn make(&self, id: LogId) -> Result<()> {
+        let path = log_path(&self.table);
         let file = TemporaryFile::beside(&path)?;
-        let disk = Box::new(backend(file.reopen()?)?);
-        RedoLog::create(&*disk, id, self.log_bytes)?;
+        RedoLog::create(&backend(file.reopen()?)?, id, first_segment_bytes(self.log_bytes))?;
         // Whoever opens the store must be able to open its log, also when it is an administrator who makes the log.
-        share_as(file.file(), &self.path.metadata()?)?;
+        share_as(file.file(), &self.table.metadata()?)?;
         file.file().sync_all()?;
         file.replace(&path)?;
-        sync_folder_of(&path)?;
-        Ok(Box::new(DirectFile::new(disk, &path)))
+        sync_folder_of(&path)
+    }
+}
+
+impl LogFiles for LogBeside {
+    fn open(&self, table: &TableFile, mut state: LogState) -> Result<(LogDisk, LogState)> {
+        if state == LogState::None {
+            let id = random_bytes();
+            state = LogState::Closed { id, next: 0 };
+            // First, so that after a crash in between nobody takes the log for another's.
+            table.mark(state)?;
+        }
+        if let LogState::Closed { id, .. } = state {
+            let found = self.open_file()?;
+            let found = found.map(|disk| RedoLog::id_and_segment_bytes(&*disk)).transpose()?;
+            match found {
+                Some((other, _)) if other != id => return Err(self.mismatch("it is that of another store")),
+                Some((_, segment_bytes)) if log_bytes(segment_bytes) <= self.log_bytes => {}
+                // None, or one that is longer than it may be.
+                _ => self.make(id)?,
+            }
+        }
+        let missing = || self.mismatch("it is missing");
+        let frames = self.open_file()?.ok_or_else(missing)?;
+        let frames = Box::new(DirectFile::new(frames, &log_path(&self.table)));
+        // Through a handle of its own: what it writes is no part of what a sync of the log waits for.
+        let marks = self.open_file()?.ok_or_else(missing)?;
+        Ok((LogDisk { frames, marks: Some(marks) }, state))
     }
 }
 

@@ -73,13 +73,13 @@ impl Options {
     /// The memory for cached pages if nothing else is said: 64 MiB.
     pub const CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 
-    /// The length of the redo log if nothing else is said: 64 MiB.
+    /// How long the redo log may grow if nothing else is said: 64 MiB.
     pub const REDO_LOG_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
     /// How many bytes of changes begin a checkpoint if nothing else is said: 8 MiB.
     pub const CHECKPOINT_BYTES_DEFAULT: usize = 8 * 1024 * 1024;
-    /// The shortest redo log: a little more than 8 MiB, so that each half of it holds the largest commit.
+    /// The least that a redo log may be allowed to grow to: half a mebibyte and 8 KiB.
     pub const REDO_LOG_BYTES_MIN: u64 = LOG_BYTES_MIN;
-    /// The longest redo log: 16 GiB.
+    /// The most: 16 GiB.
     pub const REDO_LOG_BYTES_MAX: u64 = LOG_BYTES_MAX;
     /// The memory for decoded records if nothing else is said: 64 MiB.
     pub const RECORD_CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
@@ -174,7 +174,8 @@ impl Options {
 
     /// Whether commits go to a write-ahead log first, a second file beside the store's, with `.redo` added to its
     /// name; false by default. A commit is then one sequential write and one sync, which those
-    /// share that commit at the same time, and the file is brought up to date in the background. Other processes
+    /// share that commit at the same time, and the file is brought up to date in the background. The first commit of a
+    /// process goes to the file, so that one alone needs no log. Other processes
     /// [read along](Self::open_read_only), as without one. Not fixed: each opening may say something else. A
     /// store that was closed is one file, and the log may be deleted; after a crash both belong together.
     /// A store in memory has none.
@@ -183,10 +184,11 @@ impl Options {
         self
     }
 
-    /// The length of the redo log in bytes, fixed when its file is made;
-    /// [`REDO_LOG_BYTES_DEFAULT`](Self::REDO_LOG_BYTES_DEFAULT) if nothing is said. A longer one lets longer
-    /// bursts of writes go on before they wait for the file, takes as much memory, and more time to open
-    /// after a crash. Out of the range from [`REDO_LOG_BYTES_MIN`](Self::REDO_LOG_BYTES_MIN) to
+    /// How long the redo log may grow, in bytes; [`REDO_LOG_BYTES_DEFAULT`](Self::REDO_LOG_BYTES_DEFAULT) if nothing is
+    /// said. It begins with less than a mebibyte and doubles while it fills before it is time for a checkpoint; a commit
+    /// that is larger than half of it goes to the file at once. A longer log lets longer bursts of writes go on before
+    /// they wait for the file, takes as much memory, and more time to open after a crash. Where there is no space for a
+    /// longer one, it stays as it is. One that is longer than this says now is made anew at the next opening. Out of the range from [`REDO_LOG_BYTES_MIN`](Self::REDO_LOG_BYTES_MIN) to
     /// [`REDO_LOG_BYTES_MAX`](Self::REDO_LOG_BYTES_MAX) it is [`Error::OptionsMismatch`] at opening.
     pub fn redo_log_bytes(mut self, bytes: u64) -> Self {
         self.redo_log_bytes = bytes;
@@ -341,7 +343,7 @@ impl Options {
 
     /// Opens the store that is kept in a [`Storage`] of the caller's instead of a file. An empty one becomes
     /// a store. With a storage for it there is a redo log, whatever [`redo_log`](Self::redo_log) says; an
-    /// empty one becomes a log of [`redo_log_bytes`](Self::redo_log_bytes). Both are the store's alone
+    /// empty one becomes a log when it is needed, which may grow to [`redo_log_bytes`](Self::redo_log_bytes). Both are the store's alone
     /// until its last handle is dropped: nothing is locked, that is the caller's part.
     ///
     /// As with files, a store that was closed needs its log no more, and may be opened without one. After a

@@ -86,7 +86,7 @@ fn repair_files(damaged: Damaged, path: &Path, at: Timestamp) -> Result<RepairRe
     let mut found = Found { looked: Looked::at(&salvage)?, salvage };
     let (other, seen) = found.other()?;
     let known = [Some(&found), other.as_ref()].into_iter().flatten().find_map(|found| found.looked.wal_id());
-    let log = read_wal(log, known);
+    let log = read_wal(log, known, found.looked.newest_commit());
     let mut given_up = None;
     match other {
         Some(other) if other.reaches(&log, found.looked.newest_known()) => {

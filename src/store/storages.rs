@@ -1,9 +1,9 @@
 //! A store on storages of the caller's, as `files` has it in files.
 
 use crate::engine::Engine;
-use crate::engine::disk::{Memory, OnStorage, Storage};
-use crate::engine::embedded::EmbeddedEngine;
-use crate::engine::embedded::wal::RedoLog;
+use crate::engine::disk::{Memory, OnStorage, Storage, StorageBackend};
+use crate::engine::embedded::wal::{RedoLog, first_segment_bytes, log_bytes};
+use crate::engine::embedded::{EmbeddedEngine, Limits, LogDisk, LogFiles};
 use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile};
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
@@ -40,29 +40,10 @@ impl Storages {
             };
         };
         let table = TableFile::on(table, &builder)?;
-        let log = OnStorage(log);
-        match table.log_state()? {
-            LogState::InUse { .. } => {}
-            LogState::Closed { id } => {
-                let is_made = is_made(&*log.0)?;
-                let (other, length) =
-                    if is_made { RedoLog::id_and_length(&log)? } else { (id, Default::default()) };
-                if other != id {
-                    return Err(mismatch("it is that of another store"));
-                }
-                if length != self.log_bytes {
-                    RedoLog::create(&log, id, self.log_bytes)?;
-                }
-            }
-            LogState::None if log.0.is_empty()? => {
-                let id = random_bytes();
-                // First, so that after a crash in between nobody takes the log for another's.
-                table.mark(LogState::Closed { id })?;
-                RedoLog::create(&log, id, self.log_bytes)?;
-            }
-            LogState::None => return Err(mismatch("the store has none, but there is the one of another")),
-        }
-        Ok(Box::new(EmbeddedEngine::on(table, Box::new(log), self.checkpoint_bytes)?))
+        let log = LogOnStorage { log: log.into(), log_bytes: self.log_bytes };
+        log.check(table.log_state()?)?;
+        let limits = Limits { log_bytes: self.log_bytes, checkpoint_bytes: self.checkpoint_bytes };
+        Ok(Box::new(EmbeddedEngine::open(table, log, limits)?))
     }
 
     /// Makes a store in memory and copies it. The first byte comes last: without it this is no store, so
@@ -78,6 +59,53 @@ impl Storages {
         self.table.sync()?;
         self.table.write(0, &bytes[..1])?;
         Ok(self.table.sync()?)
+    }
+}
+
+/// The log of a store in a storage.
+struct LogOnStorage {
+    log: Arc<dyn Storage>,
+    /// How long it may grow.
+    log_bytes: u64,
+}
+
+impl LogOnStorage {
+    fn disk(&self) -> Box<dyn StorageBackend> {
+        Box::new(OnStorage(Box::new(self.log.clone())))
+    }
+
+    /// As that of files.
+    fn check(&self, state: LogState) -> Result<()> {
+        match state {
+            LogState::InUse { .. } => Ok(()),
+            LogState::None if self.log.is_empty()? => Ok(()),
+            LogState::None => Err(mismatch("the store has none, but there is the one of another")),
+            LogState::Closed { id, next } if is_made(&*self.log)? => {
+                if RedoLog::id_and_segment_bytes(&*self.disk())?.0 != id {
+                    return Err(mismatch("it is that of another store"));
+                }
+                RedoLog::must_be_behind(self.disk(), next)
+            }
+            LogState::Closed { .. } => Ok(()),
+        }
+    }
+}
+
+impl LogFiles for LogOnStorage {
+    fn open(&self, table: &TableFile, mut state: LogState) -> Result<(LogDisk, LogState)> {
+        if state == LogState::None {
+            state = LogState::Closed { id: random_bytes(), next: 0 };
+            // First, so that after a crash in between nobody takes the log for another's.
+            table.mark(state)?;
+        }
+        if let LogState::Closed { id, .. } = state {
+            let made = is_made(&*self.log)?;
+            let made = made.then(|| RedoLog::id_and_segment_bytes(&*self.disk())).transpose()?;
+            if made.is_none_or(|(_, segment_bytes)| log_bytes(segment_bytes) > self.log_bytes) {
+                RedoLog::create(&*self.disk(), id, first_segment_bytes(self.log_bytes))?;
+            }
+        }
+        Ok((LogDisk { frames: self.disk(), marks: None }, state))
     }
 }
 

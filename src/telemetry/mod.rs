@@ -272,6 +272,15 @@ pub(crate) fn checkpointed(commit: Commit, took: Duration) {
     });
 }
 
+/// There was no space to make the redo log longer: writes wait for checkpoints more often.
+#[inline]
+pub(crate) fn log_not_grown(error: &std::io::Error) {
+    of_engine(|| {
+        #[cfg(feature = "tracing")]
+        traces::log_not_grown(error);
+    });
+}
+
 /// What a crash left in the redo log was read, up to this commit.
 #[inline]
 pub(crate) fn recovered(commit: Commit) {

@@ -129,6 +129,10 @@ pub(super) fn checkpointed(commit: Commit, took: Duration) {
     tell!(DEBUG, "checkpointed", commit = commit.number(), seconds = took.as_secs_f64());
 }
 
+pub(super) fn log_not_grown(error: &std::io::Error) {
+    tell!(WARN, "log_not_grown", error = error.to_string());
+}
+
 pub(super) fn recovered(commit: Commit) {
     tell!(INFO, "recovered", commit = commit.number());
 }

@@ -1,6 +1,7 @@
 //! A store on a disk that fails or loses its power: at the n-th call, for every n, also while what that
 //! left is being recovered.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use std::time::Duration;
 use super::disk::{Disk, Fails, Image, LOG, TABLE};
 use super::{new_key, request, scope};
 use crate::engine::disk::{OnStorage, Storage};
-use crate::engine::embedded::wal::RedoLog;
-use crate::engine::embedded::{EmbeddedEngine, Sabotage};
+use crate::engine::embedded::wal::{RedoLog, log_bytes};
+use crate::engine::embedded::{EmbeddedEngine, Limits, LogDisk, Sabotage};
 use crate::engine::redb::{LogState, RedbEngine, TableFile, builder};
 use crate::engine::scripted::Scripted;
 use crate::engine::{Batch, Engine, Log};
@@ -33,7 +34,7 @@ const DIRECT: Mode = Mode { cache_bytes: 1 << 20, redo_log: false };
 const LOGGED: Mode = Mode { cache_bytes: 1 << 20, redo_log: true };
 
 /// So short that it is used several times over.
-const LOG_BYTES: u64 = 8192 + 2 * 16 * 1024;
+const SEGMENT_BYTES: u64 = 16 * 1024;
 /// So few that there are several checkpoints.
 const CHECKPOINT_BYTES: usize = 2048;
 
@@ -96,7 +97,7 @@ fn disk_with_store() -> Disk {
     let engine = RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap();
     Options::new().begin(&engine).unwrap();
     drop(engine);
-    RedoLog::create(&disk.file(LOG), [7; 16], LOG_BYTES).unwrap();
+    RedoLog::create(&disk.file(LOG), [7; 16], SEGMENT_BYTES).unwrap();
     disk
 }
 
@@ -476,6 +477,39 @@ fn a_half_of_the_log_is_kept_until_the_table_file_has_it() {
     let left = on(&disk, &disk);
     let read = left.begin_read().unwrap();
     assert_eq!(read.scan((Bound::Included(b"a"), Bound::Unbounded), 100).unwrap().len(), 90);
+}
+
+/// The log grows while both of its segments are in use: at no time is one of them anywhere but where it is looked for.
+#[test]
+fn a_crash_beside_a_log_that_grows_takes_nothing() {
+    const SHORT: u64 = 4096;
+    let on = |table: &Disk, log: &Disk| {
+        let table = TableFile::on(table.file(TABLE), &builder(1 << 20)).unwrap();
+        let disk = LogDisk { frames: Box::new(log.file(LOG)), marks: None };
+        let limits = Limits { log_bytes: log_bytes(4 * SHORT), checkpoint_bytes: usize::MAX };
+        EmbeddedEngine::growing(table, disk, limits)
+    };
+    let (table, log) = (disk_with_store(), Disk::default());
+    RedoLog::create(&log.file(LOG), [7; 16], SHORT).unwrap();
+    // So that a segment is full long before the table has what is in the one before it.
+    table.set_sync_time(Duration::from_millis(5));
+    let engine = on(&table, &log).unwrap();
+    let mut crashes = Vec::new();
+    for number in 0..60 {
+        let batch = Batch::from([(vec![b'a', number], Some(vec![number]))]);
+        engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
+        let [table, _] = table.synced();
+        crashes.push([table, log.synced()[LOG].clone()]);
+    }
+    let lengths: BTreeSet<_> = crashes.iter().map(|[_, log]| log.len() as u64).collect();
+    assert_eq!(lengths, BTreeSet::from([1, 2, 4].map(|times| log_bytes(times * SHORT))));
+    for (image, acknowledged) in crashes.into_iter().zip(1..) {
+        let disk = Disk::of(image);
+        let left = on(&disk, &disk).unwrap_or_else(|error| panic!("{acknowledged} commits: {error:?}"));
+        let read = left.begin_read().unwrap();
+        let rows = read.scan((Bound::Included(b"a"), Bound::Unbounded), 100).unwrap().len();
+        assert_eq!(rows, acknowledged);
+    }
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn disk_with_keys() -> Disk {
     });
     made.unwrap();
     drop(store);
-    RedoLog::create(&disk.file(LOG), [7; 16], 8192 + 2 * 64 * 1024).unwrap();
+    RedoLog::create(&disk.file(LOG), [7; 16], 64 * 1024).unwrap();
     disk
 }
 

@@ -216,7 +216,7 @@ impl Scenario {
     /// The store that is filled, and an empty log.
     fn image(&self) -> Image {
         let disk = Disk::of([filled().1.clone(), Vec::new()]);
-        RedoLog::create(&disk.file(LOG), [7; 16], 8192 + 2 * self.segment_bytes).unwrap();
+        RedoLog::create(&disk.file(LOG), [7; 16], self.segment_bytes).unwrap();
         disk.bytes()
     }
 

@@ -1,5 +1,6 @@
 //! The checkpoint: what is in memory goes to the table, in the background, and by bulk loads.
 
+use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -7,11 +8,14 @@ use std::time::Instant;
 use super::commit::Writer;
 use super::memtable::Memtable;
 use super::snapshot::View;
-use super::{Shared, State};
+use super::wal::{log_bytes, read_commits};
+use super::{Growth, Shared, State};
 use crate::engine::redb::{LogState, RedbRead};
 use crate::engine::{Load, ReadTransaction, RowHash};
 use crate::error::{Error, Result};
+use crate::format::Stored;
 use crate::id::Commit;
+use crate::sync::atomic::Ordering;
 use crate::telemetry;
 
 /// How many rows a checkpoint writes in one commit of the table file. Until that is done redb keeps the
@@ -34,18 +38,70 @@ pub(super) struct Frozen {
 impl Shared {
     /// Gives the active memtable to the checkpoint, and begins another with the next segment.
     pub(super) fn freeze(&self, state: &mut State, writer: &mut Writer) {
-        let frozen =
-            Frozen { rows: state.view.active.clone(), last: writer.newest, oldest_sequence: writer.sequence };
+        let oldest_sequence = writer.segment.sequence;
+        let frozen = Frozen { rows: state.view.active.clone(), last: writer.newest, oldest_sequence };
         let base = state.view.base.clone();
         state.view = Arc::new(View { active: Arc::default(), frozen: Some(Arc::new(frozen)), base });
-        writer.sequence += 1;
+        if let Some(log) = &state.log {
+            writer.segment = log.next(writer.segment);
+        }
         writer.used = 0;
         self.work.notify_all();
     }
 
-    /// Writes many commits to the table file, past the log: they are durable there too. What is in the log
-    /// comes before them, so it goes first.
+    /// Asks for larger segments, because one is full before it was time for a checkpoint. Not before the segment that is
+    /// written has what was asked for last.
+    pub(super) fn want_growth(&self, state: &mut State, writer: &Writer) {
+        let Some(log) = &state.log else { return };
+        let (now, larger) = (log.segment_bytes(), log_bytes(2 * log.segment_bytes()));
+        let is_due = now == writer.segment.length && larger <= self.log_bytes_max;
+        if is_due && state.growth == Growth::None {
+            state.growth = Growth::Wanted;
+            self.work.notify_all();
+        }
+    }
+
+    /// Makes room for larger segments. Without space for them, those that there are have to do.
+    fn grow(&self) {
+        let log = self.lock().log.clone();
+        let grown = log.map_or(Ok(()), |log| log.grow());
+        let growth = if grown.is_ok() { Growth::None } else { Growth::Impossible };
+        self.lock().growth = growth;
+        if let Err(error) = grown {
+            telemetry::log_not_grown(&error);
+        }
+    }
+
+    /// Writes many commits to the table file, past the log: they are durable there too.
     pub(super) fn load(&self, writer: &mut Writer, load: &Load) -> Result<()> {
+        self.write_to_table(writer, load.last_commit(), load.addresses(), |state, commits| {
+            self.table.load(load, state, commits)
+        })
+    }
+
+    /// Writes one commit to the table file, past the log.
+    pub(super) fn commit_to_table(&self, writer: &mut Writer, commit: Commit, bytes: &[u8]) -> Result<()> {
+        let mut rows = Vec::new();
+        read_commits(bytes, |commit, row| {
+            if let Some((row, value)) = row {
+                let stored = value.map(|value| Stored { commit, bytes: bytes[value].to_vec() });
+                rows.push((bytes[row].to_vec(), stored));
+            }
+        })?;
+        let addresses = rows.iter().map(|(row, _)| row.as_slice());
+        self.write_to_table(writer, commit, addresses, |state, commits| {
+            self.table.commit(&rows, commit, state, commits)
+        })
+    }
+
+    /// Writes to the table file, past the log. What is in the log comes before it, so it goes first.
+    fn write_to_table<'a>(
+        &self,
+        writer: &mut Writer,
+        last: Commit,
+        mut addresses: impl Iterator<Item = &'a [u8]>,
+        write: impl FnOnce(LogState, &mut dyn FnMut()) -> Result<RedbRead>,
+    ) -> Result<()> {
         let mut state = self.lock();
         while state.view.frozen.is_some() || !state.view.active.is_empty() {
             if state.failed.is_some() {
@@ -56,51 +112,63 @@ impl Shared {
             }
             state = self.checkpointed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let floor = match state.view.base.log_state() {
-            LogState::InUse { floor, .. } => floor,
-            LogState::None | LogState::Closed { .. } => Commit::default(),
-        };
-        let log_state = LogState::InUse { id: self.log.id(), floor };
-        drop(state);
-        load.addresses().for_each(|row| self.stripes.mark(RowHash::of(row), load.last_commit()));
-        let loaded = self.table.load(load, log_state);
-        let mut state = self.lock();
-        match loaded {
-            Ok(base) => {
-                let active = state.view.active.clone();
-                state.view = Arc::new(View { active, frozen: None, base: Arc::new(base) });
-                writer.newest = load.last_commit();
-                let published = self.publish(&mut state, load.last_commit(), |mark| {
-                    mark.loads += 1;
-                    mark.base = load.last_commit();
-                });
-                drop(state);
-                match &published {
-                    Ok(()) => self.bell.ring(load.last_commit()),
-                    Err(error) => self.fail(error),
-                }
-                published
-            }
-            Err(error) => {
-                drop(state);
-                self.fail(&error);
-                Err(error)
-            }
+        if state.failed.is_some() {
+            return Err(Error::Poisoned);
         }
+        let log_state = state.view.base.log_state();
+        drop(state);
+        addresses.by_ref().for_each(|row| self.stripes.mark(RowHash::of(row), last));
+        let in_use = writer.in_use;
+        let mut held = None;
+        let written = write(log_state, &mut || {
+            // While no log is in use, a follower finds it in the table before it is published here: so who reads here waits.
+            // Else a follower goes by the mark, which is written when it is published.
+            if !in_use {
+                held = Some(self.lock());
+                self.marked.store(last.number(), Ordering::SeqCst);
+            }
+        });
+        let mut state = held.unwrap_or_else(|| self.lock());
+        let published = written.and_then(|base| {
+            let active = state.view.active.clone();
+            state.view = Arc::new(View { active, frozen: None, base: Arc::new(base) });
+            writer.newest = last;
+            self.publish(&mut state, last, |mark| {
+                mark.loads += 1;
+                mark.base = last;
+            })
+        });
+        match &published {
+            Ok(()) => {
+                drop(state);
+                self.bell.ring(last);
+            }
+            Err(error) => self.fail_with(state, error),
+        }
+        published
     }
 
     /// What the thread of the checkpoint does.
     pub(super) fn checkpoint_until_closed(&self) {
         loop {
             let mut state = self.lock();
-            while state.view.frozen.is_none() && !state.closing && state.failed.is_none() {
+            while state.view.frozen.is_none()
+                && state.growth != Growth::Wanted
+                && !state.closing
+                && state.failed.is_none()
+            {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             if state.failed.is_some() {
                 return;
             }
             let frozen = state.view.frozen.clone();
+            let is_to_grow = state.growth == Growth::Wanted && !state.closing;
             drop(state);
+            if is_to_grow {
+                self.grow();
+                continue;
+            }
             let done = match &frozen {
                 Some(frozen) => self.checkpoint(frozen),
                 None => self.close(),
@@ -118,7 +186,8 @@ impl Shared {
     #[expect(clippy::disallowed_methods, reason = "it is measured how long a checkpoint takes")]
     fn checkpoint(&self, frozen: &Frozen) -> Result<()> {
         let started = Instant::now();
-        let base = self.write_frozen(frozen, self.log_needed(frozen))?;
+        let needed = self.log_needed(frozen)?;
+        let base = self.write_frozen(frozen, needed, needed)?;
         let took = started.elapsed();
         let mut state = self.lock();
         let active = state.view.active.clone();
@@ -133,8 +202,10 @@ impl Shared {
     }
 
     /// What the table file says while it has rows of what was frozen.
-    fn log_needed(&self, frozen: &Frozen) -> LogState {
-        LogState::InUse { id: self.log.id(), floor: frozen.last }
+    fn log_needed(&self, frozen: &Frozen) -> Result<LogState> {
+        let id = self.lock().log.as_ref().map(|log| log.id());
+        let id = id.ok_or_else(|| io::Error::other("there are commits in memory, and no log has them"))?;
+        Ok(LogState::InUse { id, floor: frozen.last })
     }
 
     /// Writes what was frozen to the table file in parts, in the order of addresses.
@@ -142,7 +213,7 @@ impl Shared {
     /// Up to the last part the file's newest commit stays that of before, so after a crash in between all
     /// of what was frozen is read from the log, which still has it, and lies over the parts. They hold rows
     /// of commits up to the last, so from the first part on the log must reach to that.
-    fn write_frozen(&self, frozen: &Frozen, finally: LogState) -> Result<Arc<RedbRead>> {
+    fn write_frozen(&self, frozen: &Frozen, meanwhile: LogState, finally: LogState) -> Result<Arc<RedbRead>> {
         self.make_durable(frozen.last)?;
         let before = self.lock().view.base.commit();
         let mut rows = frozen.rows.scan((Bound::Unbounded, Bound::Unbounded), frozen.last).peekable();
@@ -151,7 +222,7 @@ impl Shared {
             if rows.peek().is_none() {
                 return Ok(Arc::new(self.table.checkpoint(&part, frozen.last, finally)?));
             }
-            let base = self.table.checkpoint(&part, before, self.log_needed(frozen))?;
+            let base = self.table.checkpoint(&part, before, meanwhile)?;
             self.replace_base(Arc::new(base));
         }
     }
@@ -177,10 +248,11 @@ impl Shared {
         }
         let mut state = self.lock();
         self.freeze(&mut state, &mut writer);
-        let frozen = state.view.frozen.clone();
+        let (frozen, log) = (state.view.frozen.clone(), state.log.clone());
         drop(state);
-        if let Some(frozen) = frozen {
-            self.write_frozen(&frozen, LogState::Closed { id: self.log.id() })?;
+        if let (Some(frozen), Some(log)) = (frozen, log) {
+            let closed = LogState::Closed { id: log.id(), next: writer.segment.sequence };
+            self.write_frozen(&frozen, self.log_needed(&frozen)?, closed)?;
         }
         writer.in_use = false;
         let mut state = self.lock();

@@ -8,7 +8,8 @@ use std::time::Instant;
 use super::Sabotage;
 use super::memtable::Memtable;
 use super::snapshot::Snapshot;
-use super::{Shared, State, wal};
+use super::wal::{self, Mark, RedoLog, Segment};
+use super::{Shared, State};
 use crate::engine::redb::{LogState, log_row};
 use crate::engine::{Batch, Load, Log, ReadTransaction, WriteTransaction};
 use crate::error::{Error, Result};
@@ -28,16 +29,19 @@ pub(super) struct Writer {
     /// The newest commit, durable or not.
     pub(super) newest: Commit,
     /// The segment of the log, and how many bytes of it are spoken for.
-    pub(super) sequence: u64,
+    pub(super) segment: Segment,
     pub(super) used: u64,
     /// Whether the table file says that it needs the log.
     pub(super) in_use: bool,
+    /// Whether a commit was made since the store was opened: the first goes to the table, because many a process makes no
+    /// other, and then needs no log.
+    pub(super) has_written: bool,
 }
 
 /// Commits that are written and synced together.
 pub(super) struct Group {
     pub(super) number: u64,
-    pub(super) sequence: u64,
+    pub(super) segment: Segment,
     pub(super) last: Commit,
     pub(super) count: u64,
     pub(super) commits: Vec<u8>,
@@ -87,7 +91,7 @@ impl WriteTransaction for EmbeddedWrite<'_> {
             return Err(Error::Conflict);
         }
         if !load.is_empty() {
-            shared.use_log(&mut writer)?;
+            writer.has_written = true;
             shared.load(&mut writer, load)?;
         }
         Ok(load.last_commit())
@@ -104,7 +108,7 @@ impl WriteTransaction for EmbeddedWrite<'_> {
         let rows = batch.iter().map(|(row, value)| (row.as_slice(), value.as_deref()));
         let rows = rows.chain(log.append.map(|entry| (own.as_slice(), Some(entry))));
         let rows = rows.chain(trimmed.iter().map(|row| (row.as_slice(), None)));
-        let bytes: Arc<[u8]> = match wal::encode_commit(commit, rows, shared.log.segment_bytes()) {
+        let bytes: Arc<[u8]> = match wal::encode_commit(commit, rows) {
             Ok(bytes) => bytes.into(),
             Err(refused) => {
                 // That it is too large may be because of what is not durable yet.
@@ -113,10 +117,20 @@ impl WriteTransaction for EmbeddedWrite<'_> {
                 return Err(refused);
             }
         };
+        let frame_bytes = wal::frame_bytes(bytes.len());
+        let is_first = !std::mem::replace(&mut writer.has_written, true) && !writer.in_use;
+        if is_first || frame_bytes > writer.segment.length && writer.in_use {
+            shared.commit_to_table(&mut writer, commit, &bytes)?;
+            return Ok(commit);
+        }
         shared.use_log(&mut writer)?;
-        shared.make_room(&mut writer, wal::frame_bytes(bytes.len()))?.insert(&bytes, &shared.stripes)?;
+        if frame_bytes > writer.segment.length {
+            shared.commit_to_table(&mut writer, commit, &bytes)?;
+            return Ok(commit);
+        }
+        shared.make_room(&mut writer, frame_bytes)?.insert(&bytes, &shared.stripes)?;
         writer.newest = commit;
-        shared.lock().queue(writer.sequence, commit, &bytes);
+        shared.lock().queue(writer.segment, commit, &bytes);
         // From here on the next transaction runs, on top of this one.
         drop(writer);
         #[cfg(test)]
@@ -129,10 +143,10 @@ impl WriteTransaction for EmbeddedWrite<'_> {
 }
 
 impl State {
-    pub(super) fn queue(&mut self, sequence: u64, commit: Commit, commits: &[u8]) {
+    pub(super) fn queue(&mut self, segment: Segment, commit: Commit, commits: &[u8]) {
         let open = self.groups.back_mut();
         let open = open
-            .filter(|group| group.sequence == sequence && group.commits.len() + commits.len() <= GROUP_BYTES);
+            .filter(|group| group.segment == segment && group.commits.len() + commits.len() <= GROUP_BYTES);
         if let Some(group) = open {
             group.commits.extend(commits);
             group.last = commit;
@@ -141,7 +155,7 @@ impl State {
         }
         let number = self.next_group;
         self.next_group += 1;
-        self.groups.push_back(Group { number, sequence, last: commit, count: 1, commits: commits.to_vec() });
+        self.groups.push_back(Group { number, segment, last: commit, count: 1, commits: commits.to_vec() });
     }
 
     /// The number of the group that a commit which is not durable is in.
@@ -166,26 +180,48 @@ impl Shared {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sees to it that the table file says that it needs the log, before the first commit is in there.
+    /// Sees to it that there is a log, and that the table file says that it needs it, before the first commit is in there.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of this commit was written then.
     pub(super) fn use_log(&self, writer: &mut Writer) -> Result<()> {
-        if !writer.in_use {
-            // First, so that who finds the log in use finds that its mark says so.
-            let mut state = self.lock();
-            let durable = state.durable;
-            let told = self.publish(&mut state, durable, |mark| mark.closed = false);
-            drop(state);
-            let in_use = LogState::InUse { id: self.log.id(), floor: Commit::default() };
-            if let Err(error) = told.and_then(|()| self.table.mark(in_use)) {
-                self.fail(&error);
-                // Whatever came of it, nothing of this commit was written.
-                return Err(match error {
-                    Error::Io(_) => error,
-                    other => io::Error::other(other.to_string()).into(),
-                });
-            }
-            writer.in_use = true;
+        if writer.in_use {
+            return Ok(());
         }
+        let log = self.log_to_use(writer)?;
+        // First, so that who finds the log in use finds that its mark says so.
+        let mut state = self.lock();
+        let durable = state.durable;
+        let told = self.publish(&mut state, durable, |mark| mark.closed = false);
+        drop(state);
+        let in_use = LogState::InUse { id: log.id(), floor: Commit::default() };
+        if let Err(error) = told.and_then(|()| self.table.mark(in_use)) {
+            self.fail(&error);
+            // Whatever came of it, nothing of this commit was written.
+            return Err(match error {
+                Error::Io(_) => error,
+                other => io::Error::other(other.to_string()).into(),
+            });
+        }
+        writer.in_use = true;
         Ok(())
+    }
+
+    /// The log, which is made or opened if it was not needed up to now.
+    pub(super) fn log_to_use(&self, writer: &mut Writer) -> Result<Arc<RedoLog>> {
+        if let Some(log) = self.lock().log.clone() {
+            return Ok(log);
+        }
+        let log = Arc::new(self.log_source.open(&self.table)?);
+        writer.segment = log.end().segment;
+        writer.used = 0;
+        let mut state = self.lock();
+        state.mark = Mark { end: log.end(), ..state.mark };
+        state.log = Some(log.clone());
+        drop(state);
+        log.lock_mark()?;
+        Ok(log)
     }
 
     /// Waits until a frame of this many bytes has a place in the log and its rows one in memory, and
@@ -197,12 +233,15 @@ impl Shared {
             if state.failed.is_some() {
                 return Err(Error::Poisoned);
             }
-            let full = writer.used + frame_bytes > self.log.segment_bytes();
+            let full = writer.used + frame_bytes > writer.segment.length;
             let due = full || state.view.active.bytes() >= self.checkpoint_bytes;
+            if full {
+                self.want_growth(&mut state, writer);
+            }
             match &state.view.frozen {
                 None if due && !state.view.active.is_empty() => self.freeze(&mut state, writer),
                 // The segment may be one from which the checkpoint is still to be made.
-                Some(frozen) if full || frozen.oldest_sequence + 2 <= writer.sequence => {
+                Some(frozen) if full || frozen.oldest_sequence + 2 <= writer.segment.sequence => {
                     if !waited {
                         state.stats.waits_for_checkpoint += 1;
                     }
@@ -228,10 +267,10 @@ impl Shared {
                 return Err(Error::CommitUnknown(why.clone()));
             }
             let next = if state.writing.is_none() { state.groups.pop_front() } else { None };
-            if let Some(group) = next {
+            if let (Some(group), Some(log)) = (next, state.log.clone()) {
                 state.writing = Some((group.number, group.last));
                 drop(state);
-                state = self.write(&group);
+                state = self.write(&group, &log);
             } else {
                 let group = state.group_of(commit);
                 let condvar = &self.written[usize::from(!group.is_multiple_of(2))];
@@ -242,14 +281,14 @@ impl Shared {
 
     /// Writes a group, publishes its commits, and wakes those who wait for that.
     #[expect(clippy::disallowed_methods, reason = "it is measured how long a sync takes")]
-    pub(super) fn write(&self, group: &Group) -> MutexGuard<'_, State> {
+    fn write(&self, group: &Group, log: &RedoLog) -> MutexGuard<'_, State> {
         #[cfg(test)]
         if self.is_sabotaged(Sabotage::PublishBeforeSync) {
             let state = self.lock();
             self.show(&state, group.last);
         }
         let started = Instant::now();
-        let written = self.log.append(group.sequence, &group.commits);
+        let written = log.append(group.segment, &group.commits);
         let took = started.elapsed();
         let mut state = self.lock();
         state.writing = None;

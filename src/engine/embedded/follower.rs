@@ -331,7 +331,7 @@ impl State {
         if mark.closed || (mark.session, mark.loads) != (former.session, former.loads) {
             return Ok(None);
         }
-        if mark.end.sequence.saturating_sub(at.sequence) > SEGMENTS {
+        if mark.end.segment.sequence.saturating_sub(at.segment.sequence) > SEGMENTS {
             return Ok(None);
         }
         let mut commit = self.commit;
@@ -424,10 +424,10 @@ fn read_frames(
             is_taken = is_taken && take(frame)?;
             Ok(())
         })?;
-        if !is_taken || at.sequence >= to.sequence {
+        if !is_taken || at.segment.sequence >= to.segment.sequence {
             return Ok(());
         }
-        *at = Position { sequence: at.sequence + 1, ..Position::default() };
+        *at = log.begin(at.segment.sequence + 1, to.segment)?;
     }
     Ok(())
 }
@@ -495,7 +495,11 @@ fn attach_log(
     stripes: &Stripes,
 ) -> Result<Result<Attached, InMotion>> {
     let mismatch = |what: &str| Error::LogMismatch(format!("{what}: {}", files.name()).into());
-    let log = RedoLog::follow(files.log()?.ok_or_else(|| mismatch("it is missing"))?)?;
+    let open = || files.log()?.ok_or_else(|| mismatch("it is missing"));
+    let log = match RedoLog::follow(open()?) {
+        Err(Error::Corrupted(_)) if table.has_writer()? => RedoLog::follow(open()?)?,
+        opened => opened?,
+    };
     if log.id() != id {
         return Err(mismatch(OF_ANOTHER_STORE));
     }
@@ -507,7 +511,7 @@ fn attach_log(
         return Ok(Err(InMotion));
     }
     let checksum = log.mark_checksum()?;
-    let disk = files.log()?.ok_or_else(|| mismatch("it is missing"))?;
+    let disk = open()?;
     disk.sync_data()?;
     let recovered = recover(base, disk, stripes, true);
     if table.has_writer()? || log.mark_checksum()? != checksum {
@@ -531,7 +535,8 @@ fn attach_to_mark(log: RedoLog, base: &RedbRead, stripes: &Stripes) -> Result<Re
     let rows = Arc::new(Memtable::default());
     let mut commit = base.commit();
     // The oldest segment that has something which the table has not.
-    let mut at = Position { sequence: mark.end.sequence.saturating_sub(SEGMENTS), ..Position::default() };
+    let oldest = mark.end.segment.sequence.saturating_sub(SEGMENTS);
+    let mut at = log.begin(oldest, mark.end.segment)?;
     read_frames(&log, &mut at, mark.end, &mut |frame| {
         if frame.last <= commit {
             return Ok(true);

@@ -14,8 +14,8 @@ use redb::backends::FileBackend;
 use super::follower_tests::{
     Files, IDENTITY, LOCK_WAIT, PAGES, Place, batch, commit, load, must_agree, rows, to_write,
 };
-use super::wal::{LOCKED_BYTE, Mark, Position, segment_bytes};
-use super::{EmbeddedEngine, FileId, FollowedFiles, Follower};
+use super::wal::{LOCKED_BYTE, Mark, Position, Segment};
+use super::{EmbeddedEngine, FileId, FollowedFiles, Follower, Given, Limits, LogDisk};
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::redb::{TableFile, TableReader, backend};
 use crate::engine::scripted::Random;
@@ -35,6 +35,7 @@ enum Call {
     HasWritten(u64),
     Syncs,
     HasSynced,
+    HasUnlocked,
 }
 
 type Hook = Arc<dyn Fn(Call) + Send + Sync>;
@@ -101,7 +102,9 @@ impl StorageBackend for Told {
     }
 
     fn unlock_range(&self, from: Bound<u64>, to: Bound<u64>) -> std::result::Result<(), BackendError> {
-        self.file.unlock_range(from, to)
+        self.file.unlock_range(from, to)?;
+        (self.hook)(Call::HasUnlocked);
+        Ok(())
     }
 
     fn query_lock_range(&self, from: Bound<u64>, to: Bound<u64>) -> std::result::Result<bool, BackendError> {
@@ -186,7 +189,7 @@ fn what_a_follower_has_shown_outlives_a_power_cut() {
                 seen.lock().unwrap().push((shown, left));
             }
             Call::HasSynced => *synced.lock().unwrap() = fs::read(&log).unwrap(),
-            Call::HasRead(..) | Call::HasWritten(_) => {}
+            Call::HasRead(..) | Call::HasWritten(_) | Call::HasUnlocked => {}
         }
     };
     // Without a checkpoint, and few commits, so that the table file is as it was when it was opened.
@@ -231,6 +234,40 @@ fn a_writers_reader_shows_no_less_than_a_follower_has_shown() {
     }
     let seen = std::mem::take(&mut *seen.lock().unwrap());
     assert!(seen.iter().any(|(shown, _)| *shown == Commit::new(5)), "{seen:?}");
+    for (shown, here) in &seen {
+        assert!(shown <= here, "{shown:?} was shown elsewhere, and here {here:?}");
+    }
+}
+
+/// The first commit of a process goes to the table, where a follower sees it before it shows in the process that writes.
+#[test]
+fn a_writers_reader_shows_no_less_than_a_follower_has_found_in_the_table() {
+    let place = Place::new();
+    let follower = Arc::new(place.follow().unwrap());
+    let writer = Arc::new(OnceLock::<Arc<EmbeddedEngine>>::new());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let hook = {
+        let (follower, writer, seen) = (follower.clone(), writer.clone(), seen.clone());
+        move |call: Call| {
+            let (Call::HasUnlocked, Some(writer)) = (call, writer.get().cloned()) else { return };
+            // There are locks under which it can't be read.
+            let Ok(read) = follower.begin_read() else { return };
+            let (says, said) = mpsc::channel();
+            thread::spawn(move || says.send(writer.begin_read().unwrap().commit()));
+            // It waits, or it has it.
+            let here = said.recv_timeout(Duration::from_millis(50)).unwrap_or(read.commit());
+            seen.lock().unwrap().push((read.commit(), here));
+        }
+    };
+    let file = Told { file: backend(to_write(&place.files().path(0))).unwrap(), hook: Arc::new(hook) };
+    let table = TableFile::on(file, &PAGES.shared_builder()).unwrap();
+    let log = LogDisk { frames: Box::new(backend(to_write(&place.files().path(1))).unwrap()), marks: None };
+    let limits = Limits { log_bytes: 0, checkpoint_bytes: usize::MAX };
+    let engine = EmbeddedEngine::open(table, Given(Mutex::new(Some(log))), limits).unwrap();
+    assert!(writer.set(Arc::new(engine)).is_ok());
+    let newest = commit(writer.get().unwrap(), &put(b"row", vec![1; 10]));
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    assert!(seen.iter().any(|(shown, _)| *shown == newest), "{seen:?}");
     for (shown, here) in &seen {
         assert!(shown <= here, "{shown:?} was shown elsewhere, and here {here:?}");
     }
@@ -403,23 +440,25 @@ fn a_mark_with_impossible_numbers_is_refused() {
     let byte = Bound::Included(LOCKED_BYTE);
     assert!(holder.try_lock_range(byte, byte).unwrap());
     let log = fs::read(killed.files().path(1)).unwrap();
-    let (id, segment_bytes) = (log[16..32].try_into().unwrap(), segment_bytes(log.len() as u64));
+    let (id, length) = (log[16..32].try_into().unwrap(), (log.len() as u64 - 8192) / 2);
+    let at = |sequence, length| Position::at(Segment { sequence, length });
     let sound = Mark {
         session: 1,
         closed: false,
         loads: 0,
         commit: Commit::default(),
-        end: Position { sequence: 3, ..Position::default() },
+        end: at(3, length),
         base: Commit::default(),
-        segment_bytes,
     };
     let far = u64::MAX - 1;
     let hostile = [
-        Mark { end: Position { sequence: far, ..Position::default() }, ..sound },
-        Mark { end: Position { sequence: 3, offset: segment_bytes + 1, checksum: 0 }, ..sound },
+        Mark { end: at(far, length), ..sound },
+        Mark { end: Position { offset: length + 1, ..at(3, length) }, ..sound },
         Mark { commit: Commit::new(far), ..sound },
         Mark { base: Commit::new(far), ..sound },
-        Mark { segment_bytes: segment_bytes + 512, ..sound },
+        Mark { end: at(3, length + 512), ..sound },
+        Mark { end: at(3, length - 1), ..sound },
+        Mark { end: at(3, far), ..sound },
     ];
     for mark in &hostile {
         killed.set_mark(&mark.encode(&id));

@@ -5,8 +5,8 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::wal::RedoLog;
-use super::{EmbeddedEngine, FileId, FollowedFiles, Follower};
+use super::wal::{RedoLog, log_bytes};
+use super::{EmbeddedEngine, FileId, FollowedFiles, Follower, Limits, LogDisk};
 use crate::engine::disk::StorageBackend;
 use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, TableReader, backend};
 use crate::engine::scripted::Random;
@@ -18,7 +18,7 @@ use crate::id::Commit;
 pub(super) const PAGES: Pages = Pages { lock_wait: LOCK_WAIT, ..Pages::believed(1 << 20) };
 const ID: [u8; 16] = [7; 16];
 /// So short that a few commits fill a segment.
-const LOG_BYTES: u64 = 8192 + 2 * 4096;
+const SEGMENT_BYTES: u64 = 4096;
 pub(super) const LOCK_WAIT: Duration = Duration::from_millis(50);
 pub(super) const IDENTITY: &[u8] = b"identity";
 
@@ -38,7 +38,10 @@ impl Files {
     pub(super) fn write(&self, checkpoint_bytes: usize) -> EmbeddedEngine {
         let table = TableFile::open(&self.path(0), PAGES).unwrap();
         let [frames, marks] = [1; 2].map(|log| Box::new(backend(to_write(&self.path(log))).unwrap()));
-        EmbeddedEngine::followed(table, frames, Some(marks), checkpoint_bytes).unwrap()
+        let disk = LogDisk { frames, marks: Some(marks) };
+        // It grows, at most to sixteen times its first length.
+        let limits = Limits { log_bytes: log_bytes(16 * SEGMENT_BYTES), checkpoint_bytes };
+        EmbeddedEngine::growing(table, disk, limits).unwrap()
     }
 }
 
@@ -70,9 +73,9 @@ impl Place {
         let files = place.files();
         drop(RedbEngine::create(to_write(&files.path(0)), PAGES).unwrap());
         let table = TableFile::open(&files.path(0), PAGES).unwrap();
-        table.mark(LogState::Closed { id: ID }).unwrap();
+        table.mark(LogState::Closed { id: ID, next: 0 }).unwrap();
         drop(table);
-        RedoLog::create(&backend(to_write(&files.path(1))).unwrap(), ID, LOG_BYTES).unwrap();
+        RedoLog::create(&backend(to_write(&files.path(1))).unwrap(), ID, SEGMENT_BYTES).unwrap();
         place
     }
 
@@ -95,6 +98,11 @@ impl Place {
 
     pub(super) fn set_mark(&self, mark: &[u8]) {
         backend(to_write(&self.files().path(1))).unwrap().write(4096, mark).unwrap();
+    }
+
+    /// How long the log is.
+    fn log_bytes(&self) -> u64 {
+        fs::metadata(self.files().path(1)).unwrap().len()
     }
 
     pub(super) fn write(&self, checkpoint_bytes: usize) -> EmbeddedEngine {
@@ -173,6 +181,8 @@ fn a_follower_reads_what_its_writer_reads() {
                 assert_eq!(rows(&*follower.begin_read().unwrap()), newest);
             }
         }
+        let has_grown = place.log_bytes() > log_bytes(SEGMENT_BYTES);
+        assert!(has_grown || checkpoint_bytes < usize::MAX, "the log did not grow");
     }
 }
 

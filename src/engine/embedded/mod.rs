@@ -86,7 +86,9 @@ pub(crate) struct EmbeddedEngine {
 
 struct Shared {
     table: TableFile,
-    log: RedoLog,
+    log_source: LogSource,
+    /// How long the log may grow.
+    log_bytes_max: u64,
     /// When a memtable has this many bytes and the checkpoint is idle, it gets it.
     checkpoint_bytes: usize,
     newest: Newest,
@@ -110,6 +112,9 @@ struct Shared {
 struct State {
     view: Arc<View>,
     durable: Commit,
+    /// Since it was needed.
+    log: Option<Arc<RedoLog>>,
+    growth: Growth,
     /// What followers were told last.
     mark: Mark,
     /// What waits to be written, in order; the last takes more.
@@ -123,59 +128,98 @@ struct State {
     stats: LogStats,
 }
 
+/// Whether the log is to have larger segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    None,
+    Wanted,
+    /// There was no space for them.
+    Impossible,
+}
+
+/// The file of a log.
+pub(crate) struct LogDisk {
+    pub(crate) frames: Box<dyn StorageBackend>,
+    /// The same file through another handle, by which followers are told of commits; `None` where nobody follows.
+    pub(crate) marks: Option<Box<dyn StorageBackend>>,
+}
+
+/// Where a log comes from when it is needed.
+pub(crate) trait LogFiles: Send + Sync {
+    /// Opens the file of the log that belongs to the table; what the table says of it now is given. If there is none, it is
+    /// made, and the table names it then; so it returns what the table says.
+    fn open(&self, table: &TableFile, state: LogState) -> Result<(LogDisk, LogState)>;
+}
+
+struct LogSource(Box<dyn LogFiles>);
+
+impl LogSource {
+    fn open(&self, table: &TableFile) -> Result<RedoLog> {
+        let (disk, state) = self.0.open(table, table.log_state()?)?;
+        let LogState::Closed { id, next } = state else {
+            return Err(Error::LogMismatch("the table needs one already".into()));
+        };
+        let mismatch = |what: &str| Error::LogMismatch(what.into());
+        let mut log = RedoLog::reopen(disk.frames, next)?.ok_or_else(|| mismatch(GOES_ON))?;
+        if log.id() != id {
+            return Err(mismatch(OF_ANOTHER_STORE));
+        }
+        disk.marks.into_iter().for_each(|marks| log.mark_through(marks));
+        Ok(log)
+    }
+}
+
+/// How large what is not yet in the table may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) log_bytes: u64,
+    pub(crate) checkpoint_bytes: usize,
+}
+
 impl EmbeddedEngine {
-    /// A store on its table file and the redo log on this disk.
+    /// A store on its table file, which says what it says of the log.
     ///
     /// # Errors
     ///
     /// `LogMismatch` if the two don't belong together.
-    pub(crate) fn on(
-        table: TableFile,
-        disk: Box<dyn StorageBackend>,
-        checkpoint_bytes: usize,
-    ) -> Result<Self> {
-        Self::followed(table, disk, None, checkpoint_bytes)
-    }
-
-    /// The same; and by the mark, which is written through this handle of the log, others follow it.
-    pub(crate) fn followed(
-        table: TableFile,
-        disk: Box<dyn StorageBackend>,
-        marks: Option<Box<dyn StorageBackend>>,
-        checkpoint_bytes: usize,
-    ) -> Result<Self> {
+    pub(crate) fn open(table: TableFile, log_files: impl LogFiles + 'static, limits: Limits) -> Result<Self> {
         let base = table.newest()?;
         let stripes = Arc::new(Stripes::new(STRIPES));
-        let Recovery { mut log, frozen, .. } = recover(&base, disk, &stripes, false)?;
-        marks.into_iter().for_each(|marks| log.mark_through(marks));
         let in_use = matches!(base.log_state(), LogState::InUse { .. });
+        let (mut log, mut frozen) = (None, None);
+        if in_use {
+            let (disk, _) = log_files.open(&table, base.log_state())?;
+            let recovery = recover(&base, disk.frames, &stripes, false)?;
+            let mut recovered = recovery.log;
+            disk.marks.into_iter().for_each(|marks| recovered.mark_through(marks));
+            (log, frozen) = (Some(Arc::new(recovered)), recovery.frozen);
+        }
         frozen.iter().for_each(|frozen| telemetry::recovered(frozen.last));
         let durable = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
-        let mark = Mark {
-            session: wal::random_session(),
-            closed: !in_use,
-            loads: 0,
-            commit: durable,
-            end: log.end(),
-            base: base.commit(),
-            segment_bytes: log.segment_bytes(),
-        };
-        log.write_mark(&mark)?;
-        log.lock_mark()?;
+        let end = log.as_ref().map_or_else(Position::default, |log| log.end());
+        let (session, closed) = (wal::random_session(), !in_use);
+        let mark = Mark { session, closed, loads: 0, commit: durable, end, base: base.commit() };
+        if let Some(log) = &log {
+            log.write_mark(&mark)?;
+            log.lock_mark()?;
+        }
         let view = View { active: Arc::default(), frozen: frozen.map(Arc::new), base: Arc::new(base) };
         let view = Arc::new(view);
-        let sequence = log.end().sequence;
+        let writer = Writer { newest: durable, segment: end.segment, used: 0, in_use, has_written: false };
         let shared = Shared {
             table,
-            log,
-            checkpoint_bytes,
+            log_source: LogSource(Box::new(log_files)),
+            log_bytes_max: limits.log_bytes,
+            checkpoint_bytes: limits.checkpoint_bytes,
             newest: Newest::new(Snapshot { view: view.clone(), commit: durable, stripes: stripes.clone() }),
             stripes,
             marked: AtomicU64::new(durable.number()),
-            writer: Mutex::new(Writer { newest: durable, sequence, used: 0, in_use }),
+            writer: Mutex::new(writer),
             state: Mutex::new(State {
                 view,
                 durable,
+                log,
+                growth: Growth::None,
                 mark,
                 groups: VecDeque::new(),
                 next_group: 0,
@@ -198,6 +242,56 @@ impl EmbeddedEngine {
             .name("keystead checkpoint".to_owned())
             .spawn(move || of_thread.checkpoint_until_closed())?;
         Ok(Self { shared, checkpointer: Some(checkpointer) })
+    }
+}
+
+/// For tests and fuzzing: a log that is there, and is used from the first commit on.
+#[cfg(any(test, fuzzing))]
+impl EmbeddedEngine {
+    pub(crate) fn on(
+        table: TableFile,
+        frames: Box<dyn StorageBackend>,
+        checkpoint_bytes: usize,
+    ) -> Result<Self> {
+        Self::followed(table, frames, None, checkpoint_bytes)
+    }
+
+    pub(crate) fn followed(
+        table: TableFile,
+        frames: Box<dyn StorageBackend>,
+        marks: Option<Box<dyn StorageBackend>>,
+        checkpoint_bytes: usize,
+    ) -> Result<Self> {
+        // As it is: it does not grow.
+        Self::growing(table, LogDisk { frames, marks }, Limits { log_bytes: 0, checkpoint_bytes })
+    }
+
+    pub(crate) fn growing(table: TableFile, disk: LogDisk, limits: Limits) -> Result<Self> {
+        let disk = std::sync::Mutex::new(Some(disk));
+        let engine = Self::open(table, Given(disk), limits)?;
+        let mut writer = engine.shared.lock_writer();
+        engine.shared.log_to_use(&mut writer)?;
+        writer.has_written = true;
+        drop(writer);
+        Ok(engine)
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+struct Given(std::sync::Mutex<Option<LogDisk>>);
+
+#[cfg(any(test, fuzzing))]
+impl LogFiles for Given {
+    fn open(&self, _: &TableFile, state: LogState) -> Result<(LogDisk, LogState)> {
+        let disk = self.0.lock().ok().and_then(|mut disk| disk.take());
+        let disk = disk.ok_or_else(|| Error::LogMismatch("it was opened already".into()))?;
+        let state = match state {
+            LogState::None => {
+                LogState::Closed { id: RedoLog::id_and_segment_bytes(&*disk.frames)?.0, next: 0 }
+            }
+            state => state,
+        };
+        Ok((disk, state))
     }
 }
 
@@ -254,14 +348,14 @@ fn recover(
     let mismatch = |what: &str| Err(Error::LogMismatch(what.into()));
     match base.log_state() {
         LogState::None => {}
-        LogState::Closed { id } | LogState::InUse { id, .. } if id != log.id() => {
+        LogState::Closed { id, .. } | LogState::InUse { id, .. } if id != log.id() => {
             return mismatch(OF_ANOTHER_STORE);
         }
         LogState::InUse { floor, .. } if recovered.newest.unwrap_or_default() < floor => {
             return mismatch("it is an older copy: commits that were in it are missing");
         }
         LogState::Closed { .. } if !recovered.frames.is_empty() => {
-            return mismatch("it goes on where the store was closed");
+            return mismatch(GOES_ON);
         }
         LogState::Closed { .. } | LogState::InUse { .. } => {}
     }
@@ -278,6 +372,7 @@ fn recover(
     Ok(Recovery { log, frozen: Some(Frozen { rows: Arc::new(rows), last, oldest_sequence }), end })
 }
 
+const GOES_ON: &str = "it goes on where the store was closed";
 const OF_ANOTHER_STORE: &str = "it is the log of another store";
 
 /// A row that the library writes takes at most a few times as much in memory as in the log.
@@ -413,10 +508,13 @@ impl Shared {
         let mut mark = Mark { commit: durable, ..state.mark };
         change(&mut mark);
         self.marked.store(durable.number(), Ordering::SeqCst);
-        let told = self.log.write_mark(&mark);
-        // Followers may have been told of it also if that failed: so readers here see it in either case.
+        let written = match &state.log {
+            Some(log) => log.write_mark(&mark),
+            None => Ok(()),
+        };
+        // Followers may have seen the mark also if that failed: so readers here see it in either case.
         self.show(state, durable);
-        told.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
+        written.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
         state.mark = mark;
         state.durable = durable;
         Ok(())

@@ -1,8 +1,8 @@
-//! The redo log: a file of fixed length, overwritten in place, to which groups of commits are appended.
+//! The redo log: a file that is overwritten in place, to which groups of commits are appended.
 //!
 //! ```text
 //! file     = header, mark, segment 0, segment 1    header and mark in 4,096 bytes each
-//! header   = "keystead log"  format (4)  id (16)  length of the file (8)  checksum (8)
+//! header   = "keystead log"  format (4)  id (16)  bytes of each of its first segments (8)  checksum (8)
 //! mark     = how far followers may read            see mark.rs
 //! segment  = frame frame ...                       each begins at a multiple of 512 bytes
 //! frame    = magic (4)  length of the commits (4)  sequence (8)  previous checksum (8)  checksum (8)  commits
@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Numbers have their lowest byte first. Segments are used in turn; the sequence counts them, and the
-//! one with sequence n lies at n modulo 2. The checksum of a frame covers all the rest of it, is seeded
+//! one with sequence n lies at n modulo 2. The file grows by doubling its segments, of which its length tells the number of times: then the next one with an odd
+//! sequence begins where both ended before, and the one after it takes the place of both. The checksum of a frame covers all the rest of it, is seeded
 //! with the log's id, and the frame holds that of the one before it (0 in the first of a segment): so what
 //! is left of an older use of the place, or of another log, is no part of the chain. The magic that a frame
 //! begins with is a hash of the log's id too: no text that somebody stores can look like a frame. A frame begins on a
@@ -31,6 +32,7 @@ use crate::engine::disk::StorageBackend;
 use crate::error::{Error, Result};
 use crate::id::{Commit, random_bytes};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use mark::LOCKED_BYTE;
@@ -58,6 +60,8 @@ const COMMITS_MAX: usize = if cfg!(fuzzing) { 64 * 1024 } else { 4 * 1024 * 1024
 /// How far behind the last frame of a segment is looked for frames that must not be there: behind a
 /// damaged one, the next begins within the length of the largest.
 const LOOK_AHEAD: u64 = COMMITS_MAX as u64 + SECTOR;
+/// A log begins with segments of more than half of this many bytes.
+const FIRST_SEGMENT_MAX: u64 = if cfg!(fuzzing) { 32 * 1024 } else { 256 * 1024 };
 /// So far numbers never come, and above is room to count on.
 const SEQUENCE_MAX: u64 = u64::MAX >> 1;
 /// How often what looks like a frame may turn out to be none: a crash leaves one or two.
@@ -65,9 +69,9 @@ const FALSE_FRAMES_MAX: u32 = 64;
 /// How much is looked through at once.
 const LOOK_AT_ONCE: usize = 1024 * 1024;
 
-/// The smallest log: each segment must hold a frame of the largest size.
-pub(crate) const LOG_BYTES_MIN: u64 = SEGMENTS_AT + 2 * (COMMITS_MAX as u64 + SECTOR);
-/// The largest log.
+/// The least that a log may be allowed to grow to.
+pub(crate) const LOG_BYTES_MIN: u64 = SEGMENTS_AT + 2 * FIRST_SEGMENT_MAX;
+/// The most.
 pub(crate) const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
 pub(crate) struct RedoLog {
@@ -75,15 +79,23 @@ pub(crate) struct RedoLog {
     /// The same file, through the page cache, for the mark; `None` where nobody follows.
     marks: Option<Box<dyn StorageBackend>>,
     id: LogId,
-    segment_bytes: u64,
+    /// How many bytes each segment has, once the one that is written is full.
+    segment_bytes: AtomicU64,
     /// Where the next frame goes. Locked for the time of an append.
     end: Mutex<Position>,
+}
+
+/// A segment: its sequence, and how many bytes it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Segment {
+    pub(super) sequence: u64,
+    pub(super) length: u64,
 }
 
 /// The end of a chain of frames: the segment, where in it the next frame goes, and the checksum of the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Position {
-    pub(super) sequence: u64,
+    pub(super) segment: Segment,
     pub(super) offset: u64,
     pub(super) checksum: u64,
 }
@@ -119,7 +131,8 @@ pub(super) struct Chained {
 }
 
 /// What is in one segment.
-struct Segment {
+struct Found {
+    length: u64,
     frames: Vec<(u64, Frame)>,
     end: u64,
     /// The newest commit in whole frames behind the end.
@@ -136,19 +149,26 @@ pub(super) fn frame_bytes(commits: usize) -> u64 {
     (FRAME_HEADER as u64 + commits as u64).next_multiple_of(SECTOR)
 }
 
-/// The length of each segment of a log of this length.
-pub(super) fn segment_bytes(log_bytes: u64) -> u64 {
-    (log_bytes.saturating_sub(SEGMENTS_AT) / 2) & !(SECTOR - 1)
+/// How many bytes the segments of a log have at first that may grow to this length: by doubling them it comes near to it.
+pub(crate) fn first_segment_bytes(log_bytes_max: u64) -> u64 {
+    let mut length = log_bytes_max.saturating_sub(SEGMENTS_AT) / 2;
+    while length > FIRST_SEGMENT_MAX {
+        length /= 2;
+    }
+    length & !(SECTOR - 1)
+}
+
+/// How long a log is whose segments have so many bytes.
+pub(crate) fn log_bytes(segment_bytes: u64) -> u64 {
+    SEGMENTS_AT.saturating_add(segment_bytes.saturating_mul(2))
 }
 
 /// What one commit wrote, as it is in a frame.
 pub(super) fn encode_commit<'a>(
     commit: Commit,
     rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-    segment_bytes: u64,
 ) -> Result<Vec<u8>> {
-    let max = usize::try_from(segment_bytes).unwrap_or(usize::MAX).saturating_sub(SECTOR_BYTES);
-    let max = max.min(COMMITS_MAX);
+    let max = COMMITS_MAX;
     let too_large = |_| Error::TransactionTooLarge { what: "bytes in the redo log", max };
     let mut bytes = Vec::with_capacity(1024);
     bytes.extend(commit.number().to_le_bytes());
@@ -214,39 +234,61 @@ fn damaged(what: &str) -> Error {
     Error::Corrupted(format!("the redo log: {what}").into())
 }
 
+impl Segment {
+    fn start(self) -> u64 {
+        SEGMENTS_AT + if self.sequence.is_multiple_of(2) { 0 } else { self.length }
+    }
+
+    fn place(self) -> Range<u64> {
+        self.start()..self.start() + self.length
+    }
+}
+
+impl Position {
+    /// The beginning of a segment.
+    pub(super) fn at(segment: Segment) -> Self {
+        Self { segment, offset: 0, checksum: 0 }
+    }
+}
+
 impl RedoLog {
-    /// Makes an empty log of this length; what was on the disk goes. The first byte comes last: as long as
+    /// Makes an empty log, with segments of this length; what was on the disk goes. The first byte comes last: as long as
     /// it is 0, the log was not made to its end.
-    pub(crate) fn create(disk: &dyn StorageBackend, id: LogId, length: u64) -> io::Result<()> {
-        let mut header = Vec::with_capacity(HEADER_USED);
-        header.extend(MAGIC);
-        header.extend(FORMAT.to_le_bytes());
-        header.extend(id);
-        header.extend(length.to_le_bytes());
-        header.extend(XxHash3_64::oneshot(&header).to_le_bytes());
-        // Every block is written once now, so that later a sync has no more to do than its data.
-        let zeros = vec![0; 1 << 20];
-        let mut offset = 0;
+    pub(crate) fn create(disk: &dyn StorageBackend, id: LogId, segment_bytes: u64) -> io::Result<()> {
+        let length = log_bytes(segment_bytes);
         if disk.len()? > 0 {
             disk.write(0, &[0])?;
             disk.sync_data()?;
         }
         disk.set_len(length)?;
-        while offset < length {
-            let bytes = zeros.len().min(usize::try_from(length - offset).unwrap_or(usize::MAX));
-            disk.write(offset, &zeros[..bytes])?;
-            offset += bytes as u64;
-        }
-        disk.write(MARK_AT, &Mark::closed(0, segment_bytes(length)).encode(&id))?;
+        write_zeros(disk, 0, length)?;
+        disk.write(MARK_AT, &Mark::closed(0, segment_bytes).encode(&id))?;
+        let header = encode_header(&id, segment_bytes);
         disk.write(1, &header[1..])?;
         disk.sync_data()?;
         disk.write(0, &header[..1])?;
         disk.sync_data()
     }
 
-    /// Which log is on this disk, and how long it is.
-    pub(crate) fn id_and_length(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
+    /// Which log is on this disk, and how many bytes its segments have.
+    pub(crate) fn id_and_segment_bytes(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
         read_header(disk)
+    }
+
+    /// Makes room for segments of twice the length. They have it from the next one on that has an odd sequence; so not
+    /// again before the one that is written has it.
+    pub(super) fn grow(&self) -> io::Result<()> {
+        let disk = self.marks.as_ref().unwrap_or(&self.disk);
+        let before = self.segment_bytes();
+        let (from, to) = (log_bytes(before), log_bytes(2 * before));
+        let grown = disk.set_len(to).and_then(|()| write_zeros(&**disk, from, to));
+        if let Err(error) = grown.and_then(|()| disk.sync_data()) {
+            // It stays as it was; if that can't be had, the next opening finds it longer, which does no harm.
+            let _ = disk.set_len(from);
+            return Err(error);
+        }
+        self.segment_bytes.store(2 * before, Ordering::Release);
+        Ok(())
     }
 
     /// Opens a log, and reads what it holds behind `durable`, the newest commit in the table file.
@@ -258,14 +300,12 @@ impl RedoLog {
         durable: Commit,
         read_only: bool,
     ) -> Result<(Self, Recovered)> {
-        let (id, length) = read_header(&*disk)?;
-        let segment_bytes = segment_bytes(length);
-        let mut log = Self { disk, marks: None, id, segment_bytes, end: Mutex::default() };
-        let mut segments = [log.read_segment(0)?, log.read_segment(1)?];
-        segments.sort_by_key(|segment| segment.frames.first().map(|(_, frame)| frame.sequence));
+        let mut log = Self::follow(disk)?;
+        let mut segments = [log.find_segment(0)?, log.find_segment(1)?];
+        segments.sort_by_key(|found| found.frames.first().map(|(_, frame)| frame.sequence));
         let mut recovered = Recovered::default();
         let mut last = durable;
-        for (_, frame) in segments.iter().flat_map(|segment| &segment.frames) {
+        for (_, frame) in segments.iter().flat_map(|found| &found.frames) {
             recovered.newest = recovered.newest.max(Some(frame.last));
             if frame.last <= durable {
                 continue;
@@ -277,10 +317,11 @@ impl RedoLog {
             recovered.oldest_sequence.get_or_insert(frame.sequence);
             recovered.frames.push(frame.commits.clone());
         }
-        if segments.iter().any(|segment| segment.stray.is_some_and(|stray| stray > last)) {
+        if segments.iter().any(|found| found.stray.is_some_and(|stray| stray > last)) {
             return Err(damaged("a frame is damaged, and there are whole ones behind it"));
         }
-        if let Some((offset, frame)) = segments[1].frames.last() {
+        let newest = &segments[1];
+        if let Some((offset, frame)) = newest.frames.last() {
             if !read_only {
                 log.write_frame(*offset, frame)?;
                 log.disk.sync_data()?;
@@ -289,11 +330,10 @@ impl RedoLog {
             if frame.sequence > SEQUENCE_MAX || frame.last.number() > SEQUENCE_MAX {
                 return Err(damaged("a number in it is too large"));
             }
-            let behind = offset - log.start(frame.sequence) + frame_bytes(frame.commits.len());
-            let (sequence, checksum) = (frame.sequence, frame.checksum);
-            recovered.end = Position { sequence, offset: behind, checksum };
-            let sequence = sequence + 1;
-            log.end = Mutex::new(Position { sequence, ..Position::default() });
+            let segment = Segment { sequence: frame.sequence, length: newest.length };
+            let offset = offset - segment.start() + frame_bytes(frame.commits.len());
+            recovered.end = Position { segment, offset, checksum: frame.checksum };
+            log.end = Mutex::new(Position::at(log.next(segment)));
         }
         Ok((log, recovered))
     }
@@ -301,8 +341,33 @@ impl RedoLog {
     /// A log whose frames are read where its mark, or a former reader, says that they are.
     pub(super) fn follow(disk: Box<dyn StorageBackend>) -> Result<Self> {
         let (id, length) = read_header(&*disk)?;
-        let segment_bytes = segment_bytes(length);
-        Ok(Self { disk, marks: None, id, segment_bytes, end: Mutex::default() })
+        let end = Mutex::new(Position::at(Segment { sequence: 0, length }));
+        Ok(Self { disk, marks: None, id, segment_bytes: AtomicU64::new(length), end })
+    }
+
+    /// A log of which the table has everything; it goes on with this sequence. `None` if the log goes on further.
+    pub(super) fn reopen(disk: Box<dyn StorageBackend>, next: u64) -> Result<Option<Self>> {
+        let mut log = Self::follow(disk)?;
+        let length = log.segment_bytes();
+        for (sequence, length) in [(0, length), (1, length), (1, length / 2)] {
+            let segment = Segment { sequence, length };
+            let first = log.read_frame(segment.start(), &segment.place())?;
+            if first.is_some_and(|first| first.sequence >= next && first.sequence % 2 == sequence) {
+                return Ok(None);
+            }
+        }
+        log.end = Mutex::new(Position::at(Segment { sequence: next, length }));
+        Ok(Some(log))
+    }
+
+    /// # Errors
+    ///
+    /// `LogMismatch` if the log goes on with this sequence already.
+    pub(crate) fn must_be_behind(disk: Box<dyn StorageBackend>, next: u64) -> Result<()> {
+        match Self::reopen(disk, next)? {
+            Some(_) => Ok(()),
+            None => Err(Error::LogMismatch(super::GOES_ON.into())),
+        }
     }
 
     /// Has the mark written through this handle of the same file.
@@ -314,9 +379,17 @@ impl RedoLog {
         self.id
     }
 
-    /// How many bytes of frames fit into a segment.
+    /// How many bytes of frames fit into a segment, from the next with an odd sequence on.
     pub(super) fn segment_bytes(&self) -> u64 {
-        self.segment_bytes
+        self.segment_bytes.load(Ordering::Acquire)
+    }
+
+    /// The segment behind this one.
+    pub(super) fn next(&self, Segment { sequence, length }: Segment) -> Segment {
+        let sequence = sequence.wrapping_add(1);
+        // One with an even sequence ends where the one before it begins.
+        let length = if sequence.is_multiple_of(2) { length } else { self.segment_bytes() };
+        Segment { sequence, length }
     }
 
     /// Where the next frame goes.
@@ -324,22 +397,35 @@ impl RedoLog {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a frame with these commits to the segment with this sequence: the one that was appended
-    /// to before, or the next. When it returns, they are on the disk. Returns where the next frame goes.
-    pub(super) fn append(&self, sequence: u64, commits: &[u8]) -> io::Result<Position> {
+    /// Appends a frame with these commits to this segment: the one that was appended to before, or the next. When it
+    /// returns, they are on the disk. Returns where the next frame goes.
+    pub(super) fn append(&self, segment: Segment, commits: &[u8]) -> io::Result<Position> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        if sequence != end.sequence {
-            *end = Position { sequence, ..Position::default() };
+        if segment != end.segment {
+            *end = Position::at(segment);
         }
-        let frame = encode_frame(&self.id, sequence, end.checksum, commits);
-        if end.offset + frame.len() as u64 > self.segment_bytes {
+        let frame = encode_frame(&self.id, segment.sequence, end.checksum, commits);
+        if end.offset + frame.len() as u64 > segment.length {
             return Err(io::Error::other("the segment of the redo log is full"));
         }
-        self.disk.write(self.start(sequence) + end.offset, &frame)?;
+        self.disk.write(segment.start() + end.offset, &frame)?;
         self.disk.sync_data()?;
         end.offset += frame.len() as u64;
         end.checksum = checksum_in(&frame);
         Ok(*end)
+    }
+
+    /// Where a segment begins, as it is read on the way to another one.
+    pub(super) fn begin(&self, sequence: u64, to: Segment) -> Result<Position> {
+        if sequence == to.sequence {
+            return Ok(Position::at(to));
+        }
+        let [at, before] = [1, 2].map(|part| Segment { sequence, length: to.length / part });
+        let is_before = !sequence.is_multiple_of(2)
+            && self
+                .read_frame(before.start(), &before.place())?
+                .is_some_and(|found| found.sequence == sequence);
+        Ok(Position::at(if is_before { before } else { at }))
     }
 
     /// Shows the frames of one segment from this position on, up to the other or to where the chain ends, and returns
@@ -350,12 +436,12 @@ impl RedoLog {
         to: Option<Position>,
         mut see: impl FnMut(Chained) -> Result<()>,
     ) -> Result<Position> {
-        let start = self.start(from.sequence);
-        let place = start..start + self.segment_bytes;
+        let segment = from.segment;
+        let (start, place) = (segment.start(), segment.place());
         let mut at = from;
         while to != Some(at)
             && let Some(frame) = self.read_frame(start + at.offset, &place)?
-            && (frame.sequence, frame.previous) == (at.sequence, at.checksum)
+            && (frame.sequence, frame.previous) == (segment.sequence, at.checksum)
         {
             at.offset += frame_bytes(frame.commits.len());
             at.checksum = frame.checksum;
@@ -364,32 +450,41 @@ impl RedoLog {
         Ok(at)
     }
 
-    fn start(&self, sequence: u64) -> u64 {
-        SEGMENTS_AT + (sequence % 2) * self.segment_bytes
-    }
-
     fn write_frame(&self, offset: u64, frame: &Frame) -> io::Result<()> {
         let bytes = encode_frame(&self.id, frame.sequence, frame.previous, &frame.commits);
         self.disk.write(offset, &bytes)
     }
 
-    fn read_segment(&self, number: u64) -> Result<Segment> {
-        let start = self.start(number);
-        let place = start..start + self.segment_bytes;
-        let mut segment = Segment { frames: Vec::new(), end: start, stray: None };
+    /// What is in the segments with an even or an odd sequence. An odd one may lie where it did before the log grew.
+    fn find_segment(&self, number: u64) -> Result<Found> {
+        let length = self.segment_bytes();
+        let found = self.read_segment(number, length)?;
+        if number == 0 {
+            return Ok(found);
+        }
+        let before = self.read_segment(number, length / 2)?;
+        let sequence = |found: &Found| found.frames.first().map(|(_, frame)| frame.sequence);
+        let stray = found.stray.max(before.stray);
+        let newer = if sequence(&before) > sequence(&found) { before } else { found };
+        Ok(Found { stray, ..newer })
+    }
+
+    fn read_segment(&self, number: u64, length: u64) -> Result<Found> {
+        let place = Segment { sequence: number, length }.place();
+        let mut found = Found { length, frames: Vec::new(), end: place.start, stray: None };
         let mut previous = 0;
-        while let Some(frame) = self.read_frame(segment.end, &place)? {
-            let first = segment.frames.first().map_or(frame.sequence, |(_, first)| first.sequence);
+        while let Some(frame) = self.read_frame(found.end, &place)? {
+            let first = found.frames.first().map_or(frame.sequence, |(_, first)| first.sequence);
             if frame.sequence != first || frame.sequence % 2 != number || frame.previous != previous {
                 break;
             }
             previous = frame.checksum;
-            let offset = segment.end;
-            segment.end += frame_bytes(frame.commits.len());
-            segment.frames.push((offset, frame));
+            let offset = found.end;
+            found.end += frame_bytes(frame.commits.len());
+            found.frames.push((offset, frame));
         }
-        segment.stray = self.read_stray(segment.end, &place)?;
-        Ok(segment)
+        found.stray = self.read_stray(found.end, &place)?;
+        Ok(found)
     }
 
     /// The newest commit in whole frames from this offset on.
@@ -468,7 +563,7 @@ impl RedoLog {
     /// commits.
     pub(crate) fn fill(log: &mut [u8], mut data: &[u8], durable: Commit) {
         let id: LogId = log[16..32].try_into().expect("a log has a header");
-        let segment = usize::try_from(segment_bytes(log.len() as u64)).expect("it is in memory");
+        let segment = (log.len() - usize::try_from(SEGMENTS_AT).expect("it is small")) / 2;
         let header = usize::try_from(SEGMENTS_AT).expect("it is small");
         let (mut offset, mut previous, mut commit) = (0, 0, durable.number());
         log[header..].fill(0);
@@ -491,6 +586,38 @@ impl RedoLog {
     }
 }
 
+fn encode_header(id: &LogId, segment_bytes: u64) -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_USED);
+    header.extend(MAGIC);
+    header.extend(FORMAT.to_le_bytes());
+    header.extend(id);
+    header.extend(segment_bytes.to_le_bytes());
+    header.extend(XxHash3_64::oneshot(&header).to_le_bytes());
+    header
+}
+
+/// The longest segments to which the first ones come by doubling, and that a file of this length has room for.
+fn doubled_for(mut segment_bytes: u64, length: u64) -> Option<u64> {
+    if segment_bytes == 0 || !segment_bytes.is_multiple_of(SECTOR) || log_bytes(segment_bytes) > length {
+        return None;
+    }
+    while log_bytes(segment_bytes.saturating_mul(2)) <= length {
+        segment_bytes *= 2;
+    }
+    Some(segment_bytes)
+}
+
+/// Writes every block once, so that later a sync has no more to do than its data.
+fn write_zeros(disk: &dyn StorageBackend, mut from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    while from < to {
+        let bytes = zeros.len().min(usize::try_from(to - from).unwrap_or(usize::MAX));
+        disk.write(from, &zeros[..bytes])?;
+        from += bytes as u64;
+    }
+    Ok(())
+}
+
 fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
     let length = disk.len()?;
     let mut header = [0; HEADER_USED];
@@ -508,14 +635,16 @@ fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
         return Err(Error::Unsupported { found: format, supported: FORMAT });
     }
     let id: LogId = take(&header, at)?;
-    let expected = u64::from_le_bytes(take(&header, at)?);
+    let segment_bytes = u64::from_le_bytes(take(&header, at)?);
     if XxHash3_64::oneshot(&header[..*at]) != u64::from_le_bytes(take(&header, at)?) {
         return Err(damaged("the header is damaged"));
     }
-    if length != expected || length > LOG_BYTES_MAX {
-        return Err(damaged(&format!("the file has {length} bytes, not {expected}")));
+    match doubled_for(segment_bytes, length) {
+        Some(segment_bytes) if log_bytes(segment_bytes) == length && length <= LOG_BYTES_MAX => {
+            Ok((id, segment_bytes))
+        }
+        _ => Err(damaged(&format!("the file has {length} bytes, which no log of its kind has"))),
     }
-    Ok((id, length))
 }
 
 /// What the frames of a log begin with; never zeros, which are where nothing was written.

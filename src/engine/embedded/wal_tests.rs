@@ -1,8 +1,6 @@
 //! The redo log: what an older use of its place left is never taken for damage, and damage never for a crash.
 
-use super::wal::{
-    LOG_BYTES_MIN, LogId, MAGIC_BYTES, Recovered, RedoLog, SEGMENTS_AT, encode_commit, magic, segment_bytes,
-};
+use super::wal::{LogId, MAGIC_BYTES, Recovered, RedoLog, Segment, encode_commit, magic};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::tests::disk::{Disk, Fails, LOG};
@@ -12,11 +10,15 @@ const SECTOR: usize = 512;
 /// Where the segments begin.
 const SEGMENTS: usize = 8192;
 /// Of a short log, which holds a few frames.
-const LENGTH: u64 = SEGMENTS_AT + 2 * 16 * 1024;
+const LENGTH: u64 = 16 * 1024;
 
 fn commit(number: u64, value: &[u8]) -> Vec<u8> {
     let rows = [(&b"ab"[..], Some(value))];
-    encode_commit(Commit::new(number), rows.into_iter(), segment_bytes(LOG_BYTES_MIN)).unwrap()
+    encode_commit(Commit::new(number), rows.into_iter()).unwrap()
+}
+
+fn segment(log: &RedoLog, sequence: u64) -> Segment {
+    Segment { sequence, length: log.segment_bytes() }
 }
 
 fn open(disk: &Disk, durable: u64) -> Result<(RedoLog, Recovered)> {
@@ -27,16 +29,16 @@ fn open(disk: &Disk, durable: u64) -> Result<(RedoLog, Recovered)> {
 /// inside, at each sector.
 fn log_with_old_text(text: [u8; MAGIC_BYTES]) -> Disk {
     let disk = Disk::default();
-    RedoLog::create(&disk.file(LOG), ID, LOG_BYTES_MIN).unwrap();
+    RedoLog::create(&disk.file(LOG), ID, 256 * 1024).unwrap();
     let (log, _) = open(&disk, 0).unwrap();
     // The head of a frame, of a commit, and of its row come to a multiple of four.
     let full = text.repeat(64 * 1024 / MAGIC_BYTES);
     for (sequence, frames) in [(0, [&b"small"[..], &full]), (1, [b"other", b"other"])] {
         for (frame, value) in (0..).zip(frames) {
-            log.append(sequence, &commit(1 + 2 * sequence + frame, value)).unwrap();
+            log.append(segment(&log, sequence), &commit(1 + 2 * sequence + frame, value)).unwrap();
         }
     }
-    log.append(2, &commit(5, b"small")).unwrap();
+    log.append(segment(&log, 2), &commit(5, b"small")).unwrap();
     disk
 }
 
@@ -61,7 +63,7 @@ fn log_with(commits: &[(u64, &[u8])]) -> Disk {
     RedoLog::create(&disk.file(LOG), ID, LENGTH).unwrap();
     let (log, _) = open(&disk, 0).unwrap();
     for (number, value) in commits {
-        log.append(0, &commit(*number, value)).unwrap();
+        log.append(segment(&log, 0), &commit(*number, value)).unwrap();
     }
     disk
 }
@@ -99,7 +101,7 @@ fn numbers_that_leave_no_room_to_count_on_are_damage() {
     {
         let disk = log_with(&[]);
         let (log, _) = open(&disk, 0).unwrap();
-        log.append(sequence, &commit(number, b"value")).unwrap();
+        log.append(segment(&log, sequence), &commit(number, b"value")).unwrap();
         let opened = open(&disk, number - 1);
         assert_eq!(opened.is_ok(), sound, "segment {sequence}, commit {number}: {:?}", opened.err());
         assert!(sound || is_damaged(opened));
@@ -134,4 +136,61 @@ fn a_log_is_made_to_its_end_or_is_none() {
         }
         assert!(from > 6, "{from}");
     }
+}
+
+/// A log that grew, at any time of the use of its segments: what is in them is found, and goes on. Each is full, so none
+/// may lie where another does.
+#[test]
+fn a_log_that_grew_is_read_from_where_its_segments_are() {
+    for (begun, grown_at) in [(0_u64, 0_u64), (0, 1), (0, 2), (1, 1), (1, 2), (1, 3), (2, 3)] {
+        let disk = log_with(&[]);
+        let (log, _) = open(&disk, 0).unwrap();
+        let mut at = segment(&log, begun);
+        let (mut number, mut durable) = (0, 0);
+        let half = vec![b'v'; usize::try_from(LENGTH).unwrap() / 2 - 100];
+        for sequence in begun..begun + 5 {
+            assert_eq!(at.sequence, sequence);
+            if sequence == grown_at {
+                log.grow().unwrap();
+            }
+            let before = number;
+            loop {
+                number += 1;
+                if log.append(at, &commit(number, &half)).unwrap().offset == at.length {
+                    break;
+                }
+            }
+            // The table has what is in all but the last two.
+            let (again, recovered) = open(&Disk::of(disk.bytes()), durable).unwrap();
+            assert_eq!(recovered.newest, Some(Commit::new(number)), "{begun}, {grown_at}, {sequence}");
+            assert_eq!(recovered.frames.len() as u64, number - durable);
+            assert_eq!(again.end().segment, log.next(at), "{begun}, {grown_at}, {sequence}");
+            (at, durable) = (log.next(at), before);
+        }
+        assert_eq!(at.length, 2 * LENGTH);
+    }
+}
+
+/// A crash while a log grows leaves it as it was, or larger; its frames stay.
+#[test]
+fn a_crash_while_a_log_grows_takes_nothing() {
+    let base = log_with(&[(1, b"first"), (2, b"second")]).bytes();
+    let (mut larger, mut from) = (0, 0);
+    loop {
+        from += 1;
+        let disk = Disk::of(base.clone());
+        let (log, _) = open(&disk, 0).unwrap();
+        disk.fail(Some(Fails { from, ever_after: true }));
+        let is_done = log.grow().is_ok();
+        for [table, log] in disk.survivors(from) {
+            let opened = open(&Disk::of([table, log]), 0);
+            let (log, recovered) = opened.unwrap_or_else(|error| panic!("call {from}: {error:?}"));
+            assert_eq!(recovered.frames.len(), 2, "call {from}");
+            larger += u64::from(log.segment_bytes() == 2 * LENGTH);
+        }
+        if is_done {
+            break;
+        }
+    }
+    assert!(from > 3 && larger > 0, "{from}, {larger}");
 }

@@ -12,8 +12,9 @@ use super::spaces::NEWEST;
 pub(crate) enum LogState {
     /// There never was one.
     None,
-    /// The file has all that was in its log: `00 id (16)`.
-    Closed { id: LogId },
+    /// The file has all that was in its log: `00 id (16) sequence (8)`, and the log goes on with a segment of this
+    /// sequence.
+    Closed { id: LogId, next: u64 },
     /// The log may go on after the newest commit of the file: `01 id (16) floor (8)`, and it must hold
     /// the commit with the number of the floor, or a later one.
     InUse { id: LogId, floor: Commit },
@@ -23,7 +24,7 @@ impl LogState {
     pub(crate) fn encode(self) -> Vec<u8> {
         match self {
             Self::None => Vec::new(),
-            Self::Closed { id } => [&[0][..], &id].concat(),
+            Self::Closed { id, next } => [&[0][..], &id, &next.to_le_bytes()].concat(),
             Self::InUse { id, floor } => [&[1][..], &id, &floor.number().to_le_bytes()].concat(),
         }
     }
@@ -33,7 +34,7 @@ impl LogState {
         let malformed = || corrupted(NEWEST, "what it says of the redo log is malformed");
         let (id, rest) = rest.split_first_chunk().ok_or_else(malformed)?;
         match (kind, <[u8; 8]>::try_from(rest)) {
-            (0, _) if rest.is_empty() => Ok(Self::Closed { id: *id }),
+            (0, Ok(next)) => Ok(Self::Closed { id: *id, next: u64::from_le_bytes(next) }),
             (1, Ok(floor)) => Ok(Self::InUse { id: *id, floor: Commit::new(u64::from_le_bytes(floor)) }),
             _ => Err(malformed()),
         }

@@ -398,18 +398,34 @@ impl TableFile {
         newest: Commit,
         state: LogState,
     ) -> Result<RedbRead> {
-        self.write(newest, state, |writing| {
-            rows.iter().try_for_each(|(row, stored)| match stored {
-                Some(stored) => writing.write(row, stored.commit, Some(&stored.bytes)),
-                None => writing.delete(row),
-            })
-        })?;
+        self.write(newest, state, |writing| writing.write_all(rows))?;
         self.newest()
     }
 
-    /// Writes many commits, all or nothing, durably.
-    pub(super) fn load(&self, load: &Load, state: LogState) -> Result<RedbRead> {
-        self.write(load.last_commit(), state, |writing| writing.load(load))?;
+    /// Writes one commit, durably. `commits` is called before others can see it.
+    pub(super) fn commit(
+        &self,
+        rows: &[(Row, Option<Stored>)],
+        newest: Commit,
+        state: LogState,
+        commits: &mut dyn FnMut(),
+    ) -> Result<RedbRead> {
+        self.write(newest, state, |writing| {
+            writing.write_all(rows)?;
+            commits();
+            Ok(())
+        })?;
+        // Durable from here on: if the new state can't be read, that is not known to the caller.
+        self.newest().map_err(|error| Error::CommitUnknown(error.to_string().into()))
+    }
+
+    /// Writes many commits, all or nothing, durably. `commits` is called before others can see them.
+    pub(super) fn load(&self, load: &Load, state: LogState, commits: &mut dyn FnMut()) -> Result<RedbRead> {
+        self.write(load.last_commit(), state, |writing| {
+            writing.load(load)?;
+            commits();
+            Ok(())
+        })?;
         // Durable from here on: if the new state can't be read, that is not known to the caller.
         self.newest().map_err(|error| Error::CommitUnknown(error.to_string().into()))
     }

@@ -14,7 +14,7 @@ use super::spaces::{
 use crate::engine::seal::{seal, seal_into, unseal};
 use crate::engine::{Load, LoadedRow};
 use crate::error::{Error, Result};
-use crate::format::{Row, corrupted};
+use crate::format::{Row, Stored, corrupted};
 use crate::id::Commit;
 
 /// Gaps that hold fewer rows than this are not worth a cursor, which is dear to place.
@@ -122,6 +122,14 @@ impl<'a> Writing<'a> {
         let (beginning, rest) = Beginning::split(row);
         let start = self.start_of(beginning, commit)?;
         start.with(rest, |place| self.insert(place, sealed))
+    }
+
+    /// Writes rows as commits left them, deleted ones as `None`.
+    pub(super) fn write_all(&mut self, rows: &[(Row, Option<Stored>)]) -> Result<()> {
+        rows.iter().try_for_each(|(row, stored)| match stored {
+            Some(stored) => self.write(row, stored.commit, Some(&stored.bytes)),
+            None => self.delete(row),
+        })
     }
 
     pub(super) fn delete(&mut self, row: &[u8]) -> Result<()> {

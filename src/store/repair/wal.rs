@@ -41,19 +41,25 @@ struct Evidence {
 /// A log that was read, if there is one; or why it can't be.
 pub(super) type ReadWal = Result<Option<SalvagedLog>, String>;
 
-/// Reads the log; `known` is the id that the table file says.
-pub(super) fn read_wal(log: WalFile, known: Option<LogId>) -> ReadWal {
+/// Reads the log; `known` is the id that the table file says, and `in_table` the newest commit that it has.
+pub(super) fn read_wal(log: WalFile, known: Option<LogId>, in_table: Commit) -> ReadWal {
     let log = log.map_err(|error| error.to_string())?;
-    log.map(|log| SalvagedLog::read(log, known).map_err(|error| error.to_string())).transpose()
+    let read = |log| SalvagedLog::read(log, known, in_table);
+    log.map(|log| read(log).map_err(|error| error.to_string())).transpose()
 }
 
 impl Looked {
     /// Which log the file says is its own.
     pub(super) fn wal_id(&self) -> Option<LogId> {
         match self.newest {
-            Some((_, LogState::Closed { id } | LogState::InUse { id, .. })) => Some(id),
+            Some((_, LogState::Closed { id, .. } | LogState::InUse { id, .. })) => Some(id),
             _ => None,
         }
+    }
+
+    /// The newest commit that it has.
+    pub(super) fn newest_commit(&self) -> Commit {
+        self.newest.map_or(self.newest_row, |(newest, _)| newest)
     }
 
     /// The newest commit of which there is a trace.
@@ -144,7 +150,7 @@ impl Repairing<'_> {
             None => Commit::default(),
         };
         // Of a file that does not tell its newest commit, the newest row is the best that is known.
-        let known = newest.map_or(self.looked.newest_row, |(newest, _)| newest);
+        let known = self.looked.newest_commit();
         let begins = if newest.is_some() { log.first_after(after) } else { log.commits().map(|_| first) };
         if let Some(begins) = begins.filter(|begins| begins.number() > known.number() + 1) {
             return Ok(Err(format!("the commits behind {known} and before {begins} are missing in it")));

@@ -1,8 +1,8 @@
 //! [`Mark`]: how far followers may read, in the write-ahead log beside its header.
 //!
 //! ```text
-//! mark = session (8)  state (8)  loads (8)  commit (8)  segment (8)  offset (8)  checksum of the last frame (8)
-//!        commit of the table (8)  bytes of a segment (8)  checksum (8)
+//! mark = session (8)  state (8)  loads (8)  commit (8)  segment (8)  its length (8)  offset (8)
+//!        checksum of the last frame (8)  commit of the table (8)  checksum (8)
 //! ```
 //!
 //! The writer overwrites it after each sync, before a commit is acknowledged or shown to anybody. It is not synced: a
@@ -14,7 +14,7 @@ use std::ops::Bound;
 
 use twox_hash::XxHash3_64;
 
-use super::{LogId, MARK_AT, Position, RedoLog, take};
+use super::{LOG_BYTES_MAX, LogId, MARK_AT, Position, RedoLog, Segment, log_bytes, take};
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::lock_holder::locked_by_somebody;
 use crate::error::{Error, Result};
@@ -42,21 +42,30 @@ pub(crate) struct Mark {
     pub(in crate::engine::embedded) end: Position,
     /// Up to which commit the table has everything.
     pub(in crate::engine::embedded) base: Commit,
-    pub(in crate::engine::embedded) segment_bytes: u64,
 }
 
 impl Mark {
     pub(super) fn closed(session: u64, segment_bytes: u64) -> Self {
-        let (commit, base, end) = (Commit::default(), Commit::default(), Position::default());
-        Self { session, closed: true, loads: 0, commit, end, base, segment_bytes }
+        let (commit, base) = (Commit::default(), Commit::default());
+        let end = Position::at(Segment { sequence: 0, length: segment_bytes });
+        Self { session, closed: true, loads: 0, commit, end, base }
     }
 
     pub(in crate::engine::embedded) fn encode(&self, id: &LogId) -> [u8; MARK_BYTES] {
-        let Position { sequence, offset, checksum } = self.end;
+        let Position { segment, offset, checksum } = self.end;
         let (commit, base) = (self.commit.number(), self.base.number());
         let open = u64::from(!self.closed);
-        let numbers =
-            [self.session, open, self.loads, commit, sequence, offset, checksum, base, self.segment_bytes];
+        let numbers = [
+            self.session,
+            open,
+            self.loads,
+            commit,
+            segment.sequence,
+            segment.length,
+            offset,
+            checksum,
+            base,
+        ];
         let mut bytes = [0; MARK_BYTES];
         for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
@@ -76,10 +85,11 @@ impl Mark {
         let at = &mut 0;
         let mut next = || Ok::<_, Error>(u64::from_le_bytes(take(bytes, at)?));
         let (session, state, loads, commit) = (next()?, next()?, next()?, Commit::new(next()?));
-        let end = Position { sequence: next()?, offset: next()?, checksum: next()? };
-        let (base, segment_bytes, sum) = (Commit::new(next()?), next()?, next()?);
+        let segment = Segment { sequence: next()?, length: next()? };
+        let end = Position { segment, offset: next()?, checksum: next()? };
+        let (base, sum) = (Commit::new(next()?), next()?);
         let fits = sum == checksum_of(id, bytes) && state <= 1;
-        Ok(fits.then_some(Self { session, closed: state == 0, loads, commit, end, base, segment_bytes }))
+        Ok(fits.then_some(Self { session, closed: state == 0, loads, commit, end, base }))
     }
 }
 
@@ -122,19 +132,20 @@ impl RedoLog {
         let mut bytes = [0; MARK_BYTES];
         self.disk.read(MARK_AT, &mut bytes)?;
         let mark = Mark::decode(&self.id, &bytes)?;
-        let is_possible = |mark: &Mark| {
-            let Position { sequence, offset, .. } = mark.end;
-            let numbers = sequence.max(mark.commit.number()).max(mark.base.number());
-            mark.segment_bytes == self.segment_bytes
-                && offset <= mark.segment_bytes
-                && numbers <= super::SEQUENCE_MAX
-        };
-        match mark {
-            Some(mark) if !is_possible(&mark) => {
-                Err(super::damaged("its mark names a place that it has not"))
-            }
-            mark => Ok(mark),
+        let Some(mark) = mark else { return Ok(None) };
+        let Position { segment, offset, .. } = mark.end;
+        let numbers = segment.sequence.max(mark.commit.number()).max(mark.base.number());
+        let is_possible = offset <= segment.length
+            && segment.length.is_multiple_of(super::SECTOR)
+            && segment.length <= LOG_BYTES_MAX
+            && numbers <= super::SEQUENCE_MAX;
+        // The file may have grown since its header was read.
+        let is_in_file = is_possible
+            && (segment.length <= self.segment_bytes() || log_bytes(segment.length) <= self.disk.len()?);
+        if !is_in_file {
+            return Err(super::damaged("its mark names a place that it has not"));
         }
+        Ok(Some(mark))
     }
 
     /// The checksum of the mark, as it is there now: one small read.
@@ -146,8 +157,8 @@ impl RedoLog {
 
     /// Sees to it that nobody reads by the mark that a former writer left: the table has everything.
     pub(crate) fn close_mark(disk: &dyn StorageBackend) -> Result<()> {
-        let (id, length) = super::read_header(disk)?;
-        let mark = Mark::closed(0, super::segment_bytes(length)).encode(&id);
+        let (id, segment_bytes) = super::read_header(disk)?;
+        let mark = Mark::closed(0, segment_bytes).encode(&id);
         let mut found = [0; MARK_BYTES];
         disk.read(MARK_AT, &mut found)?;
         if Mark::decode(&id, &found)?.is_none_or(|mark| !mark.closed) {

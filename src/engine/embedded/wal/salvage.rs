@@ -2,7 +2,7 @@
 //!
 //! Frames are read up to where their chain ends. A chain that ends is no sign of damage: the log has room for more.
 //! Three things are. Whole frames behind the end: a frame is written only when the one before it is on the disk. Commits
-//! that are missing between two frames. A frame at the end that names the one before it, and does not fit its checksum:
+//! that are missing between two frames, unless they went past the log to the table, as the first of each process does. A frame at the end that names the one before it, and does not fit its checksum:
 //! a crash leaves a write so that nobody was told of, but damage to the last frame looks the same. What can't be seen is
 //! the loss of all frames from one on, as if they had never been written.
 
@@ -12,14 +12,15 @@ use std::sync::Arc;
 use twox_hash::XxHash3_64;
 
 use super::{
-    Frame, HEADER_USED, LOG_BYTES_MAX, LogId, MAGIC_BYTES, RedoLog, SEGMENTS_AT, damaged, magic,
-    read_commits, segment_bytes, take,
+    Frame, HEADER_USED, LOG_BYTES_MAX, LogId, MAGIC_BYTES, RedoLog, SECTOR, SEGMENTS_AT, Segment, damaged,
+    doubled_for, log_bytes, magic, read_commits, take,
 };
 use crate::engine::disk::StorageBackend;
 use crate::engine::embedded::wal::{FORMAT, FRAME_HEADER, MAGIC};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::sync::Mutex;
+use crate::sync::atomic::AtomicU64;
 
 /// What can be read of a log.
 pub(crate) struct SalvagedLog {
@@ -49,31 +50,35 @@ pub(crate) enum LogEnd {
 }
 
 impl SalvagedLog {
-    /// Reads a log; `known` is the id that the table file says.
+    /// Reads a log; `known` is the id that the table file says, and `in_table` the newest commit that it has.
     ///
     /// # Errors
     ///
     /// `Corrupted` if nothing can be read of it, `Unsupported`, `Io`.
-    pub(crate) fn read(disk: Box<dyn StorageBackend>, known: Option<LogId>) -> Result<Self> {
+    pub(crate) fn read(
+        disk: Box<dyn StorageBackend>,
+        known: Option<LogId>,
+        in_table: Commit,
+    ) -> Result<Self> {
         let length = disk.len()?;
         let header = read_header(&*disk)?;
-        let (id, expected) = match (&header, known) {
-            (Some((id, expected)), _) => (*id, *expected),
-            (None, Some(id)) => (id, length),
+        let (id, segment_bytes) = match (&header, known) {
+            // If it is shorter than it was, the frames are where they were.
+            (Some((id, first)), _) => (*id, doubled_for(*first, length).unwrap_or(*first)),
+            (None, Some(id)) => (id, (length.saturating_sub(SEGMENTS_AT) / 2) & !(SECTOR - 1)),
             (None, None) => return Err(damaged("its header is damaged, and nothing else tells its id")),
         };
-        let segment_bytes = segment_bytes(expected);
         let log = RedoLog {
             disk: Box::new(Padded { disk, length }),
             marks: None,
             id,
-            segment_bytes,
+            segment_bytes: AtomicU64::new(segment_bytes),
             end: Mutex::default(),
         };
         let mut segments = [log.salvage_segment(0)?, log.salvage_segment(1)?];
         segments.sort_by_key(|segment| segment.frames.first().map(|frame| frame.sequence));
         let mut salvaged = Self { id, frames: Vec::new(), end: LogEnd::Whole, segment_bytes };
-        let last = salvaged.chain(&segments);
+        let last = salvaged.chain(&segments, in_table);
         let newest =
             segments.iter().filter_map(|segment| segment.newest()).max().filter(|newest| *newest > last);
         if let Some(newest) = newest {
@@ -81,8 +86,8 @@ impl SalvagedLog {
             salvaged.end = LogEnd::Damaged { why, newest: Some(newest) };
         } else if let Some(why) = segments.iter_mut().find_map(|segment| segment.malformed.take()) {
             salvaged.end = LogEnd::Damaged { why, newest: None };
-        } else if length != expected {
-            let why = format!("the file has {length} bytes, not {expected}");
+        } else if length != log_bytes(segment_bytes) {
+            let why = format!("the file has {length} bytes, which no log of its kind has");
             salvaged.end = LogEnd::Damaged { why, newest: None };
         } else if header.is_none() {
             salvaged.end = LogEnd::Damaged { why: "its header is damaged".to_owned(), newest: None };
@@ -92,13 +97,21 @@ impl SalvagedLog {
         Ok(salvaged)
     }
 
-    /// Takes the frames between which no commit is missing, and returns the last commit in them.
-    fn chain(&mut self, segments: &[Segment; 2]) -> Commit {
-        let mut last: Option<Commit> = None;
+    /// Takes the frames between which no commit is missing, and returns the last commit in them. If the table has what is
+    /// missing between two segments, it has what is in the first, too.
+    fn chain(&mut self, segments: &[Found; 2], in_table: Commit) -> Commit {
+        let (mut last, mut sequence): (Option<Commit>, u64) = (None, 0);
         for frame in segments.iter().flat_map(|segment| &segment.frames) {
-            if last.is_some_and(|last| last.number().checked_add(1) != Some(frame.first.number())) {
-                break;
+            let is_next =
+                |last: Commit| last.number().checked_add(1).is_some_and(|next| next == frame.first.number());
+            if last.is_some_and(|last| !is_next(last)) {
+                let is_in_table = frame.first.number() <= in_table.number().saturating_add(1);
+                if frame.sequence == sequence || last > Some(frame.first) || !is_in_table {
+                    break;
+                }
+                self.frames.clear();
             }
+            sequence = frame.sequence;
             last = Some(frame.last);
             let Frame { first, last, ref commits, .. } = *frame;
             self.frames.push(Whole { first, last, commits: commits.clone() });
@@ -142,8 +155,9 @@ impl SalvagedLog {
 }
 
 /// What is in one segment.
-struct Segment {
+struct Found {
     frames: Vec<Frame>,
+    length: u64,
     /// Behind the last frame.
     end: u64,
     /// The newest commit in whole frames behind the end.
@@ -152,17 +166,31 @@ struct Segment {
     malformed: Option<String>,
 }
 
-impl Segment {
+impl Found {
     fn newest(&self) -> Option<Commit> {
         self.frames.last().map(|frame| frame.last).max(self.stray)
     }
 }
 
 impl RedoLog {
-    fn salvage_segment(&self, number: u64) -> Result<Segment> {
-        let start = self.start(number);
-        let place = start..start + self.segment_bytes;
-        let mut segment = Segment { frames: Vec::new(), end: start, stray: None, malformed: None };
+    /// As `find_segment`.
+    fn salvage_segment(&self, number: u64) -> Result<Found> {
+        let length = self.segment_bytes();
+        let found = self.salvage_segment_of(number, length)?;
+        if number == 0 {
+            return Ok(found);
+        }
+        let before = self.salvage_segment_of(number, length / 2)?;
+        let sequence = |found: &Found| found.frames.first().map(|frame| frame.sequence);
+        let stray = found.stray.max(before.stray);
+        let newer = if sequence(&before) > sequence(&found) { before } else { found };
+        Ok(Found { stray, ..newer })
+    }
+
+    fn salvage_segment_of(&self, number: u64, length: u64) -> Result<Found> {
+        let place = Segment { sequence: number, length }.place();
+        let mut segment =
+            Found { length, frames: Vec::new(), end: place.start, stray: None, malformed: None };
         let mut previous = 0;
         loop {
             let frame = match self.read_frame(segment.end, &place) {
@@ -194,14 +222,16 @@ impl RedoLog {
 
     /// Whether at the end of the newest frame, or where the next segment begins, there is a frame that goes on from it
     /// and is not whole.
-    fn is_torn(&self, segments: &[Segment; 2]) -> Result<bool> {
+    fn is_torn(&self, segments: &[Found; 2]) -> Result<bool> {
         let Some(newest) = segments[1].frames.last() else {
             // The very first frame.
-            return Ok(self.goes_on(self.start(0), 0, 0)? || self.goes_on(self.start(1), 1, 0)?);
+            let start = |sequence| Segment { sequence, length: self.segment_bytes() }.start();
+            return Ok(self.goes_on(start(0), 0, 0)? || self.goes_on(start(1), 1, 0)?);
         };
-        let next = newest.sequence.wrapping_add(1);
+        let sequence = newest.sequence;
+        let next = self.next(Segment { sequence, length: segments[1].length });
         Ok(self.goes_on(segments[1].end, newest.sequence, newest.checksum)?
-            || segments[0].frames.is_empty() && self.goes_on(self.start(next), next, 0)?)
+            || segments[0].frames.is_empty() && self.goes_on(next.start(), next.sequence, 0)?)
     }
 
     /// Whether what lies at an offset is, by its beginning, the frame behind the one with this checksum.
@@ -220,7 +250,7 @@ impl RedoLog {
     }
 }
 
-/// What the header says: the id of the log and the length of the file; `None` if it is damaged.
+/// What the header says: the id of the log and how many bytes its first segments have; `None` if it is damaged.
 fn read_header(disk: &dyn StorageBackend) -> Result<Option<(LogId, u64)>> {
     let mut header = [0; HEADER_USED];
     if disk.len()? < HEADER_USED as u64 {
@@ -233,7 +263,7 @@ fn read_header(disk: &dyn StorageBackend) -> Result<Option<(LogId, u64)>> {
     let id: LogId = take(&header, at)?;
     let expected = u64::from_le_bytes(take(&header, at)?);
     let fits = XxHash3_64::oneshot(&header[..*at]) == u64::from_le_bytes(take(&header, at)?);
-    if magic != *MAGIC || !fits || !(SEGMENTS_AT..=LOG_BYTES_MAX).contains(&expected) {
+    if magic != *MAGIC || !fits || log_bytes(expected) > LOG_BYTES_MAX {
         return Ok(None);
     }
     if format != FORMAT {
