@@ -17,7 +17,7 @@ use crate::alias::{Alias, AliasUrn, KeyAlias};
 use crate::engine::disk::StorageBackend;
 use crate::engine::embedded::wal::RedoLog;
 use crate::engine::embedded::{EmbeddedEngine, Follower, Simulated};
-use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, seal, unseal};
+use crate::engine::redb::{LogState, Pages, TableFile, seal, unseal};
 use crate::format;
 use crate::format::changes::{ChangesReader, ChangesWriter};
 use crate::id::{Commit, DomainId, KeyId, RequestId, Scope};
@@ -212,7 +212,7 @@ const LOG_ID: [u8; 16] = [7; 16];
 /// A small store that was not closed cleanly: its table file, its log, and the newest commit in the table file.
 static STORE: LazyLock<(Vec<u8>, Vec<u8>, Commit)> = LazyLock::new(|| {
     let (table, log) = (Bytes::default(), Bytes::default());
-    let engine = RedbEngine::initialize(table.clone(), &PAGES.builder()).unwrap();
+    let engine = EmbeddedEngine::initialize(table.clone(), &PAGES.builder()).unwrap();
     Options::new().begin(&engine).unwrap();
     drop(engine);
     let of_table = TableFile::on(table.clone(), &PAGES.builder()).unwrap();
@@ -240,7 +240,7 @@ static STORE: LazyLock<(Vec<u8>, Vec<u8>, Commit)> = LazyLock::new(|| {
 /// The same without a log, closed.
 static DIRECT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let table = Bytes::default();
-    let engine = RedbEngine::initialize(table.clone(), &PAGES.builder()).unwrap();
+    let engine = EmbeddedEngine::initialize(table.clone(), &PAGES.builder()).unwrap();
     Options::new().begin(&engine).unwrap();
     drop(engine);
     fill(&open_direct(&table, PAGES).unwrap());
@@ -342,7 +342,7 @@ fn options() -> Options {
 }
 
 fn open_direct(table: &Bytes, pages: Pages) -> crate::Result<Store> {
-    options().on(Box::new(RedbEngine::on(table.clone(), &pages.builder())?))
+    options().on(Box::new(EmbeddedEngine::on_table(table.clone(), &pages.builder())?))
 }
 
 fn open_logged(table: &Bytes, log: &Bytes, pages: Pages) -> crate::Result<Store> {
@@ -404,7 +404,7 @@ static BACKUP: LazyLock<(Vec<u8>, Vec<Vec<u8>>)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let (base, changes) = (folder.path().join("base"), folder.path().join("changes"));
     let table = Bytes::default();
-    let engine = RedbEngine::initialize(table.clone(), &PAGES.builder()).unwrap();
+    let engine = EmbeddedEngine::initialize(table.clone(), &PAGES.builder()).unwrap();
     Options::new().begin(&engine).unwrap();
     drop(engine);
     let store = open_direct(&table, PAGES).unwrap();

@@ -32,7 +32,7 @@ mod stand_ins;
 #[cfg(all(feature = "tracing", feature = "metrics"))]
 mod telemetry;
 
-use crate::engine::redb::RedbEngine;
+use crate::engine::embedded::EmbeddedEngine;
 use crate::engine::scripted::Scripted;
 use crate::{KeyId, NewKey, Options, Request, Scope, Store, Timestamp};
 
@@ -42,7 +42,7 @@ fn scripted() -> (Store, Scripted) {
 }
 
 fn scripted_with(options: Options) -> (Store, Scripted) {
-    let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+    let engine = Scripted::new(EmbeddedEngine::in_memory());
     options.begin(&engine).unwrap();
     (options.on(Box::new(engine.clone())).unwrap(), engine)
 }

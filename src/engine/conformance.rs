@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::embedded::EmbeddedEngine;
 use super::embedded::wal::RedoLog;
-use super::redb::{Pages, RedbEngine, TableFile, builder};
+use super::redb::{Pages, TableFile, builder};
 use super::scripted::{Random, Scripted};
 use super::{Batch, Engine, Load, Log, Range, ReadTransaction, Reading, RowHash, Waited};
 use crate::error::Error;
@@ -49,12 +49,16 @@ pub(crate) fn suite(make: impl Fn() -> Box<dyn Engine>) {
 
 #[test]
 fn redb_in_memory() {
-    suite(|| Box::new(RedbEngine::in_memory(1 << 20).unwrap()));
+    suite(|| Box::new(EmbeddedEngine::in_memory()));
 }
 
 #[test]
 fn redb_in_a_file() {
-    suite(|| Box::new(RedbEngine::create(tempfile::tempfile().unwrap(), Pages::believed(1 << 20)).unwrap()));
+    suite(|| {
+        Box::new(
+            EmbeddedEngine::create_table(tempfile::tempfile().unwrap(), Pages::believed(1 << 20)).unwrap(),
+        )
+    });
 }
 
 /// The rows are found in the active memtable, in the frozen one, or in the table file.
@@ -63,7 +67,7 @@ fn redb_with_a_log() {
     for checkpoint_bytes in [1, 300, 5000, usize::MAX] {
         suite(|| {
             let disk = Disk::default();
-            drop(RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap());
+            drop(TableFile::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap());
             RedoLog::create(&disk.file(LOG), [7; 16], 2 << 20).unwrap();
             let table = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
             Box::new(EmbeddedEngine::on(table, Box::new(disk.file(LOG)), checkpoint_bytes).unwrap())
@@ -73,7 +77,7 @@ fn redb_with_a_log() {
 
 #[test]
 fn the_engine_of_scripts_lets_everything_pass() {
-    suite(|| Box::new(Scripted::new(RedbEngine::in_memory(1 << 20).unwrap())));
+    suite(|| Box::new(Scripted::new(EmbeddedEngine::in_memory())));
 }
 
 #[cfg(feature = "etcd")]

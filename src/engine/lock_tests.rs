@@ -15,7 +15,7 @@ use redb::{Builder, ConcurrencyMode, StorageBackend};
 use super::embedded::EmbeddedEngine;
 use super::embedded::wal::RedoLog;
 use super::lock_wait::LOCK_WAIT_DEFAULT;
-use super::redb::{LogState, Pages, RedbEngine, TableFile};
+use super::redb::{LogState, Pages, TableFile};
 use super::{Batch, Engine, Log};
 use crate::tests::disk::{Disk, LOG};
 
@@ -67,7 +67,7 @@ fn comes(what: &str, is: impl Fn() -> bool) {
 #[test]
 fn commits_go_on_while_a_checkpoint_waits_for_a_reader_that_was_stopped() {
     let (table, log) = (tempfile::NamedTempFile::new().unwrap(), Disk::default());
-    drop(RedbEngine::create(table.reopen().unwrap(), Pages::believed(1 << 20)).unwrap());
+    drop(TableFile::create(table.reopen().unwrap(), Pages::believed(1 << 20)).unwrap());
     let store = engine(table.path(), &log);
     commit(&store, 0);
     let locks = || store.page_state().unwrap().locks;
@@ -91,7 +91,7 @@ fn commits_go_on_while_a_checkpoint_waits_for_a_reader_that_was_stopped() {
 #[test]
 fn closing_gives_up_a_checkpoint_that_waits_and_loses_nothing() {
     let (table, log) = (tempfile::NamedTempFile::new().unwrap(), Disk::default());
-    drop(RedbEngine::create(table.reopen().unwrap(), Pages::believed(1 << 20)).unwrap());
+    drop(TableFile::create(table.reopen().unwrap(), Pages::believed(1 << 20)).unwrap());
     let store = engine(table.path(), &log);
     commit(&store, 0);
     let reader = stopped(table.path());

@@ -96,7 +96,12 @@ pub(crate) trait Engine: Send + Sync {
         conflicts < CONFLICTS_MAX
     }
 
-    /// What the redo log and its checkpoint did so far; `None` on an engine without one.
+    /// Returns when all that was committed before is where it stays, and no longer in a log only.
+    fn checkpoint(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the write-ahead log and its checkpoint did so far; `None` on an engine without one.
     fn log_stats(&self) -> Option<LogStats> {
         None
     }

@@ -140,6 +140,10 @@ impl Engine for Scripted {
         self.engine.stop_waiting();
     }
 
+    fn checkpoint(&self) -> Result<()> {
+        self.engine.checkpoint()
+    }
+
     fn loads(&self) -> bool {
         self.stand_ins.is_none() && self.engine.loads()
     }

@@ -34,9 +34,6 @@ pub(crate) struct Stripes {
 }
 
 impl Stripes {
-    /// How many a store has if nothing else is said: half a mebibyte.
-    pub(crate) const COUNT_DEFAULT: usize = 1 << 16;
-
     /// At least this many stripes.
     pub(crate) fn new(count: usize) -> Self {
         let count = count.next_power_of_two();
@@ -92,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_number_of_stripes_is_a_power_of_two() {
-        for (asked, made) in [(0, 1), (1, 1), (2, 2), (3, 4), (Stripes::COUNT_DEFAULT, 1 << 16)] {
+        for (asked, made) in [(0, 1), (1, 1), (2, 2), (3, 4), (1 << 16, 1 << 16)] {
             assert_eq!(Stripes::new(asked).stripes.len(), made);
         }
     }

@@ -14,7 +14,7 @@ use crate::engine::embedded::wal::{LogId, RedoLog, first_segment_bytes, log_byte
 use crate::engine::embedded::{self, EmbeddedEngine, FollowedFiles, Follower, Limits, LogDisk, LogFiles};
 use crate::engine::lock_holder::{self, FileId, locked_by_somebody};
 use crate::engine::lock_wait::{self, LOCK_WAIT_DEFAULT, Wanted};
-use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, TableReader, backend};
+use crate::engine::redb::{LogState, Pages, TableFile, TableReader, backend};
 use crate::error::{Error, Locked, Result};
 use crate::format::Space;
 use crate::id::random_bytes;
@@ -29,50 +29,23 @@ const LOG_SUFFIX: &str = ".redo";
 /// How often an opening looks whether a file is still locked.
 const POLL: Duration = Duration::from_millis(10);
 
-/// The table file, and the redo log beside it.
+/// The table file, and the write-ahead log beside it.
 pub(super) struct Files<'a> {
     pub(super) path: &'a Path,
     /// Whether a store is made where there is none.
     pub(super) create: bool,
     pub(super) pages: Pages,
-    /// The length of a redo log that is made.
+    /// How long the log may grow.
     pub(super) log_bytes: u64,
     pub(super) checkpoint_bytes: usize,
 }
 
 impl Files<'_> {
-    /// Opens the store, or makes it, without a redo log.
-    pub(super) fn open_direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let engine = patiently(self.path, self.pages.lock_wait, || self.direct(&begin))?;
+    /// Opens the store, or makes it.
+    pub(super) fn open(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
+        let engine = patiently(self.path, self.pages.lock_wait, || self.open_now(&begin))?;
         self.clear();
-        Ok(engine)
-    }
-
-    fn direct(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let open = || RedbEngine::open(self.path, self.pages);
-        loop {
-            let engine = match open() {
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                    self.create(&begin)?;
-                    open()?
-                }
-                opened => opened?,
-            };
-            if !matches!(engine.log_state(), LogState::InUse { .. }) {
-                return Ok(Box::new(engine));
-            }
-            drop(engine);
-            // Opened with its log and closed again, the file has all; unless somebody else was faster.
-            self.logged(&begin)?.close()?;
-        }
-    }
-
-    /// Opens the store, or makes it, with a redo log.
-    pub(super) fn open_with_log(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<Box<dyn Engine>> {
-        let open = || Ok(Box::new(self.logged(&begin)?) as Box<dyn Engine>);
-        let engine = patiently(self.path, self.pages.lock_wait, open)?;
-        self.clear();
-        Ok(engine)
+        Ok(Box::new(engine))
     }
 
     /// Removes what killed processes left beside the store, when it is known that there is one.
@@ -80,7 +53,7 @@ impl Files<'_> {
         remove_unused(folder_of(&log_path(self.path)));
     }
 
-    fn logged(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<EmbeddedEngine> {
+    fn open_now(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<EmbeddedEngine> {
         let open = || TableFile::open(self.path, self.pages);
         let table = match open() {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -123,9 +96,9 @@ impl Files<'_> {
             return Err(self.no_store());
         }
         let file = TemporaryFile::beside(self.path)?;
-        let engine = RedbEngine::create(file.reopen()?, self.pages)?;
+        let engine = EmbeddedEngine::without_log(TableFile::create(file.reopen()?, self.pages)?)?;
         begin(&engine)?;
-        drop(engine);
+        engine.close()?;
         file.file().sync_all()?;
         match file.name(self.path) {
             // Somebody else was faster: theirs is as good.

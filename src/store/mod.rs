@@ -354,6 +354,21 @@ impl Store {
         verify::verify(rows, &self.inner.policy)
     }
 
+    /// Returns when every commit that was made before is in the table file, durably, and not in the write-ahead log alone.
+    /// Commits that are made meanwhile do not wait, and go on in the log.
+    ///
+    /// The store does this in the background, and when it is closed: so this is for who wants to know when it is done. To copy
+    /// a store that is in use, take [`backup`](Self::backup): a copy of the files is one of the store only while nobody
+    /// writes it. In memory and on etcd there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadOnly`](Error::ReadOnly) if the store is open for reading only; [`Poisoned`](Error::Poisoned) if the table can't
+    /// be written, now or since an earlier failure.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.inner.engine.checkpoint()
+    }
+
     /// How the store has done since it was opened.
     pub fn stats(&self) -> Stats {
         let cache = self.inner.cache.as_ref().map(Cache::stats).unwrap_or_default();

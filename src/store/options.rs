@@ -10,10 +10,11 @@ use super::incarnation::begin_anew_in_place;
 use super::page_check::{BackgroundCheck, Checker};
 use super::storages::Storages;
 use super::{Inner, Store};
+use crate::engine::embedded::EmbeddedEngine;
 #[cfg(feature = "etcd")]
 use crate::engine::etcd::{Access, Etcd, EtcdEngine};
 use crate::engine::lock_wait::LOCK_WAIT_DEFAULT;
-use crate::engine::redb::{Pages, RedbEngine};
+use crate::engine::redb::{Pages, TableFile};
 use crate::engine::{Batch, Engine, Log, ReadTransaction, Storage};
 use crate::error::{Error, Result};
 use crate::format::{Fixed, Space, corrupted, decode_fixed, encode_fixed};
@@ -50,8 +51,7 @@ pub struct Options {
     history: Option<bool>,
     create: bool,
     cache_bytes: usize,
-    redo_log: bool,
-    redo_log_bytes: u64,
+    wal_bytes: u64,
     checkpoint_bytes: usize,
     record_cache_bytes: usize,
     check_integrity: bool,
@@ -73,14 +73,14 @@ impl Options {
     /// The memory for cached pages if nothing else is said: 64 MiB.
     pub const CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 
-    /// How long the redo log may grow if nothing else is said: 64 MiB.
-    pub const REDO_LOG_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+    /// How long the write-ahead log may grow by default: 64 MiB.
+    pub const WAL_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
     /// How many bytes of changes begin a checkpoint if nothing else is said: 8 MiB.
     pub const CHECKPOINT_BYTES_DEFAULT: usize = 8 * 1024 * 1024;
-    /// The least that a redo log may be allowed to grow to: half a mebibyte and 8 KiB.
-    pub const REDO_LOG_BYTES_MIN: u64 = LOG_BYTES_MIN;
+    /// The least that the write-ahead log may be allowed to grow to: half a mebibyte and 8 KiB.
+    pub const WAL_BYTES_MIN: u64 = LOG_BYTES_MIN;
     /// The most: 16 GiB.
-    pub const REDO_LOG_BYTES_MAX: u64 = LOG_BYTES_MAX;
+    pub const WAL_BYTES_MAX: u64 = LOG_BYTES_MAX;
     /// The memory for decoded records if nothing else is said: 64 MiB.
     pub const RECORD_CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 
@@ -102,8 +102,7 @@ impl Options {
             history: None,
             create: true,
             cache_bytes: Self::CACHE_BYTES_DEFAULT,
-            redo_log: false,
-            redo_log_bytes: Self::REDO_LOG_BYTES_DEFAULT,
+            wal_bytes: Self::WAL_BYTES_DEFAULT,
             checkpoint_bytes: Self::CHECKPOINT_BYTES_DEFAULT,
             record_cache_bytes: Self::RECORD_CACHE_BYTES_DEFAULT,
             check_integrity: false,
@@ -172,31 +171,21 @@ impl Options {
         self
     }
 
-    /// Whether commits go to a write-ahead log first, a second file beside the store's, with `.redo` added to its
-    /// name; false by default. A commit is then one sequential write and one sync, which those
-    /// share that commit at the same time, and the file is brought up to date in the background. The first commit of a
-    /// process goes to the file, so that one alone needs no log. Other processes
-    /// [read along](Self::open_read_only), as without one. Not fixed: each opening may say something else. A
-    /// store that was closed is one file, and the log may be deleted; after a crash both belong together.
-    /// A store in memory has none.
-    pub fn redo_log(mut self, redo_log: bool) -> Self {
-        self.redo_log = redo_log;
+    /// How long the write-ahead log may grow, in bytes; [`WAL_BYTES_DEFAULT`](Self::WAL_BYTES_DEFAULT) by default.
+    ///
+    /// The log is made by the second commit of a process, with half a mebibyte, and doubles while it fills before it is time
+    /// for a checkpoint. A commit that is larger than half of it goes to the table at once. A longer log lets longer bursts
+    /// of writes go on before they wait for the table, takes as much memory, and more time to open after a crash. Where
+    /// there is no space for a longer one, it stays as it is. One that is longer than this is made again, shorter, when the
+    /// store is opened after a clean end. Out of the range from [`WAL_BYTES_MIN`](Self::WAL_BYTES_MIN) to
+    /// [`WAL_BYTES_MAX`](Self::WAL_BYTES_MAX) it is [`Error::OptionsMismatch`] at opening.
+    #[must_use]
+    pub fn wal_bytes(mut self, bytes: u64) -> Self {
+        self.wal_bytes = bytes;
         self
     }
 
-    /// How long the redo log may grow, in bytes; [`REDO_LOG_BYTES_DEFAULT`](Self::REDO_LOG_BYTES_DEFAULT) if nothing is
-    /// said. It begins with less than a mebibyte and doubles while it fills before it is time for a checkpoint; a commit
-    /// that is larger than half of it goes to the file at once. A longer log lets longer bursts of writes go on before
-    /// they wait for the file, takes as much memory, and more time to open after a crash. Where there is no space for a
-    /// longer one, it stays as it is. One that is longer than this says now is made anew at the next opening. Out of the range from [`REDO_LOG_BYTES_MIN`](Self::REDO_LOG_BYTES_MIN) to
-    /// [`REDO_LOG_BYTES_MAX`](Self::REDO_LOG_BYTES_MAX) it is [`Error::OptionsMismatch`] at opening.
-    pub fn redo_log_bytes(mut self, bytes: u64) -> Self {
-        self.redo_log_bytes = bytes;
-        self
-    }
-
-    /// After how many bytes of changes, in memory, a checkpoint begins to write them from the redo log to the
-    /// file, if it is idle, or when half of the log is full;
+    /// After how many bytes of changes, in memory, a checkpoint begins to write them to the table, if it is idle, or when half of the log is full;
     /// [`CHECKPOINT_BYTES_DEFAULT`](Self::CHECKPOINT_BYTES_DEFAULT) if nothing is said. Fewer make opening
     /// after a crash faster, more let changes of the same row be written once.
     pub fn checkpoint_bytes(mut self, bytes: usize) -> Self {
@@ -210,8 +199,7 @@ impl Options {
     /// description, and names of more than 23 bytes; all on the high side. So 64 MiB hold about 73,000 names, for
     /// all threads. Where there is more than one core, an eighth of it is for copies of those that each thread
     /// asks for most. It is filled as records are read, and [`Store::stats`] tells how it does. A process that opens the
-    /// store [for reading only](Self::open_read_only) has one of its own. Where another process writes the store without
-    /// a write-ahead log, each of its commits makes all that is in there invalid.
+    /// store [for reading only](Self::open_read_only) has one of its own.
     pub fn record_cache_bytes(mut self, bytes: usize) -> Self {
         self.record_cache_bytes = bytes;
         self
@@ -304,7 +292,7 @@ impl Options {
         let path = path.as_ref();
         self.check()?;
         if self.restored {
-            // It is closed again, and has all that was in its redo log.
+            // It is closed again, and has all that was in its log.
             // Nothing is made where the copy must be: an empty store would hide that it is not there.
             let as_it_was = self.clone().restored(false).create(false);
             drop(as_it_was.open(path)?);
@@ -313,11 +301,7 @@ impl Options {
         }
         let files = self.files(path);
         let begin = |engine: &dyn Engine| self.begin(engine);
-        let engine = match self.redo_log {
-            true => files.open_with_log(begin)?,
-            false => files.open_direct(begin)?,
-        };
-        self.on_to_write(engine)
+        self.on_to_write(files.open(begin)?)
     }
 
     /// Opens the store in this file for reading only, also while another process writes it: each read sees every
@@ -342,9 +326,9 @@ impl Options {
     }
 
     /// Opens the store that is kept in a [`Storage`] of the caller's instead of a file. An empty one becomes
-    /// a store. With a storage for it there is a redo log, whatever [`redo_log`](Self::redo_log) says; an
-    /// empty one becomes a log when it is needed, which may grow to [`redo_log_bytes`](Self::redo_log_bytes). Both are the store's alone
-    /// until its last handle is dropped: nothing is locked, that is the caller's part.
+    /// a store. With a storage for the write-ahead log, the store has one, as in files: an empty one becomes a log when it is
+    /// needed, and may grow to [`wal_bytes`](Self::wal_bytes). Without one each commit goes to the table, which takes
+    /// longer. Both are the store's alone until its last handle is dropped: nothing is locked, that is the caller's part.
     ///
     /// As with files, a store that was closed needs its log no more, and may be opened without one. After a
     /// crash both belong together, and both must be there.
@@ -411,7 +395,7 @@ impl Options {
     /// [`LogMismatch`](Error::LogMismatch) also if the store was not closed and its log is not given.
     pub fn open_on(&self, table: Box<dyn Storage>, log: Option<Box<dyn Storage>>) -> Result<Store> {
         self.check()?;
-        let Self { create, redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
+        let Self { create, wal_bytes: log_bytes, checkpoint_bytes, .. } = *self;
         let storages = Storages { table, log, create, pages: self.pages(), log_bytes, checkpoint_bytes };
         self.on_to_write(storages.open(|engine: &dyn Engine| self.begin(engine))?)
     }
@@ -465,13 +449,13 @@ impl Options {
     /// A store that lives in memory and ends with its last handle; for tests.
     pub fn in_memory(&self) -> Result<Store> {
         self.check()?;
-        let engine = RedbEngine::in_memory(self.cache_bytes)?;
+        let engine = EmbeddedEngine::without_log(TableFile::in_memory(self.cache_bytes)?)?;
         self.begin(&engine)?;
         self.on(Box::new(engine))
     }
 
     fn files<'a>(&self, path: &'a Path) -> Files<'a> {
-        let Self { create, redo_log_bytes: log_bytes, checkpoint_bytes, .. } = *self;
+        let Self { create, wal_bytes: log_bytes, checkpoint_bytes, .. } = *self;
         Files { path, create, pages: self.pages(), log_bytes, checkpoint_bytes }
     }
 
@@ -500,7 +484,7 @@ impl Options {
             ("transaction_time", milliseconds(self.transaction_time), 1, 60_000),
             ("lock_wait", milliseconds(self.lock_wait), 10, 3_600_000),
             ("page_check_rate", Some(self.page_check_rate), 1 << 20, u64::MAX),
-            ("redo_log_bytes", Some(self.redo_log_bytes), LOG_BYTES_MIN, LOG_BYTES_MAX),
+            ("wal_bytes", Some(self.wal_bytes), LOG_BYTES_MIN, LOG_BYTES_MAX),
             ("retention.history_days", days, 1, Retention::HISTORY_DAYS_MAX.into()),
             ("retention.history_commits", retention.history_commits, 1, Retention::HISTORY_COMMITS_MAX),
             ("retention.outcome_hours", Some(hours), 1, Retention::OUTCOME_HOURS_MAX.into()),

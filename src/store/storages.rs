@@ -4,20 +4,20 @@ use crate::engine::Engine;
 use crate::engine::disk::{Memory, OnStorage, Storage, StorageBackend};
 use crate::engine::embedded::wal::{RedoLog, first_segment_bytes, log_bytes};
 use crate::engine::embedded::{EmbeddedEngine, Limits, LogDisk, LogFiles};
-use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile};
+use crate::engine::redb::{LogState, Pages, TableFile};
 use crate::error::{Error, Result};
 use crate::id::random_bytes;
 
 use std::sync::Arc;
 
-/// The storage of the table, and that of the redo log if there is to be one.
+/// The storage of the table, and that of the write-ahead log if there is to be one.
 pub(super) struct Storages {
     pub(super) table: Box<dyn Storage>,
     pub(super) log: Option<Box<dyn Storage>>,
     /// Whether a store is made in an empty storage.
     pub(super) create: bool,
     pub(super) pages: Pages,
-    /// The length of a redo log that is made.
+    /// How long the log may grow.
     pub(super) log_bytes: u64,
     pub(super) checkpoint_bytes: usize,
 }
@@ -30,16 +30,8 @@ impl Storages {
             }
             self.create(begin)?;
         }
-        let builder = self.pages.builder();
-        let table = OnStorage(self.table);
-        let Some(log) = self.log else {
-            let engine = RedbEngine::on(table, &builder)?;
-            return match engine.log_state() {
-                LogState::InUse { .. } => Err(mismatch("the store was not closed, and needs it")),
-                LogState::None | LogState::Closed { .. } => Ok(Box::new(engine)),
-            };
-        };
-        let table = TableFile::on(table, &builder)?;
+        let table = TableFile::on(OnStorage(self.table), &self.pages.builder())?;
+        let Some(log) = self.log else { return Ok(Box::new(EmbeddedEngine::without_log(table)?)) };
         let log = LogOnStorage { log: log.into(), log_bytes: self.log_bytes };
         log.check(table.log_state()?)?;
         let limits = Limits { log_bytes: self.log_bytes, checkpoint_bytes: self.checkpoint_bytes };
@@ -50,9 +42,10 @@ impl Storages {
     /// what a crash leaves of it is never taken for one.
     fn create(&self, begin: impl Fn(&dyn Engine) -> Result<()>) -> Result<()> {
         let made = Arc::new(Memory::default());
-        let engine = RedbEngine::initialize(OnStorage(Box::new(made.clone())), &self.pages.builder())?;
+        let table = TableFile::initialize(OnStorage(Box::new(made.clone())), &self.pages.builder())?;
+        let engine = EmbeddedEngine::without_log(table)?;
         begin(&engine)?;
-        drop(engine);
+        engine.close()?;
         let bytes = made.bytes();
         self.table.set_len(bytes.len() as u64)?;
         self.table.write(1, &bytes[1..])?;

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::history_support::{Step, Tick, World, assert_clean, steps};
-use crate::engine::redb::{Pages, RedbEngine, TableReader, seal};
+use crate::engine::embedded::EmbeddedEngine;
+use crate::engine::redb::{Pages, TableReader, seal};
 use crate::engine::scripted::Scripted;
 use crate::engine::{Batch, Draft, Engine, Log, ReadTransaction};
 use crate::format::{
@@ -82,7 +83,7 @@ struct Run {
 
 impl Run {
     fn new(options: &Options) -> Self {
-        let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+        let engine = Scripted::new(EmbeddedEngine::in_memory());
         options.begin(&engine).unwrap();
         let mut world = World::empty(options.on(Box::new(engine.clone())).unwrap());
         let remembered = Rc::new(RefCell::new(BTreeMap::new()));
@@ -289,7 +290,7 @@ fn what_was_lost_is_never_taken_for_what_is_there() {
     drop(store);
     let at = crate::Timestamp::now().plus_hours(1);
     Restore::of(path("second backup")).restore_at(&path("restored twice"), at).unwrap();
-    let store = Options::new().redo_log(true).open(path("restored twice")).unwrap();
+    let store = Options::new().open(path("restored twice")).unwrap();
     let twice = store.position().unwrap().commit();
     assert_eq!(twice.number(), at.as_millis() * 2048);
     let four = rename(&store, &scope, &new, "four");
@@ -421,7 +422,7 @@ fn the_note_of_a_restore_is_verified() {
 #[test]
 fn a_failed_backup_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+    let engine = Scripted::new(EmbeddedEngine::in_memory());
     let options = Options::new();
     options.begin(&engine).unwrap();
     let store = options.on(Box::new(engine.clone())).unwrap();
@@ -452,7 +453,7 @@ fn what_was_imported_is_restored() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     for alias_scope in [AliasScope::Project, AliasScope::Domain] {
-        let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+        let engine = Scripted::new(EmbeddedEngine::in_memory());
         let quotas = crate::Quotas { keys_per_project: 10_000, ..Default::default() };
         let options = Options::new().alias_scope(alias_scope).quotas(quotas);
         options.begin(&engine).unwrap();
@@ -487,7 +488,7 @@ fn what_was_imported_is_restored() {
 fn an_outcome_of_an_id_that_was_used_anew_is_the_new_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+    let engine = Scripted::new(EmbeddedEngine::in_memory());
     let options = options(AliasScope::Project, None);
     options.begin(&engine).unwrap();
     let store = options.on(Box::new(engine.clone())).unwrap();

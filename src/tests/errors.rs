@@ -327,10 +327,15 @@ fn by_engine() -> Produced {
     std::fs::rename(&other, &path).unwrap();
     let replaced = reader.read(&scope(), |snap| snap.key(ONE)).unwrap_err();
     drop(reader);
-    let logged = Options::new().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let logged = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
     let with_log = folder.path().join("with log");
-    drop(logged.open(&with_log).unwrap());
-    std::fs::rename(folder.path().join("with log.redo"), folder.path().join("store.redb.redo")).unwrap();
+    let two_commits = logged.open(&with_log).unwrap();
+    two_commits.write(&request(), |txn| txn.create_key(&new_key("one", 1))).unwrap();
+    two_commits.write(&request(), |txn| txn.create_key(&new_key("two", 2))).unwrap();
+    drop(two_commits);
+    std::fs::rename(folder.path().join("with log.redo"), folder.path().join("mismatched.redo")).unwrap();
+    let mismatched = folder.path().join("mismatched");
+    drop(Store::open(&mismatched).unwrap());
     let copied_in_part = folder.path().join("copied in part");
     let unfinished = Batch::from([(Space::of_store().unfinished(), Some(crate::format::encode_nothing()))]);
     let in_part = Store::open(&copied_in_part).unwrap();
@@ -347,7 +352,7 @@ fn by_engine() -> Produced {
         ("Corrupted", damaged_to(&[1, 0xff])),
         ("Unsupported", damaged_to(&[2])),
         ("Replaced", replaced),
-        ("LogMismatch", logged.open(&path).unwrap_err()),
+        ("LogMismatch", logged.open(&mismatched).unwrap_err()),
         ("Unfinished", Store::open(&copied_in_part).unwrap_err()),
         ("Poisoned", super::faults::poisoned()),
         ("NestedTransaction", nested),

@@ -13,9 +13,9 @@ use super::{new_key, request, scope};
 use crate::engine::disk::{OnStorage, Storage};
 use crate::engine::embedded::wal::{RedoLog, log_bytes};
 use crate::engine::embedded::{EmbeddedEngine, Limits, LogDisk, Sabotage};
-use crate::engine::redb::{LogState, RedbEngine, TableFile, builder};
+use crate::engine::redb::{LogState, TableFile, builder};
 use crate::engine::scripted::Scripted;
-use crate::engine::{Batch, Engine, Log};
+use crate::engine::{Batch, Engine, Log, ReadTransaction};
 use crate::error::{Error, Result};
 use crate::format::{Row, Space};
 use crate::{Alias, Commit, KeyFilter, KeyId, Options, Store};
@@ -51,7 +51,7 @@ impl Mounted {
             let table = TableFile::on(disk.file(TABLE), &builder)?;
             Scripted::new(EmbeddedEngine::on(table, Box::new(disk.file(LOG)), CHECKPOINT_BYTES)?)
         } else {
-            Scripted::new(RedbEngine::on(disk.file(TABLE), &builder)?)
+            Scripted::new(EmbeddedEngine::on_table(disk.file(TABLE), &builder)?)
         };
         let store = Options::new().on(Box::new(engine.clone()))?;
         Ok(Self { store, engine })
@@ -94,7 +94,7 @@ const STEPS: usize = 7;
 /// A disk with an empty store that was closed.
 fn disk_with_store() -> Disk {
     let disk = Disk::default();
-    let engine = RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap();
+    let engine = EmbeddedEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap();
     Options::new().begin(&engine).unwrap();
     drop(engine);
     RedoLog::create(&disk.file(LOG), [7; 16], SEGMENT_BYTES).unwrap();
@@ -325,7 +325,7 @@ impl Storage for Panicking {
 fn after_a_panic_in_a_commit_nothing_is_written_any_more() {
     let (disk, panics) = (disk_with_store(), Arc::new(AtomicBool::new(false)));
     let file = OnStorage(Box::new(Panicking(disk.storage(TABLE), panics.clone())));
-    let engine = RedbEngine::on(file, &builder(1 << 20)).unwrap();
+    let engine = EmbeddedEngine::on_table(file, &builder(1 << 20)).unwrap();
     let store = Options::new().on(Box::new(engine)).unwrap();
     let create =
         |number| store.write(&request(), |txn| txn.create_key(&new_key(&format!("k{number}"), number)));
@@ -359,7 +359,7 @@ fn a_checkpoint_that_fails_is_told_when_the_store_is_closed() {
     assert_eq!(engine.begin_read().unwrap().commit(), commit);
     engine.close().unwrap();
     assert_eq!(
-        RedbEngine::on(disk.file(TABLE), &builder(1 << 20)).unwrap().begin_read().unwrap().commit(),
+        EmbeddedEngine::on_table(disk.file(TABLE), &builder(1 << 20)).unwrap().begin_read().unwrap().commit(),
         commit
     );
 }
@@ -376,9 +376,8 @@ fn part_of_a_checkpoint_needs_the_whole_log() {
         let batch = Batch::from([(vec![b'a', number], Some(vec![number]))]);
         engine.begin_write().unwrap().commit(&batch, Log { append: Some(&[number]), trim: None }).unwrap()
     };
-    let rows = |engine: &dyn Engine| {
-        engine.begin_read().unwrap().scan((Bound::Included(b"a"), Bound::Unbounded), 100).unwrap().len()
-    };
+    let rows =
+        |read: &dyn ReadTransaction| read.scan((Bound::Included(b"a"), Bound::Unbounded), 100).unwrap().len();
     let base = disk_with_store().bytes();
     let (mut parts, mut from) = (0, 0);
     loop {
@@ -395,18 +394,22 @@ fn part_of_a_checkpoint_needs_the_whole_log() {
         for [table, log] in disk.survivors(from) {
             let when = format!("call {from}");
             let disk = Disk::of([table.clone(), log]);
-            let file = RedbEngine::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
-            let (state, newest) = (file.log_state(), file.begin_read().unwrap().commit());
+            let file = TableFile::on(disk.file(TABLE), &builder(1 << 20)).unwrap();
+            let (state, newest) = (file.log_state().unwrap(), file.newest().unwrap().commit());
             drop(file);
-            assert_eq!(rows(&open(&disk).unwrap()), 20, "{when}");
+            assert_eq!(rows(&*open(&disk).unwrap().begin_read().unwrap()), 20, "{when}");
             if newest < last && matches!(state, LogState::InUse { floor, .. } if floor == last) {
                 parts += 1;
                 let refused = open(&Disk::of([table, older.clone()])).err();
                 assert!(matches!(refused, Some(Error::LogMismatch(_))), "{when}: {refused:?}");
             } else if newest < last {
                 let file = Disk::of([table, Vec::new()]).file(TABLE);
-                let file = RedbEngine::on(file, &builder(1 << 20)).unwrap();
-                assert_eq!(rows(&file), 0, "{when}: the log need not reach to what the file has");
+                let file = TableFile::on(file, &builder(1 << 20)).unwrap();
+                assert_eq!(
+                    rows(&file.newest().unwrap()),
+                    0,
+                    "{when}: the log need not reach to what the file has"
+                );
             }
         }
     }
@@ -515,7 +518,7 @@ fn a_crash_beside_a_log_that_grows_takes_nothing() {
 #[test]
 fn making_a_store_fails() {
     let make = |disk: &Disk| {
-        let engine = RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20))?;
+        let engine = EmbeddedEngine::initialize(disk.file(TABLE), &builder(1 << 20))?;
         Options::new().begin(&engine)
     };
     let whole = Disk::default();

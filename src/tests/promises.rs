@@ -13,7 +13,7 @@ use super::{new_key, request, scope};
 use crate::engine::Engine;
 use crate::engine::embedded::wal::RedoLog;
 use crate::engine::embedded::{EmbeddedEngine, Sabotage};
-use crate::engine::redb::{RedbEngine, TableFile, builder};
+use crate::engine::redb::{TableFile, builder};
 use crate::engine::scripted::Random;
 use crate::txn::Rows;
 use crate::{Alias, Commit, Error, KeyId, Options, Store};
@@ -45,7 +45,7 @@ fn open(disk: &Disk) -> EmbeddedEngine {
 /// A disk with a store that has some keys, and two aliases on the first.
 fn disk_with_keys() -> Disk {
     let disk = Disk::default();
-    let engine = RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap();
+    let engine = EmbeddedEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap();
     Options::new().begin(&engine).unwrap();
     let store = Options::new().on(Box::new(engine)).unwrap();
     let made = store.write(&request(), |txn| {

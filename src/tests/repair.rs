@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use super::backup::{Rows, rows_of};
 use super::new_key;
 use crate::engine::Draft;
-use crate::engine::redb::{Pages, RedbEngine, TableReader, seal};
+use crate::engine::embedded::EmbeddedEngine;
+use crate::engine::redb::{Pages, TableReader, seal};
 use crate::error::Result;
 use crate::format::{
     Address, RecordId, Row, ScopedTable, Space, Stored, decode_alias, decode_alias_names, decode_claim,
@@ -437,7 +438,9 @@ fn a_scope_that_is_hidden_is_missed() {
             let damaged = rig.path("damaged");
             drop(std::fs::remove_file(rig.path("repaired")));
             std::fs::copy(rig.path("whole"), &damaged).unwrap();
-            RedbEngine::open(&damaged, Pages::believed(1 << 20)).unwrap().damage_place(&number, value);
+            EmbeddedEngine::open_table(&damaged, Pages::believed(1 << 20))
+                .unwrap()
+                .damage_place(&number, value);
             let store = Options::new().open_read_only(&damaged).unwrap();
             assert!(!store.verify().unwrap().is_clean());
             let refused = store.backup(rig.path("copy"));

@@ -31,7 +31,7 @@ use super::linearizability::workload::{Random, Workload};
 use crate::engine::disk::{OnStorage, Storage};
 use crate::engine::embedded::wal::RedoLog;
 use crate::engine::embedded::{EmbeddedEngine, Sabotage};
-use crate::engine::redb::{RedbEngine, TableFile, builder};
+use crate::engine::redb::{TableFile, builder};
 use crate::engine::{Engine, Waited};
 use crate::sync::{atomic::AtomicUsize, thread};
 use crate::{Commit, Error, Options, Result, Store};
@@ -173,7 +173,7 @@ fn filled() -> &'static (Names, Vec<u8>) {
         let fill = filled.clone();
         let make = move || {
             let disk = Disk::default();
-            let engine = RedbEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap();
+            let engine = EmbeddedEngine::initialize(disk.file(TABLE), &builder(1 << 20)).unwrap();
             Options::new().begin(&engine).unwrap();
             let store = Options::new().on(Box::new(engine)).unwrap();
             let names = WORKLOAD.fill(&store);

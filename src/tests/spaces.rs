@@ -2,7 +2,8 @@
 
 use std::ops::Bound;
 
-use crate::engine::redb::{RedbEngine, seal};
+use crate::engine::embedded::EmbeddedEngine;
+use crate::engine::redb::seal;
 use crate::engine::{Batch, Engine, Log};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored};
@@ -17,14 +18,14 @@ fn row(domain: u8) -> Row {
     [&space(domain), &b"\x02row"[..]].concat()
 }
 
-fn write(engine: &RedbEngine, rows: &[(Row, Option<u8>)]) -> Result<Commit> {
+fn write(engine: &EmbeddedEngine, rows: &[(Row, Option<u8>)]) -> Result<Commit> {
     let batch: Batch = rows.iter().map(|(row, value)| (row.clone(), value.map(|byte| vec![byte]))).collect();
     engine.begin_write()?.commit(&batch, Log::default())
 }
 
 /// A store with a row in each of four spaces, which have the numbers 0 to 3, and one in none.
-fn engine() -> RedbEngine {
-    let engine = RedbEngine::in_memory(1 << 20).unwrap();
+fn engine() -> EmbeddedEngine {
+    let engine = EmbeddedEngine::in_memory();
     for domain in [20, 10, 40, 30] {
         write(&engine, &[(row(domain), Some(domain))]).unwrap();
     }
@@ -32,12 +33,12 @@ fn engine() -> RedbEngine {
     engine
 }
 
-fn get(engine: &RedbEngine, row: &[u8]) -> Result<Option<Stored>> {
+fn get(engine: &EmbeddedEngine, row: &[u8]) -> Result<Option<Stored>> {
     Ok(engine.begin_read()?.get(&[row])?.remove(0))
 }
 
 /// All rows, a few at a time, as a walk reads them; what can't be read as an error.
-fn walk(engine: &RedbEngine, at_once: usize) -> Result<Vec<(Row, Option<u8>)>> {
+fn walk(engine: &EmbeddedEngine, at_once: usize) -> Result<Vec<(Row, Option<u8>)>> {
     let read = engine.begin_read()?;
     let mut found: Vec<(Row, Option<u8>)> = Vec::new();
     loop {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::{new_key, request, scope};
-use crate::engine::redb::RedbEngine;
+use crate::engine::embedded::EmbeddedEngine;
 use crate::engine::scripted::{Call, Outcome, Random, Scripted};
 use crate::engine::{Engine, ReadTransaction};
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ struct Twins {
 
 impl Twins {
     fn new(seed: u64, options: &Options) -> Self {
-        let scripted = || Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+        let scripted = || Scripted::new(EmbeddedEngine::in_memory());
         let engines = [scripted(), scripted().with_stand_ins(seed)];
         let open = |engine: &Scripted| {
             options.begin(engine).unwrap();

@@ -169,7 +169,7 @@ fn new_key() -> NewKey {
 fn use_a_store() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let options = Options::new().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let options = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
     let store = options.open(path("store")).unwrap();
     let whole = store.backup(path("whole")).unwrap();
     store.write(&of_tenant(), |txn| txn.create_key(&new_key())).unwrap();
@@ -208,7 +208,7 @@ fn use_a_store() {
 /// So many bytes that a checkpoint begins, on its own thread.
 fn use_a_log() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options::new().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let options = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
     let store = options.checkpoint_bytes(1).open(folder.path().join("store")).unwrap();
     for number in 0..2 {
         store.write(&of_tenant(), |txn| txn.create_key(&NewKey::new(&format!("key-{number}"))?)).unwrap();
@@ -230,7 +230,7 @@ fn use_what_fails() {
     let poisoned = super::faults::poisoned();
     assert!(matches!(poisoned, Error::Poisoned));
     let disk = Disk::default();
-    let options = Options::new().redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let options = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
     let store = options.open_on(disk.storage(TABLE), Some(disk.storage(LOG))).unwrap();
     disk.fail(Some(Fails { from: 1, ever_after: true }));
     store.write(&of_tenant(), |txn| txn.create_key(&new_key())).unwrap_err();
@@ -368,7 +368,7 @@ impl Subscriber for Unruly {
 #[test]
 fn who_hears_of_it_can_keep_no_commit_from_its_end() {
     let disk = Disk::default();
-    let options = Options::new().redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let options = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
     let store = options.open_on(disk.storage(TABLE), Some(disk.storage(LOG))).unwrap();
     let heard = Arc::default();
     let create = |name: &str| store.write(&request(), |txn| txn.create_key(&NewKey::new(name)?));

@@ -6,7 +6,7 @@ use std::thread;
 use super::cache::{Cache, CacheStats, Entry, Known, Name};
 use super::{Place, Snapshot};
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
-use crate::engine::redb::RedbEngine;
+use crate::engine::embedded::EmbeddedEngine;
 use crate::engine::scripted::{Random, Scripted};
 use crate::engine::{Engine, Newest, Range, ReadTransaction, Reading, RowHash, Stripes};
 use crate::error::Result;
@@ -32,7 +32,7 @@ struct Rig {
 
 impl Rig {
     fn new(seed: u64) -> Self {
-        let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+        let engine = Scripted::new(EmbeddedEngine::in_memory());
         Options::new().begin(&engine).unwrap();
         let policy = Policy {
             alias_scope: AliasScope::Project,

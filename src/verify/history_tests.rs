@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::Report;
 use crate::change::{Change, CommitInfo, CommitRecord, Images, Operation, Previous};
-use crate::engine::redb::{RedbEngine, seal};
+use crate::engine::embedded::EmbeddedEngine;
+use crate::engine::redb::seal;
 use crate::engine::{Engine, Reading, Waited, WriteTransaction};
 use crate::format::{
     Floor, Outcome, RecordId, Row, Space, decode_floor, decode_log_entry, decode_outcome, decode_tombstone,
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// An engine that the test and the store share.
-struct Shared(Arc<RedbEngine>);
+struct Shared(Arc<EmbeddedEngine>);
 
 impl Engine for Shared {
     fn begin_read(&self) -> Result<Reading> {
@@ -100,7 +101,7 @@ fn log_row(commit: u64) -> Row {
 
 /// A store whose rows can be damaged.
 struct Bench {
-    engine: Arc<RedbEngine>,
+    engine: Arc<EmbeddedEngine>,
     store: Store,
 }
 
@@ -113,7 +114,7 @@ impl Bench {
     }
 
     fn with(options: &Options) -> Self {
-        let engine = Arc::new(RedbEngine::in_memory(1 << 20).unwrap());
+        let engine = Arc::new(EmbeddedEngine::in_memory());
         options.begin(&*engine).unwrap();
         let store =
             options.clone().run_closures_twice(true).on(Box::new(Shared(Arc::clone(&engine)))).unwrap();

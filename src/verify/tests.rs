@@ -7,7 +7,7 @@ use redb::ReadableTable;
 
 use super::{Report, Violation, verify};
 use crate::alias::{Alias, AliasRecord, KeyAlias};
-use crate::engine::redb::RedbEngine;
+use crate::engine::embedded::EmbeddedEngine;
 use crate::engine::scripted::Scripted;
 use crate::engine::{Batch, Engine, Log, Range, ReadTransaction, Reading};
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ struct Rig {
 impl Rig {
     fn new(alias_scope: AliasScope) -> Self {
         let options = Options::new().alias_scope(alias_scope).history(false);
-        let engine = Scripted::new(RedbEngine::in_memory(1 << 20).unwrap());
+        let engine = Scripted::new(EmbeddedEngine::in_memory());
         options.begin(&engine).unwrap();
         let store = options.on(Box::new(engine.clone())).unwrap();
         let scope = Scope::new("domain", "one").unwrap();

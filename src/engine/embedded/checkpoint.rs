@@ -15,6 +15,7 @@ use crate::engine::{Load, ReadTransaction, RowHash};
 use crate::error::{Error, Result};
 use crate::format::Stored;
 use crate::id::Commit;
+use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use crate::telemetry;
 
@@ -102,18 +103,9 @@ impl Shared {
         mut addresses: impl Iterator<Item = &'a [u8]>,
         write: impl FnOnce(LogState, &mut dyn FnMut()) -> Result<RedbRead>,
     ) -> Result<()> {
-        let mut state = self.lock();
-        while state.view.frozen.is_some() || !state.view.active.is_empty() {
-            if state.failed.is_some() {
-                return Err(Error::Poisoned);
-            }
-            if state.view.frozen.is_none() {
-                self.freeze(&mut state, writer);
-            }
-            state = self.checkpointed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.failed.is_some() {
-            return Err(Error::Poisoned);
+        let mut state = self.freeze_all(writer)?;
+        while state.view.frozen.is_some() {
+            state = self.after_checkpoint(state)?;
         }
         let log_state = state.view.base.log_state();
         drop(state);
@@ -146,6 +138,37 @@ impl Shared {
             Err(error) => self.fail_with(state, error),
         }
         published
+    }
+
+    /// Brings all that is committed now into the table, durably.
+    pub(super) fn checkpoint_all(&self) -> Result<()> {
+        let mut writer = self.lock_writer();
+        let (mut state, last) = (self.freeze_all(&mut writer)?, writer.newest);
+        // Others go on meanwhile.
+        drop(writer);
+        while state.view.base.commit() < last {
+            state = self.after_checkpoint(state)?;
+        }
+        Ok(())
+    }
+
+    /// Gives all that is in memory to the checkpoint.
+    fn freeze_all(&self, writer: &mut Writer) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock();
+        while state.failed.is_none() && !state.view.active.is_empty() {
+            if state.view.frozen.is_none() {
+                self.freeze(&mut state, writer);
+            } else {
+                state = self.after_checkpoint(state)?;
+            }
+        }
+        if state.failed.is_some() { Err(Error::Poisoned) } else { Ok(state) }
+    }
+
+    /// Waits for a checkpoint to end.
+    fn after_checkpoint<'a>(&self, state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
+        let state = self.checkpointed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        if state.failed.is_some() { Err(Error::Poisoned) } else { Ok(state) }
     }
 
     /// What the thread of the checkpoint does.

@@ -119,7 +119,8 @@ impl WriteTransaction for EmbeddedWrite<'_> {
         };
         let frame_bytes = wal::frame_bytes(bytes.len());
         let is_first = !std::mem::replace(&mut writer.has_written, true) && !writer.in_use;
-        if is_first || frame_bytes > writer.segment.length && writer.in_use {
+        let is_too_large = writer.in_use && frame_bytes > writer.segment.length;
+        if is_first || is_too_large || shared.log_source.is_none() {
             shared.commit_to_table(&mut writer, commit, &bytes)?;
             return Ok(commit);
         }
@@ -213,7 +214,9 @@ impl Shared {
         if let Some(log) = self.lock().log.clone() {
             return Ok(log);
         }
-        let log = Arc::new(self.log_source.open(&self.table)?);
+        let source = self.log_source.as_ref();
+        let source = source.ok_or_else(|| io::Error::other("this store has no log"))?;
+        let log = Arc::new(source.open(&self.table)?);
         writer.segment = log.end().segment;
         writer.used = 0;
         let mut state = self.lock();

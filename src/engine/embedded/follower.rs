@@ -205,6 +205,10 @@ impl Engine for Follower {
         Err(Error::ReadOnly)
     }
 
+    fn checkpoint(&self) -> Result<()> {
+        Err(Error::ReadOnly)
+    }
+
     /// The writing process can't wake this one, so it looks every 10 ms.
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
         let mut left = timeout;

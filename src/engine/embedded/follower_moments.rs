@@ -15,7 +15,7 @@ use super::follower_tests::{
     Files, IDENTITY, LOCK_WAIT, PAGES, Place, batch, commit, load, must_agree, rows, to_write,
 };
 use super::wal::{LOCKED_BYTE, Mark, Position, Segment};
-use super::{EmbeddedEngine, FileId, FollowedFiles, Follower, Given, Limits, LogDisk};
+use super::{EmbeddedEngine, FileId, FollowedFiles, Follower, Limits, LogDisk, for_tests::Given};
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::redb::{TableFile, TableReader, backend};
 use crate::engine::scripted::Random;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::wal::{RedoLog, log_bytes};
 use super::{EmbeddedEngine, FileId, FollowedFiles, Follower, Limits, LogDisk};
 use crate::engine::disk::StorageBackend;
-use crate::engine::redb::{LogState, Pages, RedbEngine, TableFile, TableReader, backend};
+use crate::engine::redb::{LogState, Pages, TableFile, TableReader, backend};
 use crate::engine::scripted::Random;
 use crate::engine::{Batch, Engine, Load, Log, ReadTransaction, Reading, RowHash};
 use crate::error::{Error, Result};
@@ -71,7 +71,7 @@ impl Place {
     pub(super) fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         let files = place.files();
-        drop(RedbEngine::create(to_write(&files.path(0)), PAGES).unwrap());
+        drop(TableFile::create(to_write(&files.path(0)), PAGES).unwrap());
         let table = TableFile::open(&files.path(0), PAGES).unwrap();
         table.mark(LogState::Closed { id: ID, next: 0 }).unwrap();
         drop(table);

@@ -1,5 +1,7 @@
 //! The embedded engine: a write-ahead log in front of its table, one file each.
 //!
+//! In memory, and on a storage without one for the log, each commit goes to the table.
+//!
 //! A commit is durable when its rows are in the log: one sequential write and one sync, which all commits
 //! share that wait at that time. Its rows are then served from memory, over those of the table; and
 //! in the background they are written there, many commits at once, in redb's safest mode (two phases,
@@ -20,6 +22,8 @@ mod follower;
 mod follower_moments;
 #[cfg(test)]
 mod follower_tests;
+#[cfg(any(test, fuzzing))]
+mod for_tests;
 mod memtable;
 mod snapshot;
 pub(crate) mod wal;
@@ -86,7 +90,8 @@ pub(crate) struct EmbeddedEngine {
 
 struct Shared {
     table: TableFile,
-    log_source: LogSource,
+    /// `None` if each commit is to go to the table.
+    log_source: Option<LogSource>,
     /// How long the log may grow.
     log_bytes_max: u64,
     /// When a memtable has this many bytes and the checkpoint is idle, it gets it.
@@ -177,18 +182,34 @@ pub(crate) struct Limits {
 }
 
 impl EmbeddedEngine {
-    /// A store on its table file, which says what it says of the log.
+    /// A store on its table, with a log for what is not yet in there.
     ///
     /// # Errors
     ///
     /// `LogMismatch` if the two don't belong together.
     pub(crate) fn open(table: TableFile, log_files: impl LogFiles + 'static, limits: Limits) -> Result<Self> {
+        Self::of(table, Some(LogSource(Box::new(log_files))), limits)
+    }
+
+    /// A store on its table alone, to which each commit goes.
+    ///
+    /// # Errors
+    ///
+    /// `LogMismatch` if it needs a log.
+    pub(crate) fn without_log(table: TableFile) -> Result<Self> {
+        Self::of(table, None, Limits { log_bytes: 0, checkpoint_bytes: 0 })
+    }
+
+    fn of(table: TableFile, log_source: Option<LogSource>, limits: Limits) -> Result<Self> {
         let base = table.newest()?;
         let stripes = Arc::new(Stripes::new(STRIPES));
         let in_use = matches!(base.log_state(), LogState::InUse { .. });
+        let has_log = log_source.is_some();
         let (mut log, mut frozen) = (None, None);
         if in_use {
-            let (disk, _) = log_files.open(&table, base.log_state())?;
+            let source = log_source.as_ref();
+            let source = source.ok_or_else(|| Error::LogMismatch(NOT_CLOSED.into()))?;
+            let (disk, _) = source.0.open(&table, base.log_state())?;
             let recovery = recover(&base, disk.frames, &stripes, false)?;
             let mut recovered = recovery.log;
             disk.marks.into_iter().for_each(|marks| recovered.mark_through(marks));
@@ -208,7 +229,7 @@ impl EmbeddedEngine {
         let writer = Writer { newest: durable, segment: end.segment, used: 0, in_use, has_written: false };
         let shared = Shared {
             table,
-            log_source: LogSource(Box::new(log_files)),
+            log_source,
             log_bytes_max: limits.log_bytes,
             checkpoint_bytes: limits.checkpoint_bytes,
             newest: Newest::new(Snapshot { view: view.clone(), commit: durable, stripes: stripes.clone() }),
@@ -238,87 +259,11 @@ impl EmbeddedEngine {
         shared.bell.ring(durable);
         let shared = Arc::new(shared);
         let of_thread = Arc::clone(&shared);
-        let checkpointer = thread::Builder::new()
-            .name("keystead checkpoint".to_owned())
-            .spawn(move || of_thread.checkpoint_until_closed())?;
-        Ok(Self { shared, checkpointer: Some(checkpointer) })
-    }
-}
-
-/// For tests and fuzzing: a log that is there, and is used from the first commit on.
-#[cfg(any(test, fuzzing))]
-impl EmbeddedEngine {
-    pub(crate) fn on(
-        table: TableFile,
-        frames: Box<dyn StorageBackend>,
-        checkpoint_bytes: usize,
-    ) -> Result<Self> {
-        Self::followed(table, frames, None, checkpoint_bytes)
-    }
-
-    pub(crate) fn followed(
-        table: TableFile,
-        frames: Box<dyn StorageBackend>,
-        marks: Option<Box<dyn StorageBackend>>,
-        checkpoint_bytes: usize,
-    ) -> Result<Self> {
-        // As it is: it does not grow.
-        Self::growing(table, LogDisk { frames, marks }, Limits { log_bytes: 0, checkpoint_bytes })
-    }
-
-    pub(crate) fn growing(table: TableFile, disk: LogDisk, limits: Limits) -> Result<Self> {
-        let disk = std::sync::Mutex::new(Some(disk));
-        let engine = Self::open(table, Given(disk), limits)?;
-        let mut writer = engine.shared.lock_writer();
-        engine.shared.log_to_use(&mut writer)?;
-        writer.has_written = true;
-        drop(writer);
-        Ok(engine)
-    }
-}
-
-#[cfg(any(test, fuzzing))]
-struct Given(std::sync::Mutex<Option<LogDisk>>);
-
-#[cfg(any(test, fuzzing))]
-impl LogFiles for Given {
-    fn open(&self, _: &TableFile, state: LogState) -> Result<(LogDisk, LogState)> {
-        let disk = self.0.lock().ok().and_then(|mut disk| disk.take());
-        let disk = disk.ok_or_else(|| Error::LogMismatch("it was opened already".into()))?;
-        let state = match state {
-            LogState::None => {
-                LogState::Closed { id: RedoLog::id_and_segment_bytes(&*disk.frames)?.0, next: 0 }
-            }
-            state => state,
-        };
-        Ok((disk, state))
-    }
-}
-
-#[cfg(test)]
-impl EmbeddedEngine {
-    pub(crate) fn sabotage(&self, sabotage: Option<Sabotage>) {
-        *self.shared.sabotage.lock().unwrap() = sabotage;
-    }
-}
-
-/// So that a test keeps hold of an engine that a store is on.
-#[cfg(test)]
-impl Engine for Arc<EmbeddedEngine> {
-    fn begin_read(&self) -> Result<Reading> {
-        (**self).begin_read()
-    }
-
-    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        (**self).begin_write()
-    }
-
-    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
-        (**self).wait(after, timeout)
-    }
-
-    fn stop_waiting(&self) {
-        (**self).stop_waiting();
+        let checkpointer = has_log.then(|| {
+            let thread = thread::Builder::new().name("keystead checkpoint".to_owned());
+            thread.spawn(move || of_thread.checkpoint_until_closed())
+        });
+        Ok(Self { shared, checkpointer: checkpointer.transpose()? })
     }
 }
 
@@ -372,6 +317,7 @@ fn recover(
     Ok(Recovery { log, frozen: Some(Frozen { rows: Arc::new(rows), last, oldest_sequence }), end })
 }
 
+const NOT_CLOSED: &str = "the store was not closed, and needs it";
 const GOES_ON: &str = "it goes on where the store was closed";
 const OF_ANOTHER_STORE: &str = "it is the log of another store";
 
@@ -420,14 +366,19 @@ impl Engine for EmbeddedEngine {
     }
 
     fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
-        self.shared.table.check_pages(after, bytes).map(Some)
+        self.shared.table.check_pages(after, bytes)
     }
 
     fn page_state(&self) -> Option<PageState> {
-        Some(self.shared.table.page_state())
+        self.shared.table.page_state()
+    }
+
+    fn checkpoint(&self) -> Result<()> {
+        self.shared.checkpoint_all()
     }
 
     fn log_stats(&self) -> Option<LogStats> {
+        self.shared.log_source.as_ref()?;
         let state = self.shared.lock();
         let frozen = state.view.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
         let memory = state.view.active.bytes() + frozen;

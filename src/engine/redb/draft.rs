@@ -48,7 +48,7 @@ impl Draft {
             let backend = existing(path)?;
             let database = builder(CACHE_BYTES).create_with_backend(backend).map_err(of_database)?;
             let (database, numbers) = (Closing::new(database, None), Arc::new(KnownNumbers::new()));
-            let log_state = RedbRead::newest(&*database, &numbers, None)?.log_state();
+            let log_state = RedbRead::newest(&*database, &numbers)?.log_state();
             if matches!(log_state, LogState::InUse { .. }) {
                 let why = "the store was not closed, and needs it: open it with its log once";
                 return Err(Error::LogMismatch(why.into()));
@@ -59,7 +59,7 @@ impl Draft {
 
     /// What is there so far.
     pub(crate) fn read(&self) -> Result<Reading> {
-        Ok(Reading::of(guarded(|| RedbRead::newest(&*self.database, &self.numbers, None))?))
+        Ok(Reading::of(guarded(|| RedbRead::newest(&*self.database, &self.numbers))?))
     }
 
     /// The place of a commit's entry in the log, among the rows: behind all others.

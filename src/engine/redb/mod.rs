@@ -1,4 +1,4 @@
-//! The embedded engine: one redb table in one file, or in memory.
+//! The table of the embedded engine: one redb table, in one file or in memory.
 //!
 //! `spaces` says where in the table a row lies, `seal` what is around its value. The log lies behind all
 //! rows, in the same tree, because a second one would cost each commit more pages. redb may panic on a
@@ -16,23 +16,22 @@ mod write;
 use std::fs::{File, OpenOptions};
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(not(any(test, fuzzing)))]
+use redb::Builder;
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase};
+use redb::{ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase};
 
-use super::bell::Bell;
 use super::disk::StorageBackend;
 use super::lock_holder::FileId;
 use super::lock_wait::LOCK_WAIT_DEFAULT;
-use super::{
-    Batch, Engine, Load, Log, Newest, PageRound, PageState, ReadTransaction, Reading, RowHash, Stripes,
-    Waited, WriteTransaction,
-};
+#[cfg(test)]
+use super::{Engine, Reading, Waited, WriteTransaction};
+use super::{Load, PageRound, PageState, ReadTransaction};
 use crate::error::{Error, Result};
-use crate::format::{Row, Stored, Value};
+use crate::format::{Row, Stored};
 use crate::id::Commit;
 
 #[cfg(any(test, fuzzing))]
@@ -40,6 +39,8 @@ pub(crate) use super::seal::{seal, unseal};
 pub(crate) use draft::Draft;
 pub(crate) use log_state::LogState;
 pub(crate) use read::RedbRead;
+#[cfg(any(test, fuzzing))]
+pub(crate) use redb::Builder;
 pub(crate) use salvage::{DamagedPage, Instead, NewerCommit, Places, Salvage, Salvaged};
 pub(crate) use spaces::log_row;
 
@@ -64,20 +65,6 @@ pub(crate) struct Pages {
     pub(crate) lock_wait: Duration,
 }
 
-/// A store that this process may write.
-pub(crate) struct RedbEngine {
-    database: Closing<Database>,
-    /// `None` in memory, where nothing is damaged.
-    pages: Option<Arc<PageFile>>,
-    numbers: Arc<KnownNumbers>,
-    newest: Newest,
-    log_state: LogState,
-    stripes: Arc<Stripes>,
-    writer: Mutex<()>,
-    poisoned: AtomicBool,
-    bell: Bell,
-}
-
 /// A table file that this process only reads, maybe beside another that writes it.
 pub(crate) struct TableReader {
     database: Closing<ReadOnlyDatabase>,
@@ -93,135 +80,35 @@ struct Closing<D> {
     pages: Option<Arc<PageFile>>,
 }
 
-/// A table file that a redo log is written in front of.
+/// The table of a store, which this process may write: in a file, or in memory.
 pub(crate) struct TableFile {
     database: Closing<Database>,
-    pages: Arc<PageFile>,
+    /// `None` in memory, where nothing is damaged.
+    pages: Option<Arc<PageFile>>,
+    /// Whether it can be opened at once after a crash, also for reading only.
+    quick_repair: bool,
     numbers: Arc<KnownNumbers>,
 }
 
-struct RedbWrite<'a> {
-    engine: &'a RedbEngine,
-    read: Reading,
-    _writer: MutexGuard<'a, ()>,
-}
-
-impl RedbEngine {
-    /// Makes a store in an empty file that nobody else has.
-    pub(crate) fn create(file: File, pages: Pages) -> Result<Self> {
-        Self::initialize(FileBackend::new(file).map_err(of_database)?, &pages.shared_builder())
-    }
-
-    /// Makes a store in memory.
-    pub(crate) fn in_memory(cache_bytes: usize) -> Result<Self> {
-        let database =
-            builder(cache_bytes).create_with_backend(InMemoryBackend::new()).map_err(of_database)?;
-        write_first(&database)?;
-        Self::of(database, None)
-    }
-
-    /// Opens a store that exists.
-    pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        guarded(|| {
-            let (database, file) = open_database(pages.writable(path)?, &pages.shared_builder())?;
-            Self::of(database, Some(file))
-        })
-    }
-
-    /// What the file says of a redo log. If it is in use, nothing may be written past it.
-    pub(crate) fn log_state(&self) -> LogState {
-        self.log_state
-    }
-
-    /// Makes a store on an empty backend.
-    pub(crate) fn initialize(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
-        let pages = PageFile::new(backend)?;
-        let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
-        write_first(&database)?;
-        pages.opened();
-        Self::of(database, Some(pages))
-    }
-
-    /// Opens the store on a backend that has one.
-    pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
-        guarded(|| {
-            let (database, pages) = open_database(PageFile::new(backend)?, builder)?;
-            Self::of(database, Some(pages))
-        })
-    }
-
-    fn of(database: Database, pages: Option<Arc<PageFile>>) -> Result<Self> {
-        let database = Closing::new(database, pages.clone());
-        let (stripes, numbers) = (Stripes::new(Stripes::COUNT_DEFAULT), KnownNumbers::new());
-        let (stripes, numbers) = (Arc::new(stripes), Arc::new(numbers));
-        let newest = RedbRead::newest(&*database, &numbers, Some(&stripes))?;
-        let bell = Bell::default();
-        bell.ring(newest.commit());
-        let (log_state, newest, writer) = (newest.log_state(), Newest::new(newest), Mutex::new(()));
-        let poisoned = AtomicBool::new(false);
-        Ok(Self { database, pages, numbers, newest, log_state, stripes, writer, poisoned, bell })
-    }
-
-    fn apply(&self, batch: &Batch, log: Log<'_>, commit: Commit) -> Result<()> {
-        self.write(commit, |writing| {
-            for (row, value) in batch {
-                writing.write(row, commit, value.as_deref())?;
-            }
-            if let Some(entry) = log.append {
-                writing.write(&log_row(commit), commit, Some(entry))?;
-            }
-            log.trim.map_or(Ok(()), |trim| writing.trim_log(trim))
-        })
-    }
-
-    fn write(&self, newest: Commit, rows: impl FnOnce(&mut Writing<'_>) -> Result<()>) -> Result<()> {
-        guarded(|| write(&self.database, &self.numbers, false, (newest, self.log_state), rows))
-    }
-
-    fn read_newest(&self) -> Result<RedbRead> {
-        guarded(|| RedbRead::newest(&*self.database, &self.numbers, Some(&self.stripes)))
-    }
-
-    /// Shows the newest state to readers, or, if it was not written for sure, writes no more.
-    fn publish<'a>(
-        &self,
-        applied: Result<()>,
-        commit: Commit,
-        changed: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<Commit> {
-        let published = applied.and_then(|()| {
-            // Durable from here on: if the new state can't be read, that is not known to the caller.
-            let newest =
-                self.read_newest().map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
-            for row in changed {
-                self.stripes.mark(RowHash::of(row), commit);
-            }
-            self.newest.publish(newest);
-            self.bell.ring(commit);
-            Ok(commit)
-        });
-        if published.is_err() {
-            self.poisoned.store(true, Ordering::Release);
-        }
-        published
-    }
-}
-
 #[cfg(test)]
-impl RedbEngine {
+impl TableFile {
+    /// Writes each commit in one phase, as redb does by default.
+    pub(crate) fn without_quick_repair(mut self) -> Self {
+        self.quick_repair = false;
+        self
+    }
+
     /// Puts a value, sealed or not, where it may not belong, or takes one away; without a commit.
     pub(crate) fn damage(&self, row: &[u8], value: Option<&[u8]>) {
-        self.change_table(|writing| match value {
+        self.change(|writing| match value {
             Some(value) => writing.put_sealed(row, Commit::default(), value).unwrap(),
             None => writing.delete(row).unwrap(),
         });
-        // No cache may hide it.
-        self.stripes.mark(RowHash::of(row), Commit::new(u64::MAX));
     }
 
     /// The same, at a place in the table.
     pub(crate) fn damage_place(&self, place: &[u8], value: Option<&[u8]>) {
-        self.change_table(|writing| writing.put_at(place, value).unwrap());
+        self.change(|writing| writing.put_at(place, value).unwrap());
     }
 
     /// All places that are taken, in their order.
@@ -231,12 +118,11 @@ impl RedbEngine {
         redb::ReadableTable::iter(&rows).unwrap().map(|row| row.unwrap().0.value().to_vec()).collect()
     }
 
-    fn change_table(&self, change: impl FnOnce(&mut Writing<'_>)) {
+    fn change(&self, change: impl FnOnce(&mut Writing<'_>)) {
         let transaction = self.database.begin_write().unwrap();
         change(&mut Writing::begin(&transaction, &self.numbers).unwrap());
         transaction.commit().unwrap();
         self.numbers.forget();
-        self.newest.publish(self.read_newest().unwrap());
     }
 }
 
@@ -258,105 +144,55 @@ impl Engine for TableReader {
     fn stop_waiting(&self) {}
 }
 
-impl Engine for RedbEngine {
-    fn begin_read(&self) -> Result<Reading> {
-        Ok(self.newest.read())
-    }
-
-    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        // A closure that panicked left nothing half done: its writes were only staged.
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.poisoned.load(Ordering::Acquire) {
-            return Err(Error::Poisoned);
-        }
-        self.pages.as_ref().map_or(Ok(()), |pages| pages.must_be_sound())?;
-        Ok(Box::new(RedbWrite { engine: self, read: self.newest.read(), _writer: writer }))
-    }
-
-    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
-        Ok(self.bell.wait(after, timeout))
-    }
-
-    fn stop_waiting(&self) {
-        self.bell.end();
-    }
-
-    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
-        self.pages.as_ref().map(|pages| check(&*self.database, pages, after, bytes)).transpose()
-    }
-
-    fn page_state(&self) -> Option<PageState> {
-        self.pages.as_ref().map(|pages| pages.state())
-    }
-}
-
-impl WriteTransaction for RedbWrite<'_> {
-    fn commit_read(&self) -> Commit {
-        self.read.commit()
-    }
-
-    fn next_commit(&self) -> Commit {
-        Commit::new(self.read.commit().number() + 1)
-    }
-
-    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
-        self.read.get(rows)
-    }
-
-    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
-        self.read.with_row(row, see)
-    }
-
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.read.log_entry(commit)
-    }
-
-    fn end(self: Box<Self>) -> Result<()> {
-        // Only what is durable was read.
-        Ok(())
-    }
-
-    fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
-        let commit = self.next_commit();
-        let applied = self.engine.apply(batch, log, commit);
-        self.engine.publish(applied, commit, batch.keys().map(Vec::as_slice))
-    }
-
-    fn load(self: Box<Self>, load: &Load) -> Result<Commit> {
-        if load.base() != self.read.commit() {
-            return Err(Error::Conflict);
-        }
-        if load.is_empty() {
-            return Ok(load.base());
-        }
-        let Self { engine, .. } = *self;
-        let last = load.last_commit();
-        let applied = engine.write(last, |writing| writing.load(load));
-        engine.publish(applied, last, load.addresses())
-    }
-}
-
 impl TableFile {
+    /// Makes a table in an empty file that nobody else has.
+    pub(crate) fn create(file: File, pages: Pages) -> Result<Self> {
+        Self::initialize(backend(file)?, &pages.shared_builder())
+    }
+
+    /// Makes a table on an empty backend.
+    pub(crate) fn initialize(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
+        let pages = PageFile::new(backend)?;
+        let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
+        write_first(&database)?;
+        pages.opened();
+        Ok(Self::of(database, Some(pages)))
+    }
+
+    /// Makes a table in memory.
+    pub(crate) fn in_memory(cache_bytes: usize) -> Result<Self> {
+        let database =
+            builder(cache_bytes).create_with_backend(InMemoryBackend::new()).map_err(of_database)?;
+        write_first(&database)?;
+        Ok(Self::of(database, None))
+    }
+
     /// Opens the table file of a store to write; others may read it.
     pub(crate) fn open(path: &Path, pages: Pages) -> Result<Self> {
-        Self::of(pages.writable(path)?, &pages.shared_builder())
+        Self::open_pages(pages.writable(path)?, &pages.shared_builder())
     }
 
     /// Opens the table file on a backend that has one.
     pub(crate) fn on(backend: impl StorageBackend, builder: &Builder) -> Result<Self> {
-        Self::of(PageFile::new(backend)?, builder)
+        Self::open_pages(PageFile::new(backend)?, builder)
     }
 
-    fn of(pages: Arc<PageFile>, builder: &Builder) -> Result<Self> {
+    fn open_pages(pages: Arc<PageFile>, builder: &Builder) -> Result<Self> {
         guarded(|| {
-            let (database, pages) = open_database(pages, builder)?;
-            let database = Closing::new(database, Some(pages.clone()));
-            Ok(Self { database, pages, numbers: Arc::new(KnownNumbers::new()) })
+            let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
+            pages.recovered();
+            pages.opened();
+            Ok(Self::of(database, Some(pages)))
         })
     }
 
-    pub(super) fn newest(&self) -> Result<RedbRead> {
-        guarded(|| RedbRead::newest(&*self.database, &self.numbers, None))
+    fn of(database: Database, pages: Option<Arc<PageFile>>) -> Self {
+        let (quick_repair, numbers) = (pages.is_some(), Arc::new(KnownNumbers::new()));
+        Self { database: Closing::new(database, pages.clone()), pages, quick_repair, numbers }
+    }
+
+    pub(crate) fn newest(&self) -> Result<RedbRead> {
+        guarded(|| RedbRead::newest(&*self.database, &self.numbers))
     }
 
     /// What the file says of its log.
@@ -366,23 +202,26 @@ impl TableFile {
 
     /// From here on nothing waits long for a lock on the file that another process holds: it is being closed.
     pub(super) fn begin_to_close(&self) {
-        self.pages.locks.close();
+        if let Some(pages) = &self.pages {
+            pages.locks.close();
+        }
     }
 
-    /// As [`Engine::check_pages`].
-    pub(super) fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<PageRound> {
-        check(&*self.database, &self.pages, after, bytes)
+    /// As [`Engine::check_pages`](super::Engine::check_pages).
+    pub(super) fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        self.pages.as_ref().map(|pages| check(&*self.database, pages, after, bytes)).transpose()
     }
 
-    pub(super) fn page_state(&self) -> PageState {
-        self.pages.state()
+    /// As [`Engine::page_state`](super::Engine::page_state).
+    pub(super) fn page_state(&self) -> Option<PageState> {
+        self.pages.as_ref().map(|pages| pages.state())
     }
 
     /// # Errors
     ///
     /// `Corrupted` if a page was found damaged.
     pub(super) fn must_be_sound(&self) -> Result<()> {
-        self.pages.must_be_sound()
+        self.pages.as_ref().map_or(Ok(()), |pages| pages.must_be_sound())
     }
 
     /// Changes what the file says of its log, and nothing else.
@@ -436,8 +275,7 @@ impl TableFile {
         state: LogState,
         rows: impl FnOnce(&mut Writing<'_>) -> Result<()>,
     ) -> Result<()> {
-        // With quick repair, so that the file can be opened at once after a crash, also for reading only.
-        guarded(|| write(&self.database, &self.numbers, true, (newest, state), rows))
+        guarded(|| write(&self.database, &self.numbers, self.quick_repair, (newest, state), rows))
     }
 }
 
@@ -479,7 +317,7 @@ impl TableReader {
 
     /// The newest commit of the table.
     pub(crate) fn newest(&self) -> Result<RedbRead> {
-        self.pages.locks.reading(|| guarded(|| RedbRead::newest(&*self.database, &self.numbers, None)))
+        self.pages.locks.reading(|| guarded(|| RedbRead::newest(&*self.database, &self.numbers)))
     }
 
     /// The beginning of the file, which no commit of the table leaves as it was.
@@ -497,7 +335,7 @@ impl TableReader {
         Ok(self.pages.has_writer()?)
     }
 
-    /// As [`Engine::check_pages`].
+    /// As [`Engine::check_pages`](super::Engine::check_pages).
     pub(crate) fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<PageRound> {
         check(&*self.database, &self.pages, after, bytes)
     }
@@ -533,16 +371,6 @@ impl<D> Drop for Closing<D> {
             Ok(())
         });
     }
-}
-
-/// Opens the database in a file that has one.
-///
-/// With [`Pages::check_integrity`] redb has compared all pages itself by then.
-fn open_database(pages: Arc<PageFile>, builder: &Builder) -> Result<(Database, Arc<PageFile>)> {
-    let database = builder.create_with_backend(Checked(pages.clone())).map_err(of_database)?;
-    pages.recovered();
-    pages.opened();
-    Ok((database, pages))
 }
 
 /// Compares pages, while the commit that they are of is held.

@@ -12,7 +12,7 @@ use super::spaces::{
     read_number,
 };
 use crate::engine::seal::unseal;
-use crate::engine::{Range, ReadTransaction, RowHash, Stripes};
+use crate::engine::{Range, ReadTransaction};
 use crate::error::{Error, Result};
 use crate::format::{COMMIT_MAX, Row, Stored, Value, after_all, corrupted, split_space};
 use crate::id::Commit;
@@ -32,8 +32,6 @@ pub(crate) struct RedbRead {
     numbers: Arc<KnownNumbers>,
     commit: Commit,
     log_state: LogState,
-    /// Which rows changed, if this process is the one that changes them.
-    stripes: Option<Arc<Stripes>>,
 }
 
 /// The rows in a range of one space, or of all that are in none.
@@ -55,16 +53,11 @@ struct Spaces<'a> {
 }
 
 impl RedbRead {
-    pub(super) fn newest(
-        database: &impl ReadableDatabase,
-        numbers: &Arc<KnownNumbers>,
-        stripes: Option<&Arc<Stripes>>,
-    ) -> Result<Self> {
+    pub(super) fn newest(database: &impl ReadableDatabase, numbers: &Arc<KnownNumbers>) -> Result<Self> {
         let transaction = database.begin_read().map_err(of_transaction)?;
         let table = transaction.open_table(ROWS).map_err(of_table)?;
-        let (numbers, stripes) = (numbers.clone(), stripes.cloned());
-        let (commit, log_state) = (Commit::default(), LogState::None);
-        let mut read = Self { table, numbers, commit, log_state, stripes };
+        let (numbers, commit, log_state) = (numbers.clone(), Commit::default(), LogState::None);
+        let mut read = Self { table, numbers, commit, log_state };
         let newest = read.row(NEWEST)?;
         let newest = newest.ok_or_else(|| corrupted(NEWEST, "the newest commit is missing"))?;
         read.commit = newest.commit;
@@ -229,11 +222,6 @@ impl RedbRead {
 impl ReadTransaction for RedbRead {
     fn commit(&self) -> Commit {
         self.commit
-    }
-
-    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
-        let last = self.stripes.as_ref().map(|stripes| stripes.last(row));
-        last.is_some_and(|last| last <= commit.min(self.commit))
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {

@@ -1,7 +1,7 @@
 //! Tests of the comparison: it sees each row and each entry of the log. And of a target that refuses for now.
 
 use super::*;
-use crate::engine::redb::RedbEngine;
+use crate::engine::embedded::EmbeddedEngine;
 use crate::engine::scripted::{Call as EngineCall, Outcome as EndsAs, Scripted};
 use crate::key::NewKey;
 use crate::request::Request;
@@ -157,7 +157,7 @@ fn what_somebody_else_writes_after_the_comparison_is_seen() {
 fn a_conflict_does_not_end_a_copy() {
     let source = lived_in("bob");
     for stand_ins in [false, true] {
-        let engine = RedbEngine::in_memory(1 << 20).unwrap();
+        let engine = EmbeddedEngine::in_memory();
         let options = Options::new();
         options.begin(&engine).unwrap();
         let scripted = Scripted::new(engine);

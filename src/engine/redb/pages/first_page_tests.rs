@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use super::header::HEADER_BYTES;
 use super::*;
-use crate::engine::redb::{Pages, RedbEngine, existing};
+use crate::engine::embedded::EmbeddedEngine;
+use crate::engine::redb::{Pages, existing};
 use crate::engine::{Batch, Engine, Log};
 
 const PAGES: Pages = Pages::believed(1 << 20);
@@ -19,11 +20,11 @@ fn store() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
-    commit(&RedbEngine::create(file, PAGES).unwrap(), 0);
+    commit(&EmbeddedEngine::create_table(file, PAGES).unwrap(), 0);
     (folder, path)
 }
 
-fn commit(engine: &RedbEngine, n: u8) {
+fn commit(engine: &EmbeddedEngine, n: u8) {
     let batch = Batch::from([(vec![1, n], Some(vec![n; 90]))]);
     engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
 }
@@ -44,7 +45,7 @@ fn a_first_page_that_the_disk_lost_is_found_beside_the_writer() {
     for shared in [true, false] {
         let (_folder, path) = store();
         let builder = if shared { PAGES.shared_builder() } else { PAGES.builder() };
-        let engine = RedbEngine::on(existing(&path).unwrap(), &builder).unwrap();
+        let engine = EmbeddedEngine::on_table(existing(&path).unwrap(), &builder).unwrap();
         let check = || engine.check_pages(None, u64::MAX).unwrap().unwrap();
         assert_eq!(check().damaged, [], "nothing was written but that the file is open");
         commit(&engine, 1);

@@ -11,7 +11,8 @@ use tempfile::TempDir;
 
 use super::header::{HEADER_BYTES, Header, PageNumber};
 use super::*;
-use crate::engine::redb::{Pages, RedbEngine, Salvage, Salvaged, TableReader, existing};
+use crate::engine::embedded::EmbeddedEngine;
+use crate::engine::redb::{Pages, Salvage, Salvaged, TableFile, TableReader, existing};
 use crate::engine::{Batch, Engine, Log, Reading};
 use crate::id::Commit;
 
@@ -32,7 +33,7 @@ fn store() -> (TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
-    let engine = RedbEngine::create(file, PAGES).unwrap();
+    let engine = EmbeddedEngine::create_table(file, PAGES).unwrap();
     for part in 0..3 {
         let rows = (0..ROWS).filter(|n| n % 3 == part).map(|n| (row(n), Some(vec![7; 90])));
         engine.begin_write().unwrap().commit(&rows.collect::<Batch>(), Log::default()).unwrap();
@@ -157,12 +158,12 @@ fn every_page_that_changed_by_a_bit_is_found_and_never_served() {
 
 /// To write ends with an error or in a store that is sound but for the damage; never in a panic of redb within one.
 fn write_a_row(path: &Path) {
-    if let Ok(engine) = RedbEngine::open(path, PAGES) {
+    if let Ok(engine) = EmbeddedEngine::open_table(path, PAGES) {
         write_rows(&engine);
     }
 }
 
-fn write_rows(engine: &RedbEngine) {
+fn write_rows(engine: &EmbeddedEngine) {
     for n in [0, ROWS / 2, ROWS] {
         let Ok(transaction) = engine.begin_write() else { return };
         let batch = Batch::from([(row(n), Some(vec![8; 90]))]);
@@ -194,7 +195,7 @@ fn pages_that_were_exchanged_are_found() {
 fn a_page_of_before_is_found() {
     let (_folder, path) = store();
     let before = fs::read(&path).unwrap();
-    let engine = RedbEngine::open(&path, PAGES).unwrap();
+    let engine = EmbeddedEngine::open_table(&path, PAGES).unwrap();
     // The pages of the first commit are used again by the third.
     for n in 0..3 {
         let batch = Batch::from([(row(n), Some(vec![9; 90]))]);
@@ -244,7 +245,7 @@ const REWRITTEN: u32 = ROWS / 2;
 const REWRITES: u8 = 24;
 
 /// Writes one row many times; returns the file as each of these commits left it.
-fn rewrite(engine: &RedbEngine, path: &Path) -> Vec<Vec<u8>> {
+fn rewrite(engine: &EmbeddedEngine, path: &Path) -> Vec<Vec<u8>> {
     let commit = |n| {
         let batch = Batch::from([(row(REWRITTEN), Some(vec![n; 90]))]);
         engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
@@ -282,7 +283,7 @@ fn with_former_leaves(path: &Path, moments: &[Vec<u8>]) -> Vec<(u64, Vec<u8>)> {
 /// A closed store, and it with former leaves of a row.
 fn store_and_former_leaves() -> (TempDir, std::path::PathBuf, Vec<(u64, Vec<u8>)>) {
     let (folder, path) = store();
-    let engine = RedbEngine::open(&path, PAGES).unwrap();
+    let engine = EmbeddedEngine::open_table(&path, PAGES).unwrap();
     let moments = rewrite(&engine, &path);
     drop(engine);
     let former = with_former_leaves(&path, &moments);
@@ -312,7 +313,7 @@ fn a_former_leaf_in_its_own_place_is_refused_when_it_is_read_first() {
         assert_eq!(check_closed_file(&path).unwrap().damaged, [(offset, "it does not fit its checksum")]);
         let read = TableReader::at(&path, PAGES).and_then(|reader| rewritten(&reader));
         assert!(is_refused(&read), "{read:?}");
-        let read = RedbEngine::open(&path, PAGES).and_then(|engine| rewritten(&engine));
+        let read = EmbeddedEngine::open_table(&path, PAGES).and_then(|engine| rewritten(&engine));
         assert!(is_refused(&read), "{read:?}");
     }
 }
@@ -339,7 +340,7 @@ fn a_former_leaf_that_is_put_back_after_it_was_read_is_refused() {
 #[test]
 fn a_former_leaf_in_the_place_of_what_was_written_is_refused() {
     let (_folder, path) = store();
-    let engine = RedbEngine::open(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
+    let engine = EmbeddedEngine::open_table(&path, Pages { cache_bytes: 0, ..PAGES }).unwrap();
     let moments = rewrite(&engine, &path);
     let sound = fs::read(&path).unwrap();
     for (_, damaged) in with_former_leaves(&path, &moments) {
@@ -355,7 +356,7 @@ fn a_former_leaf_in_the_place_of_what_was_written_is_refused() {
 #[test]
 fn what_was_damaged_refuses_writes_from_then_on() {
     let (_folder, path) = store();
-    let engine = RedbEngine::open(&path, PAGES).unwrap();
+    let engine = EmbeddedEngine::open_table(&path, PAGES).unwrap();
     let before = read(&path).unwrap();
     // Of a row, so that the engine has not read it yet.
     let leaf = *named(&path).iter().max().unwrap();
@@ -395,7 +396,7 @@ fn a_page_that_can_not_be_is_refused_before_it_is_asked_for() {
     assert_eq!(longest_read(&path), HEADER_BYTES, "nothing but the first page");
     assert!(matches!(read(&path), Err(Error::Corrupted(_))));
     assert!(matches!(
-        RedbEngine::open(&path, PAGES).map(drop),
+        EmbeddedEngine::open_table(&path, PAGES).map(drop),
         Err(Error::Corrupted(_) | Error::NotAStore(_))
     ));
     assert!(!check_closed_file(&path).unwrap().damaged.is_empty());
@@ -404,7 +405,7 @@ fn a_page_that_can_not_be_is_refused_before_it_is_asked_for() {
 /// The most that is asked for at once where a file is opened, read, and written. redb asks for the memory before.
 fn longest_read(path: &Path) -> usize {
     let (probed, seen) = Probed::new(path, None);
-    if let Ok(engine) = RedbEngine::on(probed, &PAGES.builder()) {
+    if let Ok(engine) = EmbeddedEngine::on_table(probed, &PAGES.builder()) {
         let _ = read_rows(&engine);
         write_rows(&engine);
     }
@@ -573,9 +574,10 @@ fn cut_off(folder: &Path, path: &Path) -> (Vec<PathBuf>, Commit) {
     (files.to_vec(), last)
 }
 
-/// As on a storage of the caller's: with locks each commit has two phases.
-fn without_locks(path: &Path) -> RedbEngine {
-    RedbEngine::on(existing(path).unwrap(), &PAGES.builder()).unwrap()
+/// With commits of one phase, as redb makes them by default.
+fn without_locks(path: &Path) -> EmbeddedEngine {
+    let table = TableFile::on(existing(path).unwrap(), &PAGES.builder()).unwrap();
+    EmbeddedEngine::without_log(table.without_quick_repair()).unwrap()
 }
 
 #[test]
@@ -669,8 +671,9 @@ fn a_check_beside_a_commit_sees_no_page_that_is_not_written_yet() {
         pages: Arc::default(),
         found: Arc::default(),
     };
-    let engine = RedbEngine::on(storage.clone(), &PAGES.builder()).unwrap();
-    storage.pages.set(Arc::clone(engine.pages.as_ref().unwrap())).unwrap();
+    let table = TableFile::on(storage.clone(), &PAGES.builder()).unwrap();
+    storage.pages.set(Arc::clone(table.pages.as_ref().unwrap())).unwrap();
+    let engine = EmbeddedEngine::without_log(table).unwrap();
     for n in 0..20 {
         let batch = Batch::from([(row(n), Some(vec![9; 90]))]);
         engine.begin_write().unwrap().commit(&batch, Log::default()).unwrap();
