@@ -333,9 +333,9 @@ fn by_engine() -> Produced {
     two_commits.write(&request(), |txn| txn.create_key(&new_key("one", 1))).unwrap();
     two_commits.write(&request(), |txn| txn.create_key(&new_key("two", 2))).unwrap();
     drop(two_commits);
-    std::fs::rename(folder.path().join("with log.redo"), folder.path().join("mismatched.redo")).unwrap();
     let mismatched = folder.path().join("mismatched");
     drop(Store::open(&mismatched).unwrap());
+    std::fs::rename(folder.path().join("with log.redo"), folder.path().join("mismatched.redo")).unwrap();
     let copied_in_part = folder.path().join("copied in part");
     let unfinished = Batch::from([(Space::of_store().unfinished(), Some(crate::format::encode_nothing()))]);
     let in_part = Store::open(&copied_in_part).unwrap();
