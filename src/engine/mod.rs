@@ -5,6 +5,7 @@
 //! batch, so a transaction that is refused, or changes nothing, never reaches the engine.
 
 mod bell;
+pub(crate) mod boot;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub(crate) mod direct;

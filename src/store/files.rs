@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::Engine;
+use crate::engine::boot;
 use crate::engine::direct::DirectFile;
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::embedded::wal::{LogId, RedoLog, first_segment_bytes, log_bytes};
@@ -186,6 +187,10 @@ impl LogFiles for LogBeside {
         let marks = self.open_file()?.ok_or_else(missing)?;
         Ok((LogDisk { frames, marks: Some(marks) }, state))
     }
+
+    fn boot(&self) -> u64 {
+        boot::of(&log_path(&self.table))
+    }
 }
 
 /// The files of a store that is read beside its writer.
@@ -213,6 +218,10 @@ impl FollowedFiles for Beside {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             opened => Ok(Some(Box::new(backend(opened?)?))),
         }
+    }
+
+    fn boot(&self) -> u64 {
+        boot::of(&log_path(&self.path))
     }
 
     fn name(&self) -> String {

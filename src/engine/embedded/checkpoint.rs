@@ -111,6 +111,9 @@ impl Shared {
         drop(state);
         addresses.by_ref().for_each(|row| self.stripes.mark(RowHash::of(row), last));
         let in_use = writer.in_use;
+        if in_use {
+            self.mark_by_lock()?;
+        }
         let mut held = None;
         let written = write(log_state, &mut || {
             // While no log is in use, a follower finds it in the table before it is published here: so who reads here waits.
@@ -136,6 +139,18 @@ impl Shared {
                 self.bell.ring(last);
             }
             Err(error) => self.fail_with(state, error),
+        }
+        published
+    }
+
+    /// Has followers look whether this process is there, for as long as the table may have what the mark has not: without it
+    /// they go by the table then.
+    fn mark_by_lock(&self) -> Result<()> {
+        let mut state = self.lock();
+        let durable = state.durable;
+        let published = self.publish(&mut state, durable, |mark| mark.boot = 0);
+        if let Err(error) = &published {
+            self.fail_with(state, error);
         }
         published
     }

@@ -59,6 +59,11 @@ pub(crate) trait FollowedFiles: Send + Sync + 'static {
     /// Opens the log, if there is one.
     fn log(&self) -> Result<Option<Box<dyn StorageBackend>>>;
 
+    /// Which file the log is, as [`boot`](crate::engine::boot) tells it.
+    fn boot(&self) -> u64 {
+        0
+    }
+
     /// How they are called in an error.
     fn name(&self) -> String;
 
@@ -92,7 +97,7 @@ struct Shared {
 struct Watched {
     table: Arc<TableReader>,
     by: By,
-    /// If the file may be replaced by another one: which it is.
+    /// If each read looks whether the file was replaced by another one: which it is.
     file: FileId,
 }
 
@@ -100,8 +105,8 @@ enum By {
     Mark {
         log: Arc<RedoLog>,
         checksum: u64,
-        /// Whether it is that of a writer that is there.
-        is_marked: bool,
+        /// Whether it counts only while its writer is there.
+        needs_writer: bool,
     },
     FirstPage(Box<FirstPage>),
 }
@@ -250,18 +255,26 @@ impl Shared {
     ///
     /// `AlreadyOpen` if that is not done in `lock_wait`, also behind other reads of this process.
     fn catch_up(&self) -> Result<()> {
-        lock_wait::reading(self.lock_wait, || self.catch_up_in_time())
+        lock_wait::reading(self.lock_wait, || self.catch_up_in_time(self.lock(), true))
     }
 
-    fn catch_up_in_time(&self) -> Result<()> {
-        let mut state = self.lock();
+    /// The same, also if the file was replaced behind a writer that was killed.
+    fn refresh(&self) -> Result<()> {
+        lock_wait::reading(self.lock_wait, || {
+            let state = self.lock();
+            let is_same_file = is_still(state.file, &*self.files)?;
+            self.catch_up_in_time(state, is_same_file)
+        })
+    }
+
+    fn catch_up_in_time(&self, mut state: MutexGuard<'_, State>, is_same_file: bool) -> Result<()> {
         // Somebody else may have done it meanwhile.
-        if self.watched.load().is_current(&*self.files)? {
+        if is_same_file && self.watched.load().is_current(&*self.files)? {
             return Ok(());
         }
         let mut opened = Some(state.opened());
         until_at_rest(&*self.files, || {
-            if let Some(followed) = state.follow()? {
+            if is_same_file && let Some(followed) = state.follow()? {
                 return Ok(followed);
             }
             let attached = attach(&*self.files, &self.identity, &mut opened, Some(&state))?;
@@ -276,7 +289,7 @@ impl Shared {
     fn refresh_until_dropped(&self) {
         while self.dropped.wait(Commit::default(), REFRESH) == Waited::TimedOut {
             // What fails here fails again in the next read, which says so.
-            let _ = self.catch_up();
+            let _ = self.refresh();
         }
     }
 }
@@ -287,8 +300,8 @@ impl Watched {
         let is_current = match &self.by {
             // In this order: while its writer is there, nobody shows more than the mark says; without, others may show what
             // lies behind it.
-            By::Mark { log, checksum, is_marked } => {
-                (!is_marked || log.is_marked()?) && log.mark_checksum()? == *checksum
+            By::Mark { log, checksum, needs_writer } => {
+                (!needs_writer || log.is_marked()?) && log.mark_checksum()? == *checksum
             }
             By::FirstPage(page) => self.table.is_still(page)?,
         };
@@ -317,8 +330,9 @@ impl State {
         let Some(Followed { log, mark, checksum, .. }) = &self.followed else {
             return Watched { table, by: By::FirstPage(Box::new(self.first_page)), file: self.file };
         };
-        let by = By::Mark { log: log.clone(), checksum: *checksum, is_marked: mark.is_some() };
-        // While its writer is there, the file is not replaced.
+        let needs_writer = mark.as_ref().is_some_and(|mark| !log.is_of_this_boot(mark));
+        let by = By::Mark { log: log.clone(), checksum: *checksum, needs_writer };
+        // While there is a writer, the file is not replaced; after it was killed, the refreshing thread looks.
         Watched { table, by, file: if mark.is_some() { None } else { self.file } }
     }
 
@@ -327,11 +341,7 @@ impl State {
     fn follow(&mut self) -> Result<Option<Result<(), InMotion>>> {
         let Some(Followed { log, at, mark: Some(former), .. }) = &self.followed else { return Ok(None) };
         let (log, mut at) = (log.clone(), *at);
-        // In this order: without its writer a mark says less than others may have shown.
-        if !log.is_marked()? {
-            return Ok(None);
-        }
-        let Some(mark) = log.read_mark()? else { return Ok(Some(Err(InMotion))) };
+        let Some(mark) = log.read_mark_that_counts()? else { return Ok(None) };
         if mark.closed || (mark.session, mark.loads) != (former.session, former.loads) {
             return Ok(None);
         }
@@ -500,17 +510,14 @@ fn attach_log(
 ) -> Result<Result<Attached, InMotion>> {
     let mismatch = |what: &str| Error::LogMismatch(format!("{what}: {}", files.name()).into());
     let open = || files.log()?.ok_or_else(|| mismatch("it is missing"));
-    let log = match RedoLog::follow(open()?) {
-        Err(Error::Corrupted(_)) if table.has_writer()? => RedoLog::follow(open()?)?,
-        opened => opened?,
-    };
+    let log = RedoLog::follow(open()?)?.of_boot(files.boot());
     if log.id() != id {
         return Err(mismatch(OF_ANOTHER_STORE));
     }
-    if log.is_marked()? {
-        return attach_to_mark(log, base, stripes);
+    if let Some(mark) = log.read_mark_that_counts()? {
+        return attach_to_mark(log, mark, base, stripes);
     }
-    if table.has_writer()? {
+    if log.is_marked()? || table.has_writer()? {
         // It opens the store.
         return Ok(Err(InMotion));
     }
@@ -530,8 +537,12 @@ fn attach_log(
 }
 
 /// The same, up to the mark of a writer that is there.
-fn attach_to_mark(log: RedoLog, base: &RedbRead, stripes: &Stripes) -> Result<Result<Attached, InMotion>> {
-    let Some(mark) = log.read_mark()? else { return Ok(Err(InMotion)) };
+fn attach_to_mark(
+    log: RedoLog,
+    mark: Mark,
+    base: &RedbRead,
+    stripes: &Stripes,
+) -> Result<Result<Attached, InMotion>> {
     // A bulk load is in the table before the mark says so; and there may have been a checkpoint since.
     if mark.closed || mark.commit < needs(base) || mark.base > base.commit() {
         return Ok(Err(InMotion));
@@ -556,7 +567,7 @@ fn attach_to_mark(log: RedoLog, base: &RedbRead, stripes: &Stripes) -> Result<Re
     if (at, commit) != (mark.end, mark.commit) {
         // It was overwritten meanwhile; or if not, what the mark says is not there.
         let is_still_so = log.read_mark()? == Some(mark);
-        return if is_still_so && log.is_marked()? {
+        return if is_still_so && log.counts(&mark)? {
             Err(Error::Corrupted("the write-ahead log: its frames don't reach to its mark".into()))
         } else {
             Ok(Err(InMotion))

@@ -351,7 +351,7 @@ fn read_inside_of_a_checkpoint() -> bool {
     let follower = {
         let (writer, gate, is_armed) = (writer.clone(), gate.clone(), is_armed.clone());
         let meanwhile = move |call: Call| {
-            if call == Call::HasRead(MARK_AT, 80) && is_armed.swap(false, Ordering::SeqCst) {
+            if call == Call::HasRead(MARK_AT, 88) && is_armed.swap(false, Ordering::SeqCst) {
                 // The mark was read. Now comes a checkpoint of other rows, which stops after its first part.
                 gate.left.store(2, Ordering::SeqCst);
                 gate.is_armed.store(true, Ordering::SeqCst);
@@ -449,6 +449,7 @@ fn a_mark_with_impossible_numbers_is_refused() {
         commit: Commit::default(),
         end: at(3, length),
         base: Commit::default(),
+        boot: 0,
     };
     let far = u64::MAX - 1;
     let hostile = [
@@ -470,20 +471,18 @@ fn a_mark_with_impossible_numbers_is_refused() {
 /// It moves on to the newest snapshot of the table, because redb can't use the pages of an older one again.
 #[test]
 fn a_table_does_not_grow_beside_a_follower() {
-    let lengths = [false, true].map(|is_followed| {
-        let (place, mut random) = (Place::new(), Random::new(1));
-        let writer = place.write(3000);
-        let follower = is_followed.then(|| place.follow().unwrap());
-        for _ in 0..600 {
+    let (place, mut random) = (Place::new(), Random::new(1));
+    let (writer, follower) = (place.write(3000), place.follow().unwrap());
+    // Some at first are those of a checkpoint and of the snapshots before it; then there are no more.
+    let lengths = [800, 4000].map(|commits| {
+        for _ in 0..commits {
             commit(&writer, &batch(&mut random));
-            follower
-                .iter()
-                .for_each(|follower| assert!(follower.begin_read().unwrap().commit() > Commit::default()));
+            assert!(follower.begin_read().unwrap().commit() > Commit::default());
         }
-        follower.iter().for_each(|follower| must_agree(&writer, follower));
+        must_agree(&writer, &follower);
         fs::metadata(place.files().path(0)).unwrap().len()
     });
-    assert!(lengths[1] <= lengths[0] * 2, "{lengths:?}");
+    assert!(lengths[1] < lengths[0] * 3, "{lengths:?}");
 }
 
 /// One that has found out that the writer is gone shows what lies behind the mark; then no other may show less.

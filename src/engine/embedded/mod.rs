@@ -154,6 +154,11 @@ pub(crate) trait LogFiles: Send + Sync {
     /// Opens the file of the log that belongs to the table; what the table says of it now is given. If there is none, it is
     /// made, and the table names it then; so it returns what the table says.
     fn open(&self, table: &TableFile, state: LogState) -> Result<(LogDisk, LogState)>;
+
+    /// Which file that is, as [`boot`](super::boot) tells it.
+    fn boot(&self) -> u64 {
+        0
+    }
 }
 
 struct LogSource(Box<dyn LogFiles>);
@@ -170,7 +175,7 @@ impl LogSource {
             return Err(mismatch(OF_ANOTHER_STORE));
         }
         disk.marks.into_iter().for_each(|marks| log.mark_through(marks));
-        Ok(log)
+        Ok(log.of_boot(self.0.boot()))
     }
 }
 
@@ -213,13 +218,14 @@ impl EmbeddedEngine {
             let recovery = recover(&base, disk.frames, &stripes, false)?;
             let mut recovered = recovery.log;
             disk.marks.into_iter().for_each(|marks| recovered.mark_through(marks));
-            (log, frozen) = (Some(Arc::new(recovered)), recovery.frozen);
+            (log, frozen) = (Some(Arc::new(recovered.of_boot(source.0.boot()))), recovery.frozen);
         }
         frozen.iter().for_each(|frozen| telemetry::recovered(frozen.last));
         let durable = frozen.as_ref().map_or(base.commit(), |frozen| frozen.last);
         let end = log.as_ref().map_or_else(Position::default, |log| log.end());
         let (session, closed) = (wal::random_session(), !in_use);
-        let mark = Mark { session, closed, loads: 0, commit: durable, end, base: base.commit() };
+        let boot = log.as_ref().map_or(0, |log| log.boot());
+        let mark = Mark { session, closed, loads: 0, commit: durable, end, base: base.commit(), boot };
         if let Some(log) = &log {
             log.write_mark(&mark)?;
             log.lock_mark()?;
@@ -456,7 +462,8 @@ impl Shared {
     ///
     /// `CommitUnknown` if followers can't be told: nothing may be acknowledged of which they would not know.
     fn publish(&self, state: &mut State, durable: Commit, change: impl FnOnce(&mut Mark)) -> Result<()> {
-        let mut mark = Mark { commit: durable, ..state.mark };
+        let boot = state.log.as_ref().map_or(0, |log| log.boot());
+        let mut mark = Mark { commit: durable, boot, ..state.mark };
         change(&mut mark);
         self.marked.store(durable.number(), Ordering::SeqCst);
         let written = match &state.log {

@@ -78,6 +78,8 @@ pub(crate) struct RedoLog {
     disk: Box<dyn StorageBackend>,
     /// The same file, through the page cache, for the mark; `None` where nobody follows.
     marks: Option<Box<dyn StorageBackend>>,
+    /// The file and the boot of the system, as marks name them; 0 if they can't be told.
+    boot: u64,
     id: LogId,
     /// How many bytes each segment has, once the one that is written is full.
     segment_bytes: AtomicU64,
@@ -342,7 +344,7 @@ impl RedoLog {
     pub(super) fn follow(disk: Box<dyn StorageBackend>) -> Result<Self> {
         let (id, length) = read_header(&*disk)?;
         let end = Mutex::new(Position::at(Segment { sequence: 0, length }));
-        Ok(Self { disk, marks: None, id, segment_bytes: AtomicU64::new(length), end })
+        Ok(Self { disk, marks: None, boot: 0, id, segment_bytes: AtomicU64::new(length), end })
     }
 
     /// A log of which the table has everything; it goes on with this sequence. `None` if the log goes on further.
@@ -373,6 +375,16 @@ impl RedoLog {
     /// Has the mark written through this handle of the same file.
     pub(super) fn mark_through(&mut self, marks: Box<dyn StorageBackend>) {
         self.marks = Some(marks);
+    }
+
+    /// Says which file it is in, and since which boot, as [`boot`](crate::engine::boot) tells them.
+    pub(super) fn of_boot(mut self, boot: u64) -> Self {
+        self.boot = boot;
+        self
+    }
+
+    pub(super) fn boot(&self) -> u64 {
+        self.boot
     }
 
     pub(super) fn id(&self) -> LogId {

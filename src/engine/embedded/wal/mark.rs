@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! mark = session (8)  state (8)  loads (8)  commit (8)  segment (8)  its length (8)  offset (8)
-//!        checksum of the last frame (8)  commit of the table (8)  checksum (8)
+//!        checksum of the last frame (8)  commit of the table (8)  boot and file (8)  checksum (8)
 //! ```
 //!
 //! The writer overwrites it after each sync, before a commit is acknowledged or shown to anybody. It is not synced: a
-//! crash leaves an older one, or none that fits its checksum. So it counts only while its writer is there, which holds a
-//! lock on the log from its first mark to its end.
+//! crash of the system leaves an older one, or none that fits its checksum. So it counts in the file that it was written
+//! to, until the system is started again: it names both, as [`boot`](crate::engine::boot) tells them. Where they can't be
+//! told, and while a bulk load goes past the log, it names neither, and counts while its writer is there, which holds a lock
+//! on the log from its first mark to its end.
 
 use std::io;
 use std::ops::Bound;
@@ -21,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::id::Commit;
 
 /// How much of its page a mark takes.
-pub(crate) const MARK_BYTES: usize = 80;
+pub(crate) const MARK_BYTES: usize = 88;
 /// Its checksum is all that a follower compares to tell that nothing has changed.
 const CHECKSUM_AT: u64 = MARK_AT + MARK_BYTES as u64 - 8;
 /// The byte of the log that is locked while its mark counts: far behind all that is written.
@@ -42,13 +44,15 @@ pub(crate) struct Mark {
     pub(in crate::engine::embedded) end: Position,
     /// Up to which commit the table has everything.
     pub(in crate::engine::embedded) base: Commit,
+    /// The boot and the file in which it counts; 0 if that is told by the lock.
+    pub(in crate::engine::embedded) boot: u64,
 }
 
 impl Mark {
     pub(super) fn closed(session: u64, segment_bytes: u64) -> Self {
         let (commit, base) = (Commit::default(), Commit::default());
         let end = Position::at(Segment { sequence: 0, length: segment_bytes });
-        Self { session, closed: true, loads: 0, commit, end, base }
+        Self { session, closed: true, loads: 0, commit, end, base, boot: 0 }
     }
 
     pub(in crate::engine::embedded) fn encode(&self, id: &LogId) -> [u8; MARK_BYTES] {
@@ -65,6 +69,7 @@ impl Mark {
             offset,
             checksum,
             base,
+            self.boot,
         ];
         let mut bytes = [0; MARK_BYTES];
         for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
@@ -87,9 +92,9 @@ impl Mark {
         let (session, state, loads, commit) = (next()?, next()?, next()?, Commit::new(next()?));
         let segment = Segment { sequence: next()?, length: next()? };
         let end = Position { segment, offset: next()?, checksum: next()? };
-        let (base, sum) = (Commit::new(next()?), next()?);
+        let (base, boot, sum) = (Commit::new(next()?), next()?, next()?);
         let fits = sum == checksum_of(id, bytes) && state <= 1;
-        Ok(fits.then_some(Self { session, closed: state == 0, loads, commit, end, base }))
+        Ok(fits.then_some(Self { session, closed: state == 0, loads, commit, end, base, boot }))
     }
 }
 
@@ -121,10 +126,32 @@ impl RedoLog {
         }
     }
 
+    /// Whether this mark of this log counts without a look at the lock.
+    pub(in crate::engine::embedded) fn is_of_this_boot(&self, mark: &Mark) -> bool {
+        mark.boot != 0 && mark.boot == self.boot
+    }
+
+    /// Whether what this mark of this log says is all that anybody was shown.
+    pub(in crate::engine::embedded) fn counts(&self, mark: &Mark) -> Result<bool> {
+        Ok(self.is_of_this_boot(mark) || self.is_marked()?)
+    }
+
     /// Whether there is a writer whose mark counts.
     pub(in crate::engine::embedded) fn is_marked(&self) -> Result<bool> {
         let byte = Bound::Included(LOCKED_BYTE);
         self.disk.query_lock_range(byte, byte).map_err(of_backend)
+    }
+
+    /// What the mark says, if it counts; `None` also while it is overwritten.
+    pub(in crate::engine::embedded) fn read_mark_that_counts(&self) -> Result<Option<Mark>> {
+        if self.boot != 0
+            && let Some(mark) = self.read_mark()?
+            && self.is_of_this_boot(&mark)
+        {
+            return Ok(Some(mark));
+        }
+        // In this order: without its writer a mark says less than others may have shown.
+        if self.is_marked()? { self.read_mark() } else { Ok(None) }
     }
 
     /// What the mark says; `None` while it is overwritten, or if it never was whole.

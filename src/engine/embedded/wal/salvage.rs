@@ -71,6 +71,7 @@ impl SalvagedLog {
         let log = RedoLog {
             disk: Box::new(Padded { disk, length }),
             marks: None,
+            boot: 0,
             id,
             segment_bytes: AtomicU64::new(segment_bytes),
             end: Mutex::default(),
