@@ -58,6 +58,10 @@ impl FollowedFiles for Files {
         Ok(Some(Box::new(backend(File::open(self.path(1))?)?)))
     }
 
+    fn boot(&self) -> u64 {
+        crate::engine::boot::of(&self.path(1))
+    }
+
     fn name(&self) -> String {
         "a store".to_owned()
     }

@@ -93,8 +93,12 @@ impl EmbeddedEngine {
     }
 
     pub(crate) fn growing(table: TableFile, disk: LogDisk, limits: Limits) -> Result<Self> {
-        let disk = Mutex::new(Some(disk));
-        let engine = Self::open(table, Given(disk), limits)?;
+        Self::in_boot(table, disk, limits, 0)
+    }
+
+    /// With marks that count in this boot.
+    pub(crate) fn in_boot(table: TableFile, disk: LogDisk, limits: Limits, boot: u64) -> Result<Self> {
+        let engine = Self::open(table, Given(Mutex::new(Some(disk)), boot), limits)?;
         let mut writer = engine.shared.lock_writer();
         engine.shared.log_to_use(&mut writer)?;
         writer.has_written = true;
@@ -103,7 +107,8 @@ impl EmbeddedEngine {
     }
 }
 
-pub(super) struct Given(pub(super) Mutex<Option<LogDisk>>);
+/// A log that is there, and its boot.
+pub(super) struct Given(pub(super) Mutex<Option<LogDisk>>, pub(super) u64);
 
 impl LogFiles for Given {
     fn open(&self, _: &TableFile, state: LogState) -> Result<(LogDisk, LogState)> {
@@ -116,6 +121,10 @@ impl LogFiles for Given {
             state => state,
         };
         Ok((disk, state))
+    }
+
+    fn boot(&self) -> u64 {
+        self.1
     }
 }
 

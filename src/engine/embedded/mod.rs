@@ -15,6 +15,8 @@
 //! Writers build on commits that are not durable yet; readers never see those. So whatever a writing
 //! transaction returns, a refusal too, waits until what it read is durable.
 
+#[cfg(test)]
+mod boot_tests;
 mod checkpoint;
 mod commit;
 mod follower;
