@@ -102,7 +102,7 @@ impl Options {
             history: None,
             create: true,
             cache_bytes: Self::CACHE_BYTES_DEFAULT,
-            redo_log: false,
+            redo_log: true,
             redo_log_bytes: Self::REDO_LOG_BYTES_DEFAULT,
             checkpoint_bytes: Self::CHECKPOINT_BYTES_DEFAULT,
             record_cache_bytes: Self::RECORD_CACHE_BYTES_DEFAULT,
