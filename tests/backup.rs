@@ -38,10 +38,10 @@ fn request_id(writer: u64, number: u64) -> RequestId {
     format!("{writer:04}{number:032}").parse().unwrap()
 }
 
-fn options(redo_log: bool) -> Options {
+fn options() -> Options {
     let quotas = Quotas { keys_per_project: 1_000, ..Quotas::default() };
     let bytes = Options::REDO_LOG_BYTES_MIN;
-    Options::new().quotas(quotas).redo_log(redo_log).redo_log_bytes(bytes).checkpoint_bytes(20_000)
+    Options::new().quotas(quotas).redo_log_bytes(bytes).checkpoint_bytes(20_000)
 }
 
 /// What a writer was told: of each commit, the key that its alias names since, and the request.
@@ -117,10 +117,10 @@ fn assert_is_at(store: &Store, up_to: Commit, told: &BTreeMap<Commit, (u64, u64,
 }
 
 /// A store is backed up while threads write it, and lost; what comes back is what was told.
-fn drill(redo_log: bool) {
+fn drill(options: &Options) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let store = options(redo_log).open(path("store")).unwrap();
+    let store = options.open(path("store")).unwrap();
     create_keys(&store);
     let (told, ended) = (Told::default(), AtomicBool::new(false));
     let mut backups: Vec<Backup> = Vec::new();
@@ -176,7 +176,7 @@ fn drill(redo_log: bool) {
         let path = path(&format!("restored {number}"));
         let restored = restore().up_to(up_to).into_file(&path).unwrap();
         assert_eq!(restored.commit, up_to);
-        let store = options(redo_log).open(&path).unwrap();
+        let store = options.open(&path).unwrap();
         assert_eq!(store.position().unwrap(), restored.position);
         assert!(matches!(store.changes(Some(&old), Limit::MAX), Err(Error::PositionOfAnotherStore)));
         assert_is_at(&store, up_to, &told);
@@ -186,12 +186,13 @@ fn drill(redo_log: bool) {
 
 #[test]
 fn a_store_that_was_lost_comes_back() {
-    drill(false);
+    drill(&options());
 }
 
+/// Checkpoints go on all the time, and each is soon behind what the backup reads.
 #[test]
-fn a_store_with_a_redo_log_that_was_lost_comes_back() {
-    drill(true);
+fn a_store_whose_table_changes_all_the_time_comes_back() {
+    drill(&options().checkpoint_bytes(1));
 }
 
 /// A small store in a file, and two backups of it.
@@ -227,35 +228,33 @@ impl Rig {
 
 #[test]
 fn a_backup_is_an_ordinary_store_for_its_owner_only() {
-    for redo_log in [false, true] {
-        let rig = Rig::new(options(redo_log));
-        let before = names_in(rig.folder.path());
-        let copy = Options::new().open_read_only(rig.path("base")).unwrap();
-        assert_eq!(copy.position().unwrap(), rig.base);
-        assert_clean(&copy);
-        let keys = |store: &Store| {
-            store.read(&scope(0), |snap| {
-                Ok(snap.keys_by_id(&keystead::KeyFilter::all(), keystead::After::Start, Limit::MAX)?.items)
-            })
-        };
-        assert_eq!(keys(&copy).unwrap().len(), 2 * usize::from(KEYS));
-        assert_eq!(keys(&copy).unwrap(), keys(&rig.store).unwrap());
-        drop(copy);
-        assert_eq!(names_in(rig.folder.path()), before, "reading left something behind");
-        #[cfg(unix)]
-        for name in ["base", "changes"] {
-            use std::os::unix::fs::PermissionsExt;
-            assert_eq!(rig.path(name).metadata().unwrap().permissions().mode() & 0o777, 0o600, "{name}");
-        }
-        // A copy of a copy, by a handle that can't write.
-        let reader = Options::new().open_read_only(rig.path("base")).unwrap();
-        assert_eq!(reader.backup(rig.path("again")).unwrap().position, rig.base);
+    let rig = Rig::new(options());
+    let before = names_in(rig.folder.path());
+    let copy = Options::new().open_read_only(rig.path("base")).unwrap();
+    assert_eq!(copy.position().unwrap(), rig.base);
+    assert_clean(&copy);
+    let keys = |store: &Store| {
+        store.read(&scope(0), |snap| {
+            Ok(snap.keys_by_id(&keystead::KeyFilter::all(), keystead::After::Start, Limit::MAX)?.items)
+        })
+    };
+    assert_eq!(keys(&copy).unwrap().len(), 2 * usize::from(KEYS));
+    assert_eq!(keys(&copy).unwrap(), keys(&rig.store).unwrap());
+    drop(copy);
+    assert_eq!(names_in(rig.folder.path()), before, "reading left something behind");
+    #[cfg(unix)]
+    for name in ["base", "changes"] {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(rig.path(name).metadata().unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }
+    // A copy of a copy, by a handle that can't write.
+    let reader = Options::new().open_read_only(rig.path("base")).unwrap();
+    assert_eq!(reader.backup(rig.path("again")).unwrap().position, rig.base);
 }
 
 #[test]
 fn a_copy_has_no_waste() {
-    let rig = Rig::new(options(false));
+    let rig = Rig::new(options());
     for round in 0..20 {
         for number in 0..20 {
             move_alias(&rig.store, 1, 100 * round + number).unwrap();
@@ -269,7 +268,7 @@ fn a_copy_has_no_waste() {
 
 #[test]
 fn nothing_is_overwritten() {
-    let rig = Rig::new(options(false));
+    let rig = Rig::new(options());
     fs::write(rig.path("mine"), "mine").unwrap();
     #[cfg(unix)]
     std::os::unix::fs::symlink(rig.path("nowhere"), rig.path("link")).unwrap();
@@ -296,11 +295,11 @@ fn nothing_is_overwritten() {
 
 #[test]
 fn changes_are_refused_that_are_not_all_there() {
-    let rig = Rig::new(options(false));
+    let rig = Rig::new(options());
     let ahead = rig.store.position_after(Commit::new(rig.changes.commit().number() + 1));
     let refused = |since: &Position| rig.store.backup_changes(since, rig.path("refused")).unwrap_err();
     assert!(matches!(refused(&ahead), Error::CommitNotFound(commit) if commit == ahead.commit()));
-    assert!(matches!(refused(&Rig::new(options(false)).base), Error::PositionOfAnotherStore));
+    assert!(matches!(refused(&Rig::new(options()).base), Error::PositionOfAnotherStore));
     rig.store.trim_history(rig.base.commit()).unwrap();
     rig.store.backup_changes(&rig.base, rig.path("just there")).unwrap();
     rig.store.trim_history(rig.changes.commit()).unwrap();
@@ -309,18 +308,18 @@ fn changes_are_refused_that_are_not_all_there() {
     assert!(!rig.path("refused").exists());
 
     let folder = tempfile::tempdir().unwrap();
-    let store = options(false).history(false).open(folder.path().join("store")).unwrap();
+    let store = options().history(false).open(folder.path().join("store")).unwrap();
     create_keys(&store);
     let base = store.backup(folder.path().join("base")).unwrap();
     let refused = store.backup_changes(&base.position, folder.path().join("changes"));
     assert!(matches!(refused, Err(Error::HistoryDisabled)));
     Restore::of(folder.path().join("base")).into_file(folder.path().join("restored")).unwrap();
-    assert_clean(&options(false).history(false).open(folder.path().join("restored")).unwrap());
+    assert_clean(&options().history(false).open(folder.path().join("restored")).unwrap());
 }
 
 #[test]
 fn files_that_do_not_belong_together_are_refused() {
-    let (rig, other) = (Rig::new(options(false)), Rig::new(options(false)));
+    let (rig, other) = (Rig::new(options()), Rig::new(options()));
     move_alias(&rig.store, 0, 1).unwrap();
     let later = rig.store.backup_changes(&rig.changes, rig.path("later")).unwrap().position;
     let base = || Restore::of(rig.path("base"));
@@ -353,7 +352,7 @@ fn files_that_do_not_belong_together_are_refused() {
 
 #[test]
 fn a_damaged_backup_is_not_restored() {
-    let rig = Rig::new(options(false));
+    let rig = Rig::new(options());
     for name in ["base", "changes"] {
         let whole = fs::read(rig.path(name)).unwrap();
         let mut refused = 0;
@@ -389,7 +388,7 @@ fn a_damaged_backup_is_not_restored() {
 /// has gets all of its history.
 #[test]
 fn a_file_behind_what_is_wanted_is_not_taken() {
-    let rig = Rig::new(options(false));
+    let rig = Rig::new(options());
     move_alias(&rig.store, 0, 1).unwrap();
     rig.store.trim_history(rig.base.commit()).unwrap();
     rig.store.backup_changes(&rig.base, rig.path("both")).unwrap();
@@ -407,9 +406,9 @@ fn a_file_behind_what_is_wanted_is_not_taken() {
 /// A copy was opened for writing, against the advice: two stores of one incarnation.
 #[test]
 fn changes_of_a_fork_are_refused() {
-    let rig = Rig::new(options(false));
+    let rig = Rig::new(options());
     fs::copy(rig.path("base"), rig.path("fork")).unwrap();
-    let fork = options(false).open(rig.path("fork")).unwrap();
+    let fork = options().open(rig.path("fork")).unwrap();
     move_alias(&fork, 0, 7).unwrap();
     let forked = fork.position().unwrap();
     assert_eq!(forked, rig.changes);
@@ -432,50 +431,46 @@ fn changes_of_a_fork_are_refused() {
 #[test]
 fn a_copy_that_is_not_there_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
-    for redo_log in [false, true] {
-        let refused = options(redo_log).restored(true).open(folder.path().join("nothing")).unwrap_err();
-        assert!(matches!(refused, Error::NoStore(_)), "{refused}");
-        assert!(names_in(folder.path()).is_empty());
-    }
+    let refused = options().restored(true).open(folder.path().join("nothing")).unwrap_err();
+    assert!(matches!(refused, Error::NoStore(_)), "{refused}");
+    assert!(names_in(folder.path()).is_empty());
 }
 
-/// A copy that was made by other means, of a store with a redo log too.
+/// A copy that was made by other means.
 #[test]
 fn a_copied_file_that_takes_the_place_of_the_store_begins_anew() {
-    for redo_log in [false, true] {
-        let rig = Rig::new(options(redo_log));
-        let lost = move_alias(&rig.store, 0, 1).unwrap().commit;
-        drop(rig.store);
-        let copy = rig.folder.path().join("copy");
-        fs::copy(rig.folder.path().join("store"), &copy).unwrap();
-        let store = options(redo_log).restored(true).open(&copy).unwrap();
-        let first = store.position().unwrap();
-        assert!(first.commit().number() > lost.number() + (1 << 40));
-        assert!(matches!(store.changes(Some(&rig.changes), Limit::MAX), Err(Error::PositionOfAnotherStore)));
-        let next = move_alias(&store, 0, 2).unwrap();
-        assert_eq!(next.commit.number(), first.commit().number() + 1);
-        store.read_at_least(&scope(0), lost, |_| Ok(())).unwrap();
-        let never = store.read_at_least(&scope(0), Commit::new(lost.number() + 1), |_| Ok(()));
-        assert!(matches!(never, Err(Error::CommitNotFound(_))));
-        assert_clean(&store);
-        drop(store);
-        // With the other mode, and as a base of its own.
-        let store = options(!redo_log).open(&copy).unwrap();
-        assert_eq!(store.position().unwrap(), store.position_after(next.commit));
-        let base = store.backup(rig.folder.path().join("new base")).unwrap();
-        move_alias(&store, 0, 3).unwrap();
-        store.backup_changes(&base.position, rig.folder.path().join("new changes")).unwrap();
-        let restore = Restore::of(rig.folder.path().join("new base"));
-        let restore = restore.changes(rig.folder.path().join("new changes"));
-        let restored = restore.into_file(rig.folder.path().join("restored")).unwrap();
-        assert!(restored.position.commit() > restored.commit);
-    }
+    let rig = Rig::new(options());
+    let lost = move_alias(&rig.store, 0, 1).unwrap().commit;
+    drop(rig.store);
+    let copy = rig.folder.path().join("copy");
+    fs::copy(rig.folder.path().join("store"), &copy).unwrap();
+    let store = options().restored(true).open(&copy).unwrap();
+    let first = store.position().unwrap();
+    assert!(first.commit().number() > lost.number() + (1 << 40));
+    assert!(matches!(store.changes(Some(&rig.changes), Limit::MAX), Err(Error::PositionOfAnotherStore)));
+    let next = move_alias(&store, 0, 2).unwrap();
+    assert_eq!(next.commit.number(), first.commit().number() + 1);
+    store.read_at_least(&scope(0), lost, |_| Ok(())).unwrap();
+    let never = store.read_at_least(&scope(0), Commit::new(lost.number() + 1), |_| Ok(()));
+    assert!(matches!(never, Err(Error::CommitNotFound(_))));
+    assert_clean(&store);
+    drop(store);
+    // Opened again it is the same, and a base of its own.
+    let store = options().open(&copy).unwrap();
+    assert_eq!(store.position().unwrap(), store.position_after(next.commit));
+    let base = store.backup(rig.folder.path().join("new base")).unwrap();
+    move_alias(&store, 0, 3).unwrap();
+    store.backup_changes(&base.position, rig.folder.path().join("new changes")).unwrap();
+    let restore = Restore::of(rig.folder.path().join("new base"));
+    let restore = restore.changes(rig.folder.path().join("new changes"));
+    let restored = restore.into_file(rig.folder.path().join("restored")).unwrap();
+    assert!(restored.position.commit() > restored.commit);
 }
 
 /// Whoever comes second finds that the name is taken; nothing of theirs is left.
 #[test]
 fn one_of_two_that_make_the_same_file_succeeds() {
-    let rig = Rig::new(options(false));
+    let rig = Rig::new(options());
     let before = names_in(rig.folder.path()).len();
     for round in 0..5 {
         let path = rig.path(&format!("race {round}"));

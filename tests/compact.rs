@@ -23,9 +23,9 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 /// A store whose key was renamed often.
-fn worn(options: &Options) -> (TempDir, KeyId, Scope) {
+fn worn() -> (TempDir, KeyId, Scope) {
     let folder = tempfile::tempdir().unwrap();
-    let (store, scope) = (options.open(folder.path().join("kms")).unwrap(), scope("project"));
+    let (store, scope) = (Store::open(folder.path().join("kms")).unwrap(), scope("project"));
     let new = NewKey::new("orders").unwrap().alias(alias("kms-1234"));
     store.write(&Request::new(&scope), |txn| txn.create_key(&new)).unwrap();
     for number in 0..60 {
@@ -37,58 +37,59 @@ fn worn(options: &Options) -> (TempDir, KeyId, Scope) {
 
 #[test]
 fn it_is_the_same_store_in_a_smaller_file() {
-    for redo_log in [false, true] {
-        let options = Options::new().redo_log(redo_log);
-        let (folder, key_id, scope) = worn(&options);
-        let path = folder.path().join("kms");
-        let seen = |store: &Store| {
-            let history = |snap: &keystead::Snapshot<'_>| {
-                let of = HistoryOf::Key(key_id);
-                snap.history(of, Order::NewestFirst, keystead::After::Start, Limit::MAX)
-            };
-            let read = store.read(&scope, |snap| Ok((snap.resolve(&alias("kms-1234"))?, history(snap)?)));
-            (store.position().unwrap(), read.unwrap())
+    let (folder, key_id, scope) = worn();
+    let path = folder.path().join("kms");
+    let seen = |store: &Store| {
+        let history = |snap: &keystead::Snapshot<'_>| {
+            let of = HistoryOf::Key(key_id);
+            snap.history(of, Order::NewestFirst, keystead::After::Start, Limit::MAX)
         };
-        let before = seen(&Store::open(&path).unwrap());
-        let compacted = compact(&path).unwrap();
-        assert!(compacted.bytes < compacted.bytes_before, "{compacted:?}");
-        assert_eq!(compacted.bytes, path.metadata().unwrap().len());
-        assert_eq!(names_in(folder.path()), ["kms"], "no log is left, and nothing that was on its way");
-        let store = options.open(&path).unwrap();
-        assert_eq!(seen(&store), before);
-        assert!(store.verify().unwrap().is_clean());
-        let next = store.write(&Request::new(&scope), |txn| txn.disable(key_id)).unwrap();
-        assert_eq!(next.commit.number(), before.0.commit().number() + 1, "it goes on where it was");
-    }
+        let read = store.read(&scope, |snap| Ok((snap.resolve(&alias("kms-1234"))?, history(snap)?)));
+        (store.position().unwrap(), read.unwrap())
+    };
+    let before = seen(&Store::open(&path).unwrap());
+    let compacted = compact(&path).unwrap();
+    assert!(compacted.bytes < compacted.bytes_before, "{compacted:?}");
+    assert_eq!(compacted.bytes, path.metadata().unwrap().len());
+    assert_eq!(names_in(folder.path()), ["kms"], "no log is left, and nothing that was on its way");
+    let store = Store::open(&path).unwrap();
+    assert_eq!(seen(&store), before);
+    assert!(store.verify().unwrap().is_clean());
+    let next = store.write(&Request::new(&scope), |txn| txn.disable(key_id)).unwrap();
+    assert_eq!(next.commit.number(), before.0.commit().number() + 1, "it goes on where it was");
 }
 
 #[test]
 fn what_only_a_log_has_after_a_crash_is_kept() {
-    let (folder, key_id, scope) = worn(&Options::new().redo_log(true));
+    let (folder, key_id, scope) = worn();
     let crashed = tempfile::tempdir().unwrap();
     let path = crashed.path().join("kms");
-    let store = Options::new().redo_log(true).open(folder.path().join("kms")).unwrap();
-    let disabled = store.write(&Request::new(&scope), |txn| txn.disable(key_id)).unwrap();
-    for name in ["kms", "kms.redo"] {
-        fs::copy(folder.path().join(name), crashed.path().join(name)).unwrap();
-    }
+    let store = Store::open(folder.path().join("kms")).unwrap();
+    // The first commit of a process goes to the file.
+    store.write(&Request::new(&scope), |txn| txn.disable(key_id)).unwrap();
+    let enabled = store.write(&Request::new(&scope), |txn| txn.enable(key_id)).unwrap();
+    fs::copy(folder.path().join("kms"), &path).unwrap();
+    assert!(matches!(compact(&path), Err(Error::LogMismatch(_))), "it needs the log");
+    fs::copy(folder.path().join("kms.redo"), crashed.path().join("kms.redo")).unwrap();
     drop(store);
     compact(&path).unwrap();
     assert_eq!(names_in(crashed.path()), ["kms"]);
     let store = Store::open(&path).unwrap();
-    assert_eq!(store.position().unwrap().commit(), disabled.commit);
+    assert_eq!(store.position().unwrap().commit(), enabled.commit);
 }
 
 #[test]
 fn nobody_else_may_have_it_open() {
-    let (folder, key_id, scope) = worn(&Options::new());
+    let (folder, key_id, scope) = worn();
     let path = folder.path().join("kms");
-    for options in [Options::new(), Options::new().redo_log(true)] {
-        let store = options.open(&path).unwrap();
+    let store = Store::open(&path).unwrap();
+    // The first commit goes to the file, the second to the log.
+    for _ in 0..2 {
         let Err(Error::AlreadyOpen(locked)) = compact(&path) else { panic!("it is open") };
         assert_eq!(*locked.path, *path.display().to_string());
         store.write(&Request::new(&scope), |txn| txn.disable(key_id).and(txn.enable(key_id))).unwrap();
     }
+    drop(store);
     // A reader would go on to read the old file for ever.
     let reader = Options::new().open_read_only(&path).unwrap();
     assert!(matches!(compact(&path), Err(Error::AlreadyOpen(_))));
@@ -98,7 +99,7 @@ fn nobody_else_may_have_it_open() {
 
 #[test]
 fn a_store_that_is_damaged_or_missing_stays_so() {
-    let (folder, ..) = worn(&Options::new());
+    let (folder, ..) = worn();
     let path = folder.path().join("kms");
     assert!(matches!(compact(folder.path().join("other")), Err(Error::Io(_))));
     let mut bytes = fs::read(&path).unwrap();
@@ -109,7 +110,7 @@ fn a_store_that_is_damaged_or_missing_stays_so() {
     fs::write(&path, &bytes).unwrap();
     let refused = compact(&path);
     assert!(matches!(refused, Err(Error::Corrupted(_) | Error::Unsound(_))), "{refused:?}");
-    assert_eq!(names_in(folder.path()), ["kms"]);
+    assert_eq!(names_in(folder.path()), ["kms", "kms.redo"]);
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }
 
@@ -118,7 +119,7 @@ fn a_store_that_is_damaged_or_missing_stays_so() {
 fn permissions_and_a_link_stay_what_they_were() {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    let (folder, ..) = worn(&Options::new());
+    let (folder, ..) = worn();
     let (path, link) = (folder.path().join("kms"), folder.path().join("link"));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     symlink("kms", &link).unwrap();

@@ -39,7 +39,7 @@ fn key_id(number: u64) -> KeyId {
 
 fn options() -> Options {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
-    let options = Options::new().quotas(quotas).cache_bytes(1 << 20).redo_log(true);
+    let options = Options::new().quotas(quotas).cache_bytes(1 << 20);
     options.redo_log_bytes(Options::REDO_LOG_BYTES_MIN).checkpoint_bytes(20_000)
 }
 
@@ -349,8 +349,12 @@ fn a_follower_says_that_another_store_is_in_the_place_of_its_own() {
     fs::remove_file(folder.path().join("kms.redb.redo")).unwrap();
     assert_eq!(newest(&follower).unwrap(), last);
     let store = options().open(&path).unwrap();
-    let last = step(&store);
-    assert_eq!(newest(&follower).unwrap(), last);
+    // The first goes to the table, the second to a log that is made for it.
+    for _ in 0..2 {
+        let last = step(&store);
+        assert_eq!(newest(&follower).unwrap(), last);
+    }
+    let last = store.position().unwrap().commit().number();
     drop(store);
     assert_eq!(newest(&follower).unwrap(), last);
     // Another one: it was restored, so what was read from the former may never have been.

@@ -18,14 +18,10 @@ fn scope() -> Scope {
     Scope::new("domain", "project").unwrap()
 }
 
-fn options(redo_log: bool) -> Options {
+fn options() -> Options {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
     // A log and checkpoints that are small, so that both files change while they are copied.
-    Options::new()
-        .redo_log(redo_log)
-        .redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
-        .checkpoint_bytes(5000)
-        .quotas(quotas)
+    Options::new().redo_log_bytes(Options::REDO_LOG_BYTES_MIN).checkpoint_bytes(5000).quotas(quotas)
 }
 
 fn create_keys(store: &Store, names: impl Iterator<Item = String>) {
@@ -36,8 +32,8 @@ fn create_keys(store: &Store, names: impl Iterator<Item = String>) {
 }
 
 /// What a copy is worth that has to hold so many keys.
-fn worth(path: &Path, redo_log: bool, keys: u64) -> &'static str {
-    let store = match options(redo_log).create(false).open(path) {
+fn worth(path: &Path, keys: u64) -> &'static str {
+    let store = match options().create(false).open(path) {
         Ok(store) => store,
         Err(error) => return error.code(),
     };
@@ -50,44 +46,42 @@ fn worth(path: &Path, redo_log: bool, keys: u64) -> &'static str {
 
 #[test]
 fn a_copy_of_a_file_that_is_written_is_worth_nothing() {
-    for redo_log in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("kms.redb");
-        let store = options(redo_log).open(&path).unwrap();
-        let mut keys = 0;
-        for part in 0..50 {
-            create_keys(&store, (0..20).map(|number| format!("first-{part}-{number}")));
-            keys += 20;
-        }
-        let mut outcomes: BTreeMap<&str, u32> = BTreeMap::new();
-        for turn in 0..COPIES {
-            let copy = folder.path().join(format!("copy-{turn}.redb"));
-            // All that was acknowledged before the copy began must be in it.
-            let before = keys;
-            for (suffix, piece) in PIECES.iter().take(1 + usize::from(redo_log)) {
-                let [from, to] = [&path, &copy].map(|file| format!("{}{suffix}", file.display()));
-                let (mut from, mut to) = (File::open(from).unwrap(), File::create(to).unwrap());
-                let mut piece = vec![0; *piece];
-                loop {
-                    let length = from.read(&mut piece).unwrap();
-                    if length == 0 {
-                        break;
-                    }
-                    to.write_all(&piece[..length]).unwrap();
-                    create_keys(&store, std::iter::once(format!("second-{keys}")));
-                    keys += 1;
-                }
-            }
-            *outcomes.entry(worth(&copy, redo_log, before)).or_default() += 1;
-        }
-        println!("redo log {redo_log}: {outcomes:?}");
-        let good = outcomes.get("as it was").copied().unwrap_or(0);
-        assert!(good < COPIES, "redo log {redo_log}: {outcomes:?}");
-
-        // What to do instead.
-        store.backup(folder.path().join("backup")).unwrap();
-        Store::verify_backup(folder.path().join("backup")).unwrap();
-        drop(store);
-        assert_eq!(worth(&path, redo_log, keys), "as it was");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kms.redb");
+    let store = options().open(&path).unwrap();
+    let mut keys = 0;
+    for part in 0..50 {
+        create_keys(&store, (0..20).map(|number| format!("first-{part}-{number}")));
+        keys += 20;
     }
+    let mut outcomes: BTreeMap<&str, u32> = BTreeMap::new();
+    for turn in 0..COPIES {
+        let copy = folder.path().join(format!("copy-{turn}.redb"));
+        // All that was acknowledged before the copy began must be in it.
+        let before = keys;
+        for (suffix, piece) in &PIECES {
+            let [from, to] = [&path, &copy].map(|file| format!("{}{suffix}", file.display()));
+            let (mut from, mut to) = (File::open(from).unwrap(), File::create(to).unwrap());
+            let mut piece = vec![0; *piece];
+            loop {
+                let length = from.read(&mut piece).unwrap();
+                if length == 0 {
+                    break;
+                }
+                to.write_all(&piece[..length]).unwrap();
+                create_keys(&store, std::iter::once(format!("second-{keys}")));
+                keys += 1;
+            }
+        }
+        *outcomes.entry(worth(&copy, before)).or_default() += 1;
+    }
+    println!("{outcomes:?}");
+    let good = outcomes.get("as it was").copied().unwrap_or(0);
+    assert!(good < COPIES, "{outcomes:?}");
+
+    // What to do instead.
+    store.backup(folder.path().join("backup")).unwrap();
+    Store::verify_backup(folder.path().join("backup")).unwrap();
+    drop(store);
+    assert_eq!(worth(&path, keys), "as it was");
 }

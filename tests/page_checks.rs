@@ -71,12 +71,12 @@ impl Drop for EndOfWriting<'_> {
     }
 }
 
-fn checks_beside_a_writer(path: &Path, redo_log: bool) {
-    let store = options().redo_log(redo_log).open(path).unwrap();
+fn checks_beside_a_writer(path: &Path, options: &Options) {
+    let store = options.open(path).unwrap();
     let done = AtomicBool::new(false);
     let checks = thread::scope(|threads| {
         let own = threads.spawn(|| check(&store, &done));
-        let reader = options().open_read_only(path).unwrap();
+        let reader = options.open_read_only(path).unwrap();
         let of_reader = threads.spawn(|| check(&{ reader }, &done));
         let end = EndOfWriting(&done);
         write(&store);
@@ -94,11 +94,12 @@ fn checks_beside_a_writer(path: &Path, redo_log: bool) {
 #[test]
 fn a_sound_store_is_never_called_damaged_beside_its_writer() {
     let folder = tempfile::tempdir().unwrap();
-    checks_beside_a_writer(&folder.path().join("direct"), false);
+    checks_beside_a_writer(&folder.path().join("store"), &options());
 }
 
+/// Checkpoints go on all the time, each in few pages.
 #[test]
-fn a_sound_store_is_never_called_damaged_beside_its_log() {
+fn a_sound_store_is_never_called_damaged_while_its_table_changes_all_the_time() {
     let folder = tempfile::tempdir().unwrap();
-    checks_beside_a_writer(&folder.path().join("logged"), true);
+    checks_beside_a_writer(&folder.path().join("store"), &options().checkpoint_bytes(1));
 }

@@ -1,4 +1,4 @@
-//! Stores with a redo log, in real files: what a crash, a damaged log or the wrong log leads to.
+//! The write-ahead log of stores in real files: what a crash, a damaged log or the wrong log leads to.
 //!
 //! A crash is the two files copied while the store is open: what a killed process leaves.
 
@@ -55,12 +55,9 @@ fn steps_in(store: &Store) -> u32 {
     count
 }
 
-fn direct() -> Options {
-    Options::new().quotas(Quotas { keys_per_project: u64::MAX, ..Quotas::default() }).cache_bytes(1 << 20)
-}
-
-fn logged() -> Options {
-    direct().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+fn options() -> Options {
+    let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
+    Options::new().quotas(quotas).cache_bytes(1 << 20).redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
 }
 
 /// The two files of a store in a folder of their own.
@@ -102,15 +99,15 @@ impl Files {
 /// A store of so many steps, as a crash left it.
 fn crashed(steps: u32) -> Files {
     let files = Files::new();
-    let store = logged().open(files.table()).unwrap();
+    let store = options().open(files.table()).unwrap();
     (0..steps).for_each(|number| step(&store, number));
     files.copy()
 }
 
 /// What is there after a crash, opened in each way.
 fn found_in(files: &Files) -> Result<u32> {
-    let read_only = logged().open_read_only(files.table()).map(|store| steps_in(&store));
-    let writing = logged().open(files.copy().table()).map(|store| steps_in(&store));
+    let read_only = options().open_read_only(files.table()).map(|store| steps_in(&store));
+    let writing = options().open(files.copy().table()).map(|store| steps_in(&store));
     assert_eq!(read_only.as_ref().ok(), writing.as_ref().ok(), "{read_only:?} {writing:?}");
     writing
 }
@@ -119,7 +116,7 @@ fn found_in(files: &Files) -> Result<u32> {
 fn what_was_acknowledged_is_there_after_a_crash() {
     for checkpoint_bytes in [1, 4000, usize::MAX] {
         let files = Files::new();
-        let options = logged().checkpoint_bytes(checkpoint_bytes);
+        let options = options().checkpoint_bytes(checkpoint_bytes);
         let store = options.open(files.table()).unwrap();
         for number in 0..12 {
             assert_eq!(found_in(&files.copy()).unwrap(), number);
@@ -139,39 +136,38 @@ fn what_was_acknowledged_is_there_after_a_crash() {
 #[test]
 fn a_store_that_was_closed_is_one_file() {
     let files = Files::new();
-    let store = logged().open(files.table()).unwrap();
+    let store = options().open(files.table()).unwrap();
     (0..3).for_each(|number| step(&store, number));
     drop(store);
     assert_eq!(files.names(), ["kms.redb", "kms.redb.redo"]);
-    for remove in [true, false, true] {
-        if remove && files.log().exists() {
+    for remove in [false, true] {
+        if remove {
             fs::remove_file(files.log()).unwrap();
         }
-        assert_eq!(steps_in(&direct().open_read_only(files.table()).unwrap()), 3);
-        assert_eq!(steps_in(&direct().open(files.table()).unwrap()), 3);
-        assert_eq!(steps_in(&logged().open(files.table()).unwrap()), 3);
+        assert_eq!(steps_in(&options().open_read_only(files.table()).unwrap()), 3);
+        assert_eq!(steps_in(&options().open(files.table()).unwrap()), 3);
     }
     // Another process goes on without it, and makes it when it is worth it.
     for number in 3..9 {
-        let store = logged().open(files.table()).unwrap();
+        let store = options().open(files.table()).unwrap();
         step(&store, number);
         assert_eq!(files.names(), ["kms.redb"], "one commit needs no log");
     }
-    let store = logged().open(files.table()).unwrap();
+    let store = options().open(files.table()).unwrap();
     (9..12).for_each(|number| step(&store, number));
     assert_eq!(files.names(), ["kms.redb", "kms.redb.redo"]);
     drop(store);
     fs::remove_file(files.log()).unwrap();
-    assert_eq!(steps_in(&logged().open_read_only(files.table()).unwrap()), 12);
+    assert_eq!(steps_in(&options().open_read_only(files.table()).unwrap()), 12);
 }
 
 /// What was read before is cached. The first commit of a process changes it, past the log.
 #[test]
 fn the_first_commit_of_a_process_is_read_at_once() {
     let files = Files::new();
-    step(&logged().open(files.table()).unwrap(), 0);
+    step(&options().open(files.table()).unwrap(), 0);
     for number in 1..4 {
-        let store = logged().open(files.table()).unwrap();
+        let store = options().open(files.table()).unwrap();
         assert_eq!(steps_in(&store), number);
         step(&store, number);
         assert_eq!(steps_in(&store), number + 1);
@@ -186,8 +182,8 @@ fn the_log_can_be_longer_or_shorter_the_next_time() {
     let (mut steps, mut lengths) = (0, Vec::new());
     for bytes in [max, min, max, max] {
         // Checkpoints come only when a segment is full.
-        let options = logged().redo_log_bytes(bytes).checkpoint_bytes(usize::MAX);
-        let store = options.open(files.table()).unwrap();
+        let growing = options().redo_log_bytes(bytes).checkpoint_bytes(usize::MAX);
+        let store = growing.open(files.table()).unwrap();
         let heavy = |number: u32| {
             step(&store, number);
             let tag = |number| {
@@ -207,7 +203,7 @@ fn the_log_can_be_longer_or_shorter_the_next_time() {
         steps += 150;
         lengths.push((first, length()));
         drop(store);
-        assert_eq!(steps_in(&direct().open_read_only(files.table()).unwrap()), steps);
+        assert_eq!(steps_in(&options().open_read_only(files.table()).unwrap()), steps);
     }
     let begins = |bytes: u64| bytes > 200_000 && bytes <= min;
     let [(first, grown), (short, still_short), (anew, grown_again), (kept, still)] = lengths[..] else {
@@ -218,17 +214,19 @@ fn the_log_can_be_longer_or_shorter_the_next_time() {
     assert!(anew >= short && grown_again > 2 * anew && grown_again <= max, "{lengths:?}");
     assert!(kept == grown_again && still >= kept, "it is used as it is: {lengths:?}");
     for bytes in [0, Options::REDO_LOG_BYTES_MIN - 1, Options::REDO_LOG_BYTES_MAX + 1] {
-        let refused = logged().redo_log_bytes(bytes).open(files.table());
+        let refused = options().redo_log_bytes(bytes).open(files.table());
         assert!(matches!(refused, Err(Error::OptionsMismatch { option: "redo_log_bytes", .. })), "{bytes}");
     }
 }
 
+/// Opened and closed again, the table file alone has all.
 #[test]
-fn a_crashed_store_opened_without_a_log_has_all() {
+fn a_crashed_store_that_was_opened_once_needs_its_log_no_more() {
     let files = crashed(5);
-    assert_eq!(steps_in(&direct().open(files.table()).unwrap()), 5);
+    assert_eq!(steps_in(&options().open(files.table()).unwrap()), 5);
     fs::remove_file(files.log()).unwrap();
-    assert_eq!(steps_in(&direct().open(files.table()).unwrap()), 5);
+    assert_eq!(steps_in(&options().open_read_only(files.table()).unwrap()), 5);
+    assert_eq!(steps_in(&options().open(files.table()).unwrap()), 5);
 }
 
 #[test]
@@ -241,8 +239,8 @@ fn reading_a_crashed_store_writes_nothing() {
         permissions.set_readonly(true);
         fs::set_permissions(&path, permissions).unwrap();
     }
-    let one = direct().open_read_only(files.table()).unwrap();
-    let other = direct().open_read_only(files.table()).unwrap();
+    let one = options().open_read_only(files.table()).unwrap();
+    let other = options().open_read_only(files.table()).unwrap();
     assert_eq!((steps_in(&one), steps_in(&other)), (5, 5));
     let request = Request::new(&scope());
     let new = NewKey::new("another").unwrap();
@@ -252,20 +250,17 @@ fn reading_a_crashed_store_writes_nothing() {
 }
 
 #[test]
-fn a_store_with_a_log_has_one_writer_and_any_readers() {
+fn a_store_has_one_writer_and_any_readers() {
     let files = Files::new();
-    let before = direct().open(files.table()).unwrap();
+    let before = options().open(files.table()).unwrap();
     drop(before);
-    let reader = direct().open_read_only(files.table()).unwrap();
-    let store = logged().open(files.table()).unwrap();
+    let reader = options().open_read_only(files.table()).unwrap();
+    let store = options().open(files.table()).unwrap();
     step(&store, 0);
-    for (way, refused) in
-        [("with a log", logged().open(files.table())), ("without", direct().open(files.table()))]
-    {
-        let Err(Error::AlreadyOpen(locked)) = refused else { panic!("{way}: {:?}", refused.err()) };
-        assert_eq!(*locked.path, *files.table().display().to_string(), "{way}");
-    }
-    let later = direct().open_read_only(files.table()).unwrap();
+    let refused = options().open(files.table());
+    let Err(Error::AlreadyOpen(locked)) = refused else { panic!("{refused:?}") };
+    assert_eq!(*locked.path, *files.table().display().to_string());
+    let later = options().open_read_only(files.table()).unwrap();
     for number in 1..20 {
         for reader in [&reader, &later] {
             assert_eq!(steps_in(reader), number);
@@ -276,7 +271,7 @@ fn a_store_with_a_log_has_one_writer_and_any_readers() {
     for reader in [&reader, &later] {
         assert_eq!(steps_in(reader), 20);
     }
-    assert_eq!(steps_in(&logged().open(files.table()).unwrap()), 20);
+    assert_eq!(steps_in(&options().open(files.table()).unwrap()), 20);
 }
 
 #[cfg(unix)]
@@ -284,7 +279,7 @@ fn a_store_with_a_log_has_one_writer_and_any_readers() {
 fn the_log_is_for_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let files = Files::new();
-    let store = logged().open(files.table()).unwrap();
+    let store = options().open(files.table()).unwrap();
     (0..2).for_each(|number| step(&store, number));
     assert_eq!(fs::metadata(files.log()).unwrap().permissions().mode() & 0o777, 0o600);
 }
@@ -298,16 +293,14 @@ fn a_log_that_is_missing_or_of_another_store_is_refused() {
     let (files, others) = (crashed(5), crashed(7));
     let log = fs::read(files.log()).unwrap();
     fs::remove_file(files.log()).unwrap();
-    for opened in [direct().open(files.table()), logged().open(files.table())] {
-        assert!(is_mismatch(&opened.map(|store| steps_in(&store))));
-    }
-    assert!(is_mismatch(&direct().open_read_only(files.table()).map(|store| steps_in(&store))));
+    assert!(is_mismatch(&options().open(files.table()).map(|store| steps_in(&store))));
+    assert!(is_mismatch(&options().open_read_only(files.table()).map(|store| steps_in(&store))));
     fs::copy(others.log(), files.log()).unwrap();
     assert!(is_mismatch(&found_in(&files)));
     // A new store beside the log of another.
     let table = fs::read(files.table()).unwrap();
     fs::remove_file(files.table()).unwrap();
-    assert!(is_mismatch(&logged().open(files.table()).map(|store| steps_in(&store))));
+    assert!(is_mismatch(&options().open(files.table()).map(|store| steps_in(&store))));
     // Put back as it was, all is there.
     fs::write(files.table(), table).unwrap();
     fs::write(files.log(), log).unwrap();
@@ -321,7 +314,7 @@ fn a_log_that_goes_on_where_the_store_was_closed_is_refused() {
     for before in [1, 3] {
         let files = Files::new();
         let write = |numbers: Range<u32>| {
-            let store = logged().open(files.table()).unwrap();
+            let store = options().open(files.table()).unwrap();
             numbers.for_each(|number| step(&store, number));
             store
         };
@@ -331,12 +324,12 @@ fn a_log_that_goes_on_where_the_store_was_closed_is_refused() {
         let crashed = files.copy();
         assert_eq!(found_in(&crashed).unwrap(), before + 3);
         fs::write(crashed.table(), closed).unwrap();
-        for options in [logged(), logged().check_integrity(true)] {
+        for options in [options(), options().check_integrity(true)] {
             assert!(is_mismatch(&options.open(crashed.table()).map(|store| steps_in(&store))));
         }
         // As the one file that a closed store is, it has what it had.
         fs::remove_file(crashed.log()).unwrap();
-        assert_eq!(logged().open(crashed.table()).map(|store| steps_in(&store)).unwrap(), before);
+        assert_eq!(options().open(crashed.table()).map(|store| steps_in(&store)).unwrap(), before);
     }
 }
 
@@ -410,7 +403,7 @@ fn a_log_has_the_owner_and_the_permissions_of_its_store() {
     };
     let log = folder.path().join("kms.redo");
     for turn in 0..2 {
-        let store = Options::new().redo_log(true).open(&path).unwrap();
+        let store = Options::new().open(&path).unwrap();
         (2 * turn..2 * turn + 2).for_each(|number| step(&store, number));
         assert_eq!(of(&log), of(&path));
         assert_eq!(of(&path).2, 0o640);
@@ -441,7 +434,7 @@ fn the_log_of_a_store_behind_a_link_is_beside_its_file() {
         names.sort();
         names
     };
-    let options = logged();
+    let options = options();
     let crashed = folder.path().join("crashed");
     fs::create_dir(&crashed).unwrap();
     for (number, opened) in (0..).zip([&link, &links.join("again"), &path]) {
@@ -457,6 +450,6 @@ fn the_log_of_a_store_behind_a_link_is_beside_its_file() {
     }
     let _ = fs::remove_file(&link);
     symlink("../crashed/kms", &link).unwrap();
-    assert_eq!(steps_in(&direct().open_read_only(&link).unwrap()), 6);
-    assert_eq!(steps_in(&direct().open(&link).unwrap()), 6);
+    assert_eq!(steps_in(&options.open_read_only(&link).unwrap()), 6);
+    assert_eq!(steps_in(&options.open(&link).unwrap()), 6);
 }

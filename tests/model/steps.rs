@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::time::Duration;
 
 use keystead::{
     AliasScope, At, Change, Commit, Compatibility, Error, Images, KeyId, Limit, Options, Position, Quotas,
@@ -22,6 +23,8 @@ use crate::values::Key;
 const START: u64 = 1_700_000_000_000;
 /// How many steps bytes may stand for.
 const BYTES_STEPS_MAX: usize = 60;
+/// Checkpoints after a few commits, so that rows are found in every place where they may be.
+pub(crate) const CHECKPOINT_BYTES: usize = 5000;
 /// How many cursors of earlier steps are tried again.
 const KEPT: usize = 8;
 
@@ -89,10 +92,9 @@ enum Act {
 enum Home {
     /// When it is closed, it is gone.
     Memory,
-    /// Whether it has a redo log changes each time that it is opened.
     File {
         folder: tempfile::TempDir,
-        redo_log: bool,
+        checkpoint_bytes: usize,
     },
     Servers(Open),
 }
@@ -118,21 +120,22 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn in_memory(policy: Policy) -> Self {
-        let store = options(&policy, false).in_memory().unwrap();
+        let store = options(&policy, CHECKPOINT_BYTES).in_memory().unwrap();
         Self::new(Model::new(policy, &ops::places()), vec![store], Home::Memory)
     }
 
-    /// Each time that it is opened again, it has a redo log if it had none, and none if it had one.
-    pub(crate) fn in_file(policy: Policy, redo_log: bool) -> Self {
+    pub(crate) fn in_file(policy: Policy, checkpoint_bytes: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = options(&policy, redo_log).open(folder.path().join("store")).unwrap();
-        Self::new(Model::new(policy, &ops::places()), vec![store], Home::File { folder, redo_log })
+        let store = options(&policy, checkpoint_bytes).open(folder.path().join("store")).unwrap();
+        let home = Home::File { folder, checkpoint_bytes };
+        Self::new(Model::new(policy, &ops::places()), vec![store], home)
     }
 
     /// So many times open at once.
     #[allow(dead_code, reason = "where there are no servers")]
     pub(crate) fn on_servers(policy: Policy, nodes: usize, open: Open) -> Self {
-        let stores: Vec<Store> = (0..nodes).map(|_| open(&options(&policy, false)).unwrap()).collect();
+        let stores: Vec<Store> =
+            (0..nodes).map(|_| open(&options(&policy, CHECKPOINT_BYTES)).unwrap()).collect();
         let created = stores[0].read(&ops::scope(&ops::places()[0]), |snap| Ok(snap.commit())).unwrap();
         let model = Model::new(policy, &ops::places()).told_from(created.number());
         Self::new(model, stores, Home::Servers(open))
@@ -411,14 +414,15 @@ impl Pair {
         if matches!(self.home, Home::Memory) {
             return Ok(());
         }
-        if let Home::File { folder, redo_log } = &mut self.home {
-            let held = options(&self.model.policy, !*redo_log).open(folder.path().join("store"));
+        if let Home::File { folder, .. } = &self.home {
+            // It would wait for a second, in each of these many steps.
+            let hasty = options(&self.model.policy, CHECKPOINT_BYTES).lock_wait(Duration::from_millis(10));
+            let held = hasty.open(folder.path().join("store"));
             prop_assert!(
                 matches!(held, Err(Error::AlreadyOpen(_))),
                 "a store that is open: {:?}",
                 held.err()
             );
-            *redo_log = !*redo_log;
         }
         let nodes = self.stores.len();
         self.stores.clear();
@@ -428,8 +432,11 @@ impl Pair {
             AliasScope::Project => AliasScope::Domain,
             AliasScope::Domain => AliasScope::Project,
         };
-        let redo_log = matches!(self.home, Home::File { redo_log: true, .. });
-        let right = options(&self.model.policy, redo_log);
+        let checkpoint_bytes = match self.home {
+            Home::File { checkpoint_bytes, .. } => checkpoint_bytes,
+            Home::Memory | Home::Servers(_) => CHECKPOINT_BYTES,
+        };
+        let right = options(&self.model.policy, checkpoint_bytes);
         let open = |options: &Options| match &self.home {
             Home::File { folder, .. } => options.open(folder.path().join("store")),
             Home::Servers(open) => open(options),
@@ -469,12 +476,10 @@ fn version(change: &Change) -> Option<u64> {
     }
 }
 
-fn options(policy: &Policy, redo_log: bool) -> Options {
+fn options(policy: &Policy, checkpoint_bytes: usize) -> Options {
     Options::new()
-        .redo_log(redo_log)
         .redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
-        // A few commits, so that rows are found in every place where they may be.
-        .checkpoint_bytes(5000)
+        .checkpoint_bytes(checkpoint_bytes)
         .alias_scope(policy.alias_scope)
         .compatibility(policy.compatibility)
         .quotas(policy.quotas)
