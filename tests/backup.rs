@@ -40,8 +40,8 @@ fn request_id(writer: u64, number: u64) -> RequestId {
 
 fn options() -> Options {
     let quotas = Quotas { keys_per_project: 1_000, ..Quotas::default() };
-    let bytes = Options::REDO_LOG_BYTES_MIN;
-    Options::new().quotas(quotas).redo_log_bytes(bytes).checkpoint_bytes(20_000)
+    let bytes = Options::WAL_BYTES_MIN;
+    Options::new().quotas(quotas).wal_bytes(bytes).checkpoint_bytes(20_000)
 }
 
 /// What a writer was told: of each commit, the key that its alias names since, and the request.

@@ -40,7 +40,7 @@ fn key_id(number: u64) -> KeyId {
 fn options() -> Options {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
     let options = Options::new().quotas(quotas).cache_bytes(1 << 20);
-    options.redo_log_bytes(Options::REDO_LOG_BYTES_MIN).checkpoint_bytes(20_000)
+    options.wal_bytes(Options::WAL_BYTES_MIN).checkpoint_bytes(20_000)
 }
 
 fn in_folder() -> (tempfile::TempDir, PathBuf) {
@@ -221,8 +221,9 @@ fn followers_go_on_when_their_writer_is_killed() {
         assert_eq!(seen, [seen[0]; 3], "nobody writes");
         acknowledged = seen[0];
     }
+    // The last commit may have been synced when its writer was killed, and not acknowledged: then nobody was shown it.
     let store = options().open(&path).unwrap();
-    assert_eq!(newest(&store).unwrap(), acknowledged);
+    assert!((acknowledged..=acknowledged + 1).contains(&newest(&store).unwrap()));
     assert!(store.verify().unwrap().is_clean());
 }
 

@@ -82,7 +82,7 @@ enum Step {
 impl Role {
     fn options(&self) -> Options {
         let options = options().cache_bytes(1_000_000).checkpoint_bytes(self.checkpoint_bytes);
-        options.redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+        options.wal_bytes(Options::WAL_BYTES_MIN)
     }
 
     /// What a thread does, step by step: the same in both processes.

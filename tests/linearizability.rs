@@ -104,7 +104,7 @@ fn a_store_whose_table_changes_all_the_time_is_linearizable() {
 }
 
 fn options() -> Options {
-    Options::new().redo_log_bytes(16 << 20)
+    Options::new().wal_bytes(16 << 20)
 }
 
 /// As another process would, some of the readers read through files of their own.

@@ -21,7 +21,7 @@ fn scope() -> Scope {
 fn options() -> Options {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
     // A log and checkpoints that are small, so that both files change while they are copied.
-    Options::new().redo_log_bytes(Options::REDO_LOG_BYTES_MIN).checkpoint_bytes(5000).quotas(quotas)
+    Options::new().wal_bytes(Options::WAL_BYTES_MIN).checkpoint_bytes(5000).quotas(quotas)
 }
 
 fn create_keys(store: &Store, names: impl Iterator<Item = String>) {

@@ -57,7 +57,7 @@ fn steps_in(store: &Store) -> u32 {
 
 fn options() -> Options {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
-    Options::new().quotas(quotas).cache_bytes(1 << 20).redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+    Options::new().quotas(quotas).cache_bytes(1 << 20).wal_bytes(Options::WAL_BYTES_MIN)
 }
 
 /// The two files of a store in a folder of their own.
@@ -178,11 +178,11 @@ fn the_first_commit_of_a_process_is_read_at_once() {
 fn the_log_can_be_longer_or_shorter_the_next_time() {
     let files = Files::new();
     let length = || fs::metadata(files.log()).unwrap().len();
-    let (min, max) = (Options::REDO_LOG_BYTES_MIN, 9 << 20);
+    let (min, max) = (Options::WAL_BYTES_MIN, 9 << 20);
     let (mut steps, mut lengths) = (0, Vec::new());
     for bytes in [max, min, max, max] {
         // Checkpoints come only when a segment is full.
-        let growing = options().redo_log_bytes(bytes).checkpoint_bytes(usize::MAX);
+        let growing = options().wal_bytes(bytes).checkpoint_bytes(usize::MAX);
         let store = growing.open(files.table()).unwrap();
         let heavy = |number: u32| {
             step(&store, number);
@@ -213,9 +213,9 @@ fn the_log_can_be_longer_or_shorter_the_next_time() {
     assert!(begins(short) && still_short <= min, "a longer one than allowed is made anew: {lengths:?}");
     assert!(anew >= short && grown_again > 2 * anew && grown_again <= max, "{lengths:?}");
     assert!(kept == grown_again && still >= kept, "it is used as it is: {lengths:?}");
-    for bytes in [0, Options::REDO_LOG_BYTES_MIN - 1, Options::REDO_LOG_BYTES_MAX + 1] {
-        let refused = options().redo_log_bytes(bytes).open(files.table());
-        assert!(matches!(refused, Err(Error::OptionsMismatch { option: "redo_log_bytes", .. })), "{bytes}");
+    for bytes in [0, Options::WAL_BYTES_MIN - 1, Options::WAL_BYTES_MAX + 1] {
+        let refused = options().wal_bytes(bytes).open(files.table());
+        assert!(matches!(refused, Err(Error::OptionsMismatch { option: "wal_bytes", .. })), "{bytes}");
     }
 }
 

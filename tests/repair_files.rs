@@ -49,7 +49,7 @@ fn step(store: &Store, number: u32) {
 }
 
 fn options() -> Options {
-    Options::new().cache_bytes(1 << 20).redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+    Options::new().cache_bytes(1 << 20).wal_bytes(Options::WAL_BYTES_MIN)
 }
 
 /// Each step is the first commit of its process, so it goes to the table file, and there is no log. The last process

@@ -70,7 +70,7 @@ impl Storage for Bytes {
 }
 
 fn options() -> Options {
-    Options::new().cache_bytes(1 << 20).redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+    Options::new().cache_bytes(1 << 20).wal_bytes(Options::WAL_BYTES_MIN)
 }
 
 fn open(table: &Bytes, log: Option<&Bytes>) -> Result<Store> {
@@ -153,7 +153,7 @@ fn the_log_of_another_store_is_refused() {
 fn the_log_can_be_longer_or_shorter_the_next_time() {
     let (table, log) = (Bytes::default(), Bytes::default());
     for (turn, more) in [0, 1 << 20, 0].into_iter().enumerate() {
-        let options = options().redo_log_bytes(Options::REDO_LOG_BYTES_MIN + more);
+        let options = options().wal_bytes(Options::WAL_BYTES_MIN + more);
         let store = options.open_on(Box::new(table.clone()), Some(Box::new(log.clone()))).unwrap();
         assert_eq!(keys(&store), 2 * turn as u64);
         create(&store, &format!("key-{turn}"));
@@ -161,7 +161,7 @@ fn the_log_can_be_longer_or_shorter_the_next_time() {
         // It begins with more than half of the least that is allowed.
         let length = log.len().unwrap();
         assert!(
-            length > Options::REDO_LOG_BYTES_MIN / 2 && length <= Options::REDO_LOG_BYTES_MIN,
+            length > Options::WAL_BYTES_MIN / 2 && length <= Options::WAL_BYTES_MIN,
             "{length}"
         );
     }

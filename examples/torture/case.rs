@@ -87,7 +87,7 @@ pub(crate) fn run(seed: u64, settings: Settings) -> Verdict {
     };
     let options = options()
         .page_check(page_check)
-        .redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+        .wal_bytes(Options::WAL_BYTES_MIN)
         .checkpoint_bytes(*random.pick(checkpoints))
         .cache_bytes(*random.pick(&[0, 100_000, 10_000_000]))
         .record_cache_bytes(*random.pick(&[0, 1_000_000]));

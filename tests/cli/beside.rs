@@ -16,7 +16,7 @@ use crate::tool::{Tool, scope};
 fn writers(tool: &Tool) -> [(&'static str, Store); 2] {
     let direct = Options::new();
     let logged =
-        Options::new().redo_log(true).redo_log_bytes(Options::REDO_LOG_BYTES_MIN).checkpoint_bytes(4_000);
+        Options::new().redo_log(true).wal_bytes(Options::WAL_BYTES_MIN).checkpoint_bytes(4_000);
     [("direct", direct), ("logged", logged)].map(|(name, options)| {
         tool.ok(&format!("init --store {name}.redb"));
         (name, options.open(tool.path(&format!("{name}.redb"))).unwrap())

@@ -478,7 +478,7 @@ fn version(change: &Change) -> Option<u64> {
 
 fn options(policy: &Policy, checkpoint_bytes: usize) -> Options {
     Options::new()
-        .redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+        .wal_bytes(Options::WAL_BYTES_MIN)
         .checkpoint_bytes(checkpoint_bytes)
         .alias_scope(policy.alias_scope)
         .compatibility(policy.compatibility)
