@@ -491,9 +491,10 @@ fn a_killed_process_loses_nothing_that_it_was_told() {
         let read = count(&options().open_read_only(&path).unwrap());
         let store = options().open(&path).unwrap();
         let found = count(&store);
-        assert_eq!(read, found, "who only reads recovers it in memory");
         let acknowledged = last.map_or(0, |last| last + 1);
-        assert!(found >= acknowledged, "turn {turn}: {acknowledged} acknowledged, {found} found");
+        assert!(read >= acknowledged, "turn {turn}: {acknowledged} acknowledged, {read} read");
+        // What was synced when it was killed, and not acknowledged, comes when the store is opened to write.
+        assert!(found >= read, "turn {turn}: {read} read, {found} found");
         assert!(found <= acknowledged + 1, "turn {turn}: {acknowledged} acknowledged, {found} found");
         drop(store);
         // Nothing else is left, whatever the killed process was about to make.
