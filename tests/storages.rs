@@ -160,10 +160,7 @@ fn the_log_can_be_longer_or_shorter_the_next_time() {
         create(&store, &format!("other-{turn}"));
         // It begins with more than half of the least that is allowed.
         let length = log.len().unwrap();
-        assert!(
-            length > Options::WAL_BYTES_MIN / 2 && length <= Options::WAL_BYTES_MIN,
-            "{length}"
-        );
+        assert!(length > Options::WAL_BYTES_MIN / 2 && length <= Options::WAL_BYTES_MIN, "{length}");
     }
 }
 

@@ -15,8 +15,7 @@ use crate::tool::{Tool, scope};
 /// With a write-ahead log that is as short as can be and is written to the table again and again; and without.
 fn writers(tool: &Tool) -> [(&'static str, Store); 2] {
     let direct = Options::new();
-    let logged =
-        Options::new().redo_log(true).wal_bytes(Options::WAL_BYTES_MIN).checkpoint_bytes(4_000);
+    let logged = Options::new().redo_log(true).wal_bytes(Options::WAL_BYTES_MIN).checkpoint_bytes(4_000);
     [("direct", direct), ("logged", logged)].map(|(name, options)| {
         tool.ok(&format!("init --store {name}.redb"));
         (name, options.open(tool.path(&format!("{name}.redb"))).unwrap())

@@ -60,6 +60,8 @@ pub(crate) struct Salvage<'a> {
     healed_slots: Vec<u64>,
     /// How many pages did not fit that are not looked at any more: those of a commit that is left out.
     given_up: u64,
+    /// Whether the commit that the first page names was committed, and is none that a process was writing when it ended.
+    last_was_committed: bool,
     left_out: NewerCommit,
     /// Why the slot may not be the newest, or that the header is damaged.
     doubts: Vec<Cow<'static, str>>,
@@ -206,6 +208,8 @@ impl<'a> Salvage<'a> {
                 "the file does not end where it ended when it was closed: what was behind is not there";
             salvage.doubts.push(what.into());
         }
+        // In a file that was closed it was; and in one with commits of two phases the first page names no other.
+        salvage.last_was_committed = header.two_phases || !header.unclean;
         salvage.choose(&header)?;
         Ok(salvage)
     }
@@ -213,7 +217,20 @@ impl<'a> Salvage<'a> {
     fn new(file: &'a dyn StorageBackend, layout: Layout, rows: RowsAt) -> Self {
         let (pages, healing) = (OnceCell::new(), Healing::new());
         let (healed_slots, doubts, left_out) = (Vec::new(), Vec::new(), NewerCommit::No);
-        Self { file, layout, rows, lists: None, pages, healing, healed_slots, given_up: 0, left_out, doubts }
+        let (lists, given_up, last_was_committed) = (None, 0, false);
+        Self {
+            file,
+            layout,
+            rows,
+            lists,
+            pages,
+            healing,
+            healed_slots,
+            given_up,
+            last_was_committed,
+            left_out,
+            doubts,
+        }
     }
 
     /// The newest complete state in a file whose first page leads to none.
@@ -252,7 +269,8 @@ impl<'a> Salvage<'a> {
                 tried.push(root);
                 let rows = RowsAt::Root(root, tree);
                 let mut candidate = Self::new(self.file, self.layout, rows);
-                candidate.left_out = NewerCommit::Perhaps;
+                let left_out = [NewerCommit::Perhaps, NewerCommit::Committed];
+                candidate.left_out = left_out[usize::from(self.last_was_committed)];
                 let mut checked = Checked::default();
                 let mut walk = Walk::new(&candidate, &mut checked);
                 walk.left = left;
