@@ -289,7 +289,7 @@ fn what_was_lost_is_never_taken_for_what_is_there() {
     drop(store);
     let at = crate::Timestamp::now().plus_hours(1);
     Restore::of(path("second backup")).restore_at(&path("restored twice"), at).unwrap();
-    let store = Options::new().redo_log(true).open(path("restored twice")).unwrap();
+    let store = Options::new().open(path("restored twice")).unwrap();
     let twice = store.position().unwrap().commit();
     assert_eq!(twice.number(), at.as_millis() * 2048);
     let four = rename(&store, &scope, &new, "four");
