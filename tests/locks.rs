@@ -87,6 +87,33 @@ fn who_may_read_the_log_can_hold_up_an_opening_that_needs_it() {
     create_key(&store, "third");
 }
 
+/// The second commit of a process is the first that needs the log.
+#[test]
+fn who_may_read_the_log_can_have_a_commit_refused_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = closed(folder.path());
+    let store = Store::open(&path).unwrap();
+    create_key(&store, "third");
+    let follower = Options::new().open_read_only(&path).unwrap();
+    let stranger = FileBackend::new(File::open(log_of(&path)).unwrap()).unwrap();
+    assert!(stranger.try_lock_shared_range(MARKED, MARKED).unwrap());
+    for _ in 0..2 {
+        let new = NewKey::new("fourth").unwrap();
+        let refused = store.write(&request(), |txn| txn.create_key(&new));
+        assert!(matches!(refused, Err(Error::AlreadyOpen(_))), "{refused:?}");
+        assert_eq!((read(&store).unwrap(), read(&follower).unwrap()), (3, 3));
+    }
+    drop(stranger);
+    for (number, name) in (4..).zip(["fourth", "fifth", "sixth"]) {
+        create_key(&store, name);
+        assert_eq!((read(&store).unwrap(), read(&follower).unwrap()), (number, number));
+        let later = Options::new().open_read_only(&path).unwrap();
+        assert_eq!(read(&later).unwrap(), number);
+        let stranger = FileBackend::new(File::open(log_of(&path)).unwrap()).unwrap();
+        assert!(!stranger.try_lock_shared_range(MARKED, MARKED).unwrap(), "its writer has it");
+    }
+}
+
 /// The first commit of a process goes to the table file, and the second writes there that the log is in use.
 #[test]
 fn who_may_read_the_file_can_hold_up_the_first_two_commits_of_a_process() {
