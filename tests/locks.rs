@@ -31,75 +31,107 @@ fn create_key(store: &Store, name: &str) {
     store.write(&request(), |txn| txn.create_key(&key)).unwrap();
 }
 
-/// A store that is closed, in each mode.
-fn stores(folder: &Path) -> Vec<(bool, PathBuf)> {
-    let modes = [false, true].map(|redo_log| {
-        let path = folder.join(format!("{redo_log}.redb"));
-        create_key(&Options::new().redo_log(redo_log).open(&path).unwrap(), "first");
-        (redo_log, path)
-    });
-    modes.to_vec()
+/// A store that was closed, and has a log.
+fn closed(folder: &Path) -> PathBuf {
+    let path = folder.join("store");
+    let store = Store::open(&path).unwrap();
+    create_key(&store, "first");
+    create_key(&store, "second");
+    drop(store);
+    assert!(log_of(&path).exists());
+    path
 }
 
-fn open(redo_log: bool, path: &Path) -> Result<Store, Error> {
-    Options::new().redo_log(redo_log).open(path)
+fn log_of(path: &Path) -> PathBuf {
+    path.with_extension("redo")
 }
 
 #[test]
 fn who_may_read_the_file_can_hold_up_an_opening() {
     let folder = tempfile::tempdir().unwrap();
-    for (redo_log, path) in stores(folder.path()) {
-        // To lock it, it is enough to have opened it to read.
-        let stranger = File::open(&path).unwrap();
-        stranger.lock().unwrap();
-        assert!(matches!(open(redo_log, &path), Err(Error::AlreadyOpen(_))), "redo log {redo_log}");
-        assert!(matches!(Options::new().open_read_only(&path), Err(Error::AlreadyOpen(_))));
-        drop(stranger);
-
-        let stranger = FileBackend::new(File::open(&path).unwrap()).unwrap();
-        assert!(stranger.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded).unwrap());
-        assert!(matches!(open(redo_log, &path), Err(Error::AlreadyOpen(_))), "redo log {redo_log}");
-        drop(stranger);
-        create_key(&open(redo_log, &path).unwrap(), "second");
-    }
-}
-
-#[test]
-fn who_may_read_the_log_can_hold_up_an_opening_with_it() {
-    const MARKED: Bound<u64> = Bound::Included(1 << 61);
-    let folder = tempfile::tempdir().unwrap();
-    let (_, path) = stores(folder.path()).pop().unwrap();
-    let log = folder.path().join("true.redb.redo");
-    let stranger = FileBackend::new(File::open(&log).unwrap()).unwrap();
-    assert!(stranger.try_lock_shared_range(MARKED, MARKED).unwrap());
-    assert!(matches!(open(true, &path), Err(Error::AlreadyOpen(_))));
-    create_key(&open(false, &path).unwrap(), "second");
+    let path = closed(folder.path());
+    // To lock it, it is enough to have opened it to read.
+    let stranger = File::open(&path).unwrap();
+    stranger.lock().unwrap();
+    assert!(matches!(Store::open(&path), Err(Error::AlreadyOpen(_))));
+    assert!(matches!(Options::new().open_read_only(&path), Err(Error::AlreadyOpen(_))));
     drop(stranger);
 
-    let store = open(true, &path).unwrap();
-    let stranger = FileBackend::new(File::open(&log).unwrap()).unwrap();
+    let stranger = FileBackend::new(File::open(&path).unwrap()).unwrap();
+    assert!(stranger.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded).unwrap());
+    assert!(matches!(Store::open(&path), Err(Error::AlreadyOpen(_))));
+    drop(stranger);
+    create_key(&Store::open(&path).unwrap(), "third");
+}
+
+/// By this lock a follower knows that somebody writes the log.
+const MARKED: Bound<u64> = Bound::Included(1 << 61);
+
+#[test]
+fn who_may_read_the_log_can_hold_up_an_opening_that_needs_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, killed) = (folder.path().join("store"), folder.path().join("killed"));
+    let store = Store::open(&path).unwrap();
+    create_key(&store, "first");
+    create_key(&store, "second");
+    fs::copy(&path, &killed).unwrap();
+    fs::copy(log_of(&path), log_of(&killed)).unwrap();
+    let stranger = FileBackend::new(File::open(log_of(&killed)).unwrap()).unwrap();
+    assert!(stranger.try_lock_shared_range(MARKED, MARKED).unwrap());
+    assert!(matches!(Store::open(&killed), Err(Error::AlreadyOpen(_))));
+    drop(stranger);
+    let store = Store::open(&killed).unwrap();
+    assert_eq!(read(&store).unwrap(), 2);
+    let stranger = FileBackend::new(File::open(log_of(&killed)).unwrap()).unwrap();
     assert!(!stranger.try_lock_shared_range(MARKED, MARKED).unwrap(), "its writer has it");
     create_key(&store, "third");
 }
 
+/// The second commit of a process is the first that needs the log.
 #[test]
-fn who_may_read_the_file_can_hold_up_commits_of_a_store_without_a_redo_log() {
+fn who_may_read_the_log_can_have_a_commit_refused_and_no_more() {
     let folder = tempfile::tempdir().unwrap();
-    for (redo_log, path) in stores(folder.path()) {
-        let store = open(redo_log, &path).unwrap();
-        // The first after an opening makes an entry in the table, with a log too.
-        create_key(&store, "before");
+    let path = closed(folder.path());
+    let store = Store::open(&path).unwrap();
+    create_key(&store, "third");
+    let follower = Options::new().open_read_only(&path).unwrap();
+    let stranger = FileBackend::new(File::open(log_of(&path)).unwrap()).unwrap();
+    assert!(stranger.try_lock_shared_range(MARKED, MARKED).unwrap());
+    for _ in 0..2 {
+        let new = NewKey::new("fourth").unwrap();
+        let refused = store.write(&request(), |txn| txn.create_key(&new));
+        assert!(matches!(refused, Err(Error::AlreadyOpen(_))), "{refused:?}");
+        assert_eq!((read(&store).unwrap(), read(&follower).unwrap()), (3, 3));
+    }
+    drop(stranger);
+    for (number, name) in (4..).zip(["fourth", "fifth", "sixth"]) {
+        create_key(&store, name);
+        assert_eq!((read(&store).unwrap(), read(&follower).unwrap()), (number, number));
+        let later = Options::new().open_read_only(&path).unwrap();
+        assert_eq!(read(&later).unwrap(), number);
+        let stranger = FileBackend::new(File::open(log_of(&path)).unwrap()).unwrap();
+        assert!(!stranger.try_lock_shared_range(MARKED, MARKED).unwrap(), "its writer has it");
+    }
+}
+
+/// The first commit of a process goes to the table file, and the second writes there that the log is in use.
+#[test]
+fn who_may_read_the_file_can_hold_up_the_first_two_commits_of_a_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = closed(folder.path());
+    let store = Store::open(&path).unwrap();
+    for (name, is_held_up) in [("third", true), ("fourth", true), ("fifth", false), ("sixth", false)] {
         let stranger = FileBackend::new(File::open(&path).unwrap()).unwrap();
         let held = stranger.try_lock_shared_range(Bound::Included(0), Bound::Included(0)).unwrap();
-        assert!(held, "{redo_log}");
+        assert!(held, "{name}");
         thread::scope(|threads| {
             let (committed, commits) = mpsc::channel();
             let store = &store;
             threads.spawn(move || {
-                create_key(store, "second");
+                create_key(store, name);
                 committed.send(()).unwrap();
             });
-            if redo_log {
+            if !is_held_up {
                 commits.recv_timeout(Duration::from_secs(60)).expect("it goes to the log");
                 return drop(stranger);
             }
@@ -120,7 +152,7 @@ const PATH: &str = "KEYSTEAD_TEST_PATH";
 fn parent() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let path = PathBuf::from(std::env::var(PATH).unwrap());
-    let _store = open(path.ends_with("true.redb"), &path).unwrap();
+    let _store = Store::open(&path).unwrap();
     let mut child = Command::new("cat");
     child.stdin(Stdio::inherit()).stdout(Stdio::null());
     if role == FORKS {
@@ -146,31 +178,30 @@ fn open_file(path: &Path) -> OwnedFd {
 #[test]
 fn a_lock_lives_as_long_as_a_child_that_has_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    for (redo_log, path) in stores(folder.path()) {
-        for role in [FORKS, RUNS] {
-            let mut parent = Command::new(std::env::current_exe().unwrap())
-                .args(["parent", "--exact", "--nocapture", "--test-threads=1"])
-                .env(ROLE, role)
-                .env(PATH, &path)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let pipe = parent.stdin.take();
-            let mut output = BufReader::new(parent.stdout.take().unwrap()).lines();
-            assert!(output.any(|line| line.unwrap() == "says started"), "the parent opens the store");
-            parent.kill().unwrap();
-            parent.wait().unwrap();
-            let opened = open(redo_log, &path);
-            match role {
-                FORKS => assert!(matches!(opened, Err(Error::AlreadyOpen(_))), "the child has no lock"),
-                _ => create_key(&opened.expect("a program has none of its parent's files"), "second"),
-            }
-            // The child ends, and with it the last that has the file. On a busy machine that takes a while.
-            drop(pipe);
-            let opens = (0..60).any(|_| open(redo_log, &path).is_ok());
-            assert!(opens, "nobody has the file any more");
+    let path = closed(folder.path());
+    for role in [FORKS, RUNS] {
+        let mut parent = Command::new(std::env::current_exe().unwrap())
+            .args(["parent", "--exact", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .env(PATH, &path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pipe = parent.stdin.take();
+        let mut output = BufReader::new(parent.stdout.take().unwrap()).lines();
+        assert!(output.any(|line| line.unwrap() == "says started"), "the parent opens the store");
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        let opened = Store::open(&path);
+        match role {
+            FORKS => assert!(matches!(opened, Err(Error::AlreadyOpen(_))), "the child has no lock"),
+            _ => create_key(&opened.expect("a program has none of its parent's files"), "third"),
         }
+        // The child ends, and with it the last that has the file. On a busy machine that takes a while.
+        drop(pipe);
+        let opens = (0..60).any(|_| Store::open(&path).is_ok());
+        assert!(opens, "nobody has the file any more");
     }
 }
 
@@ -400,17 +431,16 @@ fn of_two_that_open_at_once_one_is_told_the_other() {
 #[test]
 fn an_opening_waits_as_long_as_it_may() {
     let folder = tempfile::tempdir().unwrap();
-    for (redo_log, path) in stores(folder.path()) {
-        let held = open(redo_log, &path).unwrap();
-        let options = Options::new().redo_log(redo_log).lock_wait(Duration::from_secs(30));
-        thread::scope(|threads| {
-            let opening = threads.spawn(|| options.open(&path));
-            thread::sleep(Options::LOCK_WAIT_DEFAULT + LOCK_WAIT);
-            assert!(!opening.is_finished(), "redo log {redo_log}");
-            drop(held);
-            create_key(&opening.join().unwrap().unwrap(), "second");
-        });
-    }
+    let path = closed(folder.path());
+    let held = Store::open(&path).unwrap();
+    let options = Options::new().lock_wait(Duration::from_secs(30));
+    thread::scope(|threads| {
+        let opening = threads.spawn(|| options.open(&path));
+        thread::sleep(Options::LOCK_WAIT_DEFAULT + LOCK_WAIT);
+        assert!(!opening.is_finished());
+        drop(held);
+        create_key(&opening.join().unwrap().unwrap(), "third");
+    });
     for wait in [Duration::from_millis(9), Duration::from_secs(3601), Duration::MAX] {
         let refused = Options::new().lock_wait(wait).open(folder.path().join("none"));
         assert!(matches!(refused, Err(Error::OptionsMismatch { option: "lock_wait", .. })), "{wait:?}");
@@ -468,11 +498,11 @@ fn nothing_waits_longer_than_it_may_for_who_was_stopped_inside_a_lock() {
 fn a_reader_waits_no_longer_than_it_may_for_who_opens_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let (path, killed) = (folder.path().join("store"), folder.path().join("killed"));
-    let store = open(true, &path).unwrap();
+    let store = Store::open(&path).unwrap();
     create_key(&store, "first");
     create_key(&store, "second");
     fs::copy(&path, &killed).unwrap();
-    fs::copy(folder.path().join("store.redo"), folder.path().join("killed.redo")).unwrap();
+    fs::copy(log_of(&path), log_of(&killed)).unwrap();
     // It has the table, and does nothing more: `SHARED_WRITER_BYTE` of redb 4.6.0.
     let stopped = Stopped::holding(&killed, LOCK_BASE + 1, LOCK_BASE + 1, true);
     stopped.refuses("opening to read", || patient().open_read_only(&killed));
@@ -484,8 +514,9 @@ fn a_reader_waits_no_longer_than_it_may_for_who_opens_the_store() {
 fn a_commit_waits_visibly_for_a_reader_that_was_stopped_and_the_end_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
+    create_key(&Store::open(&path).unwrap(), "first");
+    // The first commit of a process goes to the table file, which is what a reader locks.
     let store = patient().open(&path).unwrap();
-    create_key(&store, "first");
     let mut stopped = Stopped::reader(&path);
     thread::scope(|threads| {
         let commit = threads.spawn(|| create_key(&store, "second"));

@@ -327,15 +327,16 @@ fn by_engine() -> Produced {
     std::fs::rename(&other, &path).unwrap();
     let replaced = reader.read(&scope(), |snap| snap.key(ONE)).unwrap_err();
     drop(reader);
-    let logged = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
+    let mismatch = elsewhere.open(&path).unwrap_err();
+    let small = Options::new().redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
     let with_log = folder.path().join("with log");
-    let two_commits = logged.open(&with_log).unwrap();
-    two_commits.write(&request(), |txn| txn.create_key(&new_key("one", 1))).unwrap();
-    two_commits.write(&request(), |txn| txn.create_key(&new_key("two", 2))).unwrap();
-    drop(two_commits);
-    let mismatched = folder.path().join("mismatched");
-    drop(Store::open(&mismatched).unwrap());
-    std::fs::rename(folder.path().join("with log.redo"), folder.path().join("mismatched.redo")).unwrap();
+    let has_log = small.open(&with_log).unwrap();
+    // The first commit of a process needs no log.
+    for number in 1..3 {
+        has_log.write(&request(), |txn| txn.create_key(&new_key(&format!("key-{number}"), number))).unwrap();
+    }
+    drop(has_log);
+    std::fs::rename(folder.path().join("with log.redo"), folder.path().join("store.redb.redo")).unwrap();
     let copied_in_part = folder.path().join("copied in part");
     let unfinished = Batch::from([(Space::of_store().unfinished(), Some(crate::format::encode_nothing()))]);
     let in_part = Store::open(&copied_in_part).unwrap();
@@ -352,14 +353,14 @@ fn by_engine() -> Produced {
         ("Corrupted", damaged_to(&[1, 0xff])),
         ("Unsupported", damaged_to(&[2])),
         ("Replaced", replaced),
-        ("LogMismatch", logged.open(&mismatched).unwrap_err()),
+        ("LogMismatch", small.open(&path).unwrap_err()),
         ("Unfinished", Store::open(&copied_in_part).unwrap_err()),
         ("Poisoned", super::faults::poisoned()),
         ("NestedTransaction", nested),
         ("ReadOnly", read_only),
         ("AlreadyOpen", already_open),
         ("NotAStore", Store::open(&text).unwrap_err()),
-        ("OptionsMismatch", elsewhere.open(&path).unwrap_err()),
+        ("OptionsMismatch", mismatch),
     ]
 }
 
