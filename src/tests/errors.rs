@@ -328,7 +328,7 @@ fn by_engine() -> Produced {
     let replaced = reader.read(&scope(), |snap| snap.key(ONE)).unwrap_err();
     drop(reader);
     let mismatch = elsewhere.open(&path).unwrap_err();
-    let small = Options::new().redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let small = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
     let with_log = folder.path().join("with log");
     let has_log = small.open(&with_log).unwrap();
     // The first commit of a process needs no log.

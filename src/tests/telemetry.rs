@@ -169,7 +169,7 @@ fn new_key() -> NewKey {
 fn use_a_store() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let options = Options::new().redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let options = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
     let store = options.open(path("store")).unwrap();
     let whole = store.backup(path("whole")).unwrap();
     store.write(&of_tenant(), |txn| txn.create_key(&new_key())).unwrap();
@@ -208,7 +208,7 @@ fn use_a_store() {
 /// So many bytes that a checkpoint begins, on its own thread.
 fn use_a_log() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options::new().redo_log_bytes(Options::REDO_LOG_BYTES_MIN);
+    let options = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
     let store = options.checkpoint_bytes(1).open(folder.path().join("store")).unwrap();
     for number in 0..2 {
         store.write(&of_tenant(), |txn| txn.create_key(&NewKey::new(&format!("key-{number}"))?)).unwrap();
