@@ -16,7 +16,6 @@ use crate::error::{Error, Result};
 use crate::format::Stored;
 use crate::id::Commit;
 use crate::sync::MutexGuard;
-use crate::sync::atomic::Ordering;
 use crate::telemetry;
 
 /// How many rows a checkpoint writes in one commit of the table file. Until that is done redb keeps the
@@ -75,8 +74,8 @@ impl Shared {
 
     /// Writes many commits to the table file, past the log: they are durable there too.
     pub(super) fn load(&self, writer: &mut Writer, load: &Load) -> Result<()> {
-        self.write_to_table(writer, load.last_commit(), load.addresses(), |state, commits| {
-            self.table.load(load, state, commits)
+        self.write_to_table(writer, load.last_commit(), load.addresses(), |state| {
+            self.table.load(load, state)
         })
     }
 
@@ -90,9 +89,7 @@ impl Shared {
             }
         })?;
         let addresses = rows.iter().map(|(row, _)| row.as_slice());
-        self.write_to_table(writer, commit, addresses, |state, commits| {
-            self.table.commit(&rows, commit, state, commits)
-        })
+        self.write_to_table(writer, commit, addresses, |state| self.table.commit(&rows, commit, state))
     }
 
     /// Writes to the table file, past the log. What is in the log comes before it, so it goes first.
@@ -101,7 +98,7 @@ impl Shared {
         writer: &mut Writer,
         last: Commit,
         mut addresses: impl Iterator<Item = &'a [u8]>,
-        write: impl FnOnce(LogState, &mut dyn FnMut()) -> Result<RedbRead>,
+        write: impl FnOnce(LogState) -> Result<RedbRead>,
     ) -> Result<()> {
         let mut state = self.freeze_all(writer)?;
         while state.view.frozen.is_some() {
@@ -110,20 +107,14 @@ impl Shared {
         let log_state = state.view.base.log_state();
         drop(state);
         addresses.by_ref().for_each(|row| self.stripes.mark(RowHash::of(row), last));
-        let in_use = writer.in_use;
-        if in_use {
+        if writer.in_use {
             self.mark_by_lock()?;
+        } else {
+            // Followers go by the table and find it there before it is published here: from then on who reads here waits.
+            self.table.announce(last)?;
         }
-        let mut held = None;
-        let written = write(log_state, &mut || {
-            // While no log is in use, a follower finds it in the table before it is published here: so who reads here waits.
-            // Else a follower goes by the mark, which is written when it is published.
-            if !in_use {
-                held = Some(self.lock());
-                self.marked.store(last.number(), Ordering::SeqCst);
-            }
-        });
-        let mut state = held.unwrap_or_else(|| self.lock());
+        let written = write(log_state);
+        let mut state = self.lock();
         let published = written.and_then(|base| {
             let active = state.view.active.clone();
             state.view = Arc::new(View { active, frozen: None, base: Arc::new(base) });
@@ -136,6 +127,7 @@ impl Shared {
         match &published {
             Ok(()) => {
                 drop(state);
+                self.checkpointed.notify_all();
                 self.bell.ring(last);
             }
             Err(error) => self.fail_with(state, error),

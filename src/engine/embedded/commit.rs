@@ -217,13 +217,14 @@ impl Shared {
         let source = self.log_source.as_ref();
         let source = source.ok_or_else(|| io::Error::other("this store has no log"))?;
         let log = Arc::new(source.open(&self.table)?);
+        // First, so that a log whose mark is not locked is not used.
+        log.lock_mark()?;
         writer.segment = log.end().segment;
         writer.used = 0;
         let mut state = self.lock();
         state.mark = Mark { end: log.end(), ..state.mark };
         state.log = Some(log.clone());
         drop(state);
-        log.lock_mark()?;
         Ok(log)
     }
 

@@ -109,7 +109,7 @@ struct Shared {
     written: [Condvar; 2],
     /// There is something to do for the checkpoint.
     work: Condvar,
-    /// A checkpoint ended.
+    /// A checkpoint, or a commit that went to the table, ended.
     checkpointed: Condvar,
     bell: Bell,
     #[cfg(test)]
@@ -340,13 +340,17 @@ fn must_fit(rows: &Memtable, log: &RedoLog) -> Result<()> {
 impl Engine for EmbeddedEngine {
     fn begin_read(&self) -> Result<Reading> {
         let shared = &*self.shared;
-        let marked = shared.marked.load(Ordering::SeqCst);
+        let shown = shared.marked.load(Ordering::SeqCst).max(shared.table.shown().number());
         let read = shared.newest.read();
-        if read.commit().number() >= marked {
+        if read.commit().number() >= shown {
             return Ok(read);
         }
         // A follower may have seen a commit that is about to be published here.
-        drop(shared.lock());
+        let mut state = shared.lock();
+        while state.durable.number() < shown && state.failed.is_none() {
+            state = shared.checkpointed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
         Ok(shared.newest.read())
     }
 

@@ -224,6 +224,16 @@ impl TableFile {
         self.pages.as_ref().map_or(Ok(()), |pages| pages.must_be_sound())
     }
 
+    /// Has [`shown`](Self::shown) tell when others can see this commit, the next one.
+    pub(super) fn announce(&self, commit: Commit) -> Result<()> {
+        self.pages.as_ref().map_or(Ok(()), |pages| Ok(pages.announce(commit)?))
+    }
+
+    /// The newest commit that was [announced](Self::announce) and that others may have seen.
+    pub(super) fn shown(&self) -> Commit {
+        self.pages.as_ref().map_or_else(Commit::default, |pages| pages.shown())
+    }
+
     /// Changes what the file says of its log, and nothing else.
     pub(crate) fn mark(&self, state: LogState) -> Result<()> {
         let newest = self.newest()?.commit();
@@ -241,30 +251,21 @@ impl TableFile {
         self.newest()
     }
 
-    /// Writes one commit, durably. `commits` is called before others can see it.
+    /// Writes one commit, durably.
     pub(super) fn commit(
         &self,
         rows: &[(Row, Option<Stored>)],
         newest: Commit,
         state: LogState,
-        commits: &mut dyn FnMut(),
     ) -> Result<RedbRead> {
-        self.write(newest, state, |writing| {
-            writing.write_all(rows)?;
-            commits();
-            Ok(())
-        })?;
+        self.write(newest, state, |writing| writing.write_all(rows))?;
         // Durable from here on: if the new state can't be read, that is not known to the caller.
         self.newest().map_err(|error| Error::CommitUnknown(error.to_string().into()))
     }
 
-    /// Writes many commits, all or nothing, durably. `commits` is called before others can see them.
-    pub(super) fn load(&self, load: &Load, state: LogState, commits: &mut dyn FnMut()) -> Result<RedbRead> {
-        self.write(load.last_commit(), state, |writing| {
-            writing.load(load)?;
-            commits();
-            Ok(())
-        })?;
+    /// Writes many commits, all or nothing, durably.
+    pub(super) fn load(&self, load: &Load, state: LogState) -> Result<RedbRead> {
+        self.write(load.last_commit(), state, |writing| writing.load(load))?;
         // Durable from here on: if the new state can't be read, that is not known to the caller.
         self.newest().map_err(|error| Error::CommitUnknown(error.to_string().into()))
     }

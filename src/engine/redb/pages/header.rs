@@ -151,6 +151,12 @@ pub(in crate::engine::redb) fn is_unflushed(bytes: &[u8]) -> bool {
     bytes.get(FLAGS).is_some_and(|flags| flags & UNFLUSHED != 0)
 }
 
+/// Which slot has the newest commit; `None` as long as it is not said to be on the disk.
+pub(super) fn newest_slot(bytes: &[u8]) -> Option<usize> {
+    let flags = bytes.get(FLAGS).filter(|flags| **flags & UNFLUSHED == 0)?;
+    Some(usize::from(flags & PRIMARY))
+}
+
 /// Says that the newest commit is on the disk.
 pub(super) fn set_flushed(bytes: &mut [u8]) {
     if let Some(flags) = bytes.get_mut(FLAGS) {

@@ -40,6 +40,7 @@ use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::lock_wait::{self, Wanted};
 use crate::engine::{PageRound, PageState, PageStats};
 use crate::error::{Error, Result};
+use crate::id::Commit;
 use crate::telemetry;
 
 use header::{Header, Layout};
@@ -105,6 +106,8 @@ pub(super) struct PageFile {
     found: OnceLock<(bool, bool)>,
     layout: OnceLock<Layout>,
     own: Mutex<OwnHeaders>,
+    /// The newest commit that was announced and that the first page names by now.
+    shown: AtomicU64,
     trees: RwLock<Vec<Tree>>,
     expected: [RwLock<HashMap<u32, Expected, RandomState>>; SHARDS],
     damage: Damage,
@@ -124,6 +127,8 @@ struct OwnHeaders {
     synced: Option<Header>,
     /// What the file has to have there.
     bytes: Vec<u8>,
+    /// A commit that comes next, and which slot was the newest before it.
+    announced: Option<(Commit, usize)>,
 }
 
 /// The pages that were found not to be what they should be.
@@ -172,6 +177,7 @@ impl PageFile {
             found: OnceLock::new(),
             layout: OnceLock::new(),
             own: Mutex::default(),
+            shown: AtomicU64::default(),
             trees: RwLock::default(),
             expected: Default::default(),
             damage: Damage::default(),
@@ -322,6 +328,17 @@ impl PageFile {
         }
     }
 
+    /// Has [`shown`](Self::shown) tell when others can see this commit, the next one.
+    pub(super) fn announce(&self, commit: Commit) -> io::Result<()> {
+        let slot = header::newest_slot(&self.first_page()?);
+        self.own().announced = slot.map(|slot| (commit, slot));
+        Ok(())
+    }
+
+    pub(super) fn shown(&self) -> Commit {
+        Commit::new(self.shown.load(Ordering::SeqCst))
+    }
+
     fn own(&self) -> MutexGuard<'_, OwnHeaders> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -344,6 +361,12 @@ impl PageFile {
 
     fn write_header(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut own = self.own();
+        if let Some((commit, before)) = own.announced
+            && header::newest_slot(data).is_some_and(|slot| slot != before)
+        {
+            self.shown.store(commit.number(), Ordering::SeqCst);
+            own.announced = None;
+        }
         // If it can't be written, nobody knows what is there.
         own.bytes.clear();
         self.file.write(offset, data)?;
