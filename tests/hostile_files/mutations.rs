@@ -10,8 +10,8 @@ use crate::pages::{Holder, PAGE, Pages, first_key};
 use crate::random::Random;
 use crate::stores::{Base, CHANGES, LOG, MOMENTS, TABLE};
 
-/// The header of a log, and what its frames begin at multiples of.
-const HEADER: usize = 4096;
+/// Where the frames of a log begin, behind its header and its mark, and what they begin at multiples of.
+const FRAMES: usize = 8192;
 const SECTOR: usize = 512;
 
 /// What is done to the files of a store.
@@ -127,7 +127,7 @@ impl Case {
         let read = |name: &str| fs::read(from.join(name)).ok();
         let mut bytes = Bytes { table: read(TABLE).unwrap(), log: read(LOG), changes: read(CHANGES) };
         let header = bytes.table[..PAGE].to_vec();
-        let what = bytes.damage(self.kind, base, stores, &mut random);
+        let what = bytes.damage(self, base, stores, &mut random);
         let header = bytes.table.get(..PAGE).is_none_or(|now| *now != header);
         let mut length = 0;
         for (name, bytes) in [(TABLE, Some(bytes.table)), (LOG, bytes.log), (CHANGES, bytes.changes)] {
@@ -153,7 +153,8 @@ fn write_sparsely(path: &Path, bytes: &[u8]) {
 }
 
 impl Bytes {
-    fn damage(&mut self, kind: Kind, base: Base, stores: &Path, random: &mut Random) -> String {
+    fn damage(&mut self, case: Case, base: Base, stores: &Path, random: &mut Random) -> String {
+        let Case { kind, number } = case;
         match kind {
             Kind::Flips => flip_used(&mut self.table, random),
             Kind::Zeros => zero(&mut self.table, random),
@@ -163,14 +164,16 @@ impl Bytes {
             Kind::Stale => put_back(&mut self.table, base, stores, random),
             Kind::Headers => damage_header(&mut self.table, base, stores, random),
             Kind::Orders | Kind::OrdersThatFit => {
-                set_order(&mut self.table, kind == Kind::OrdersThatFit, random)
+                // In turn, as the stores are.
+                let holder = HOLDERS[usize::try_from(number).unwrap() % HOLDERS.len()];
+                set_order(&mut self.table, holder, kind == Kind::OrdersThatFit, random)
             }
             Kind::FlipsThatFit => flip_and_mend(&mut self.table, random),
             Kind::Backups => match random.below(6) {
                 0 => resize(&mut self.table, random),
                 1 => zero(&mut self.table, random),
                 2 => exchange(&mut self.table, random),
-                3 => set_order(&mut self.table, true, random),
+                3 => set_order(&mut self.table, *random.pick(&HOLDERS), true, random),
                 _ => flip_used(&mut self.table, random),
             },
             Kind::ChangeFiles => {
@@ -370,10 +373,11 @@ fn damage_header(bytes: &mut [u8], base: Base, stores: &Path, random: &mut Rando
 }
 
 /// Writes a page number whose order is 16 to 20 where there is another one.
-fn set_order(bytes: &mut [u8], mend: bool, random: &mut Random) -> String {
+/// What refers to a page.
+const HOLDERS: [Holder; 4] = [Holder::Slot, Holder::Definition, Holder::Branch, Holder::List];
+
+fn set_order(bytes: &mut [u8], holder: Holder, mend: bool, random: &mut Random) -> String {
     let pages = Pages::of(bytes);
-    let holders = [Holder::Slot, Holder::Definition, Holder::Branch, Holder::List];
-    let holder = *random.pick(&holders);
     let of_holder: Vec<_> = pages.references.iter().filter(|reference| reference.holder == holder).collect();
     let reference =
         if of_holder.is_empty() { random.pick(&pages.references) } else { *random.pick(&of_holder) };
@@ -408,9 +412,9 @@ fn flip_and_mend(bytes: &mut [u8], random: &mut Random) -> String {
 /// Where the newest frames of a log begin: each begins with the same mark, on a sector of its own, and has the number of its
 /// use of the segment.
 fn newest_frames(bytes: &[u8]) -> Vec<usize> {
-    let mark = &bytes[HEADER..HEADER + 4];
+    let mark = &bytes[FRAMES..FRAMES + 4];
     let number = |frame: usize| u64::from_le_bytes(bytes[frame + 8..frame + 16].try_into().unwrap());
-    let frames = (HEADER..bytes.len()).step_by(SECTOR).filter(|sector| bytes[*sector..].starts_with(mark));
+    let frames = (FRAMES..bytes.len()).step_by(SECTOR).filter(|sector| bytes[*sector..].starts_with(mark));
     let newest = frames.clone().map(number).max().unwrap();
     let frames: Vec<_> = frames.filter(|frame| number(*frame) == newest).collect();
     // Older ones are in the table too.

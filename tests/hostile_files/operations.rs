@@ -24,10 +24,10 @@ pub(crate) enum Operation {
     Read,
     /// The same after all pages were compared with their checksums.
     CheckedRead,
-    /// Opens to write in direct mode; creates, moves, deletes, trims, closes.
-    WriteDirect,
-    /// The same with a write-ahead log.
-    WriteLogged,
+    /// Opens to write; creates, moves, deletes, trims, closes.
+    Write,
+    /// The same with a checkpoint behind every commit, so that the table file is written all the time.
+    WriteCheckpointed,
     /// The same after all pages were compared with their checksums.
     CheckedWrite,
     Verify,
@@ -47,8 +47,8 @@ impl Operation {
             _ => &[
                 Self::Read,
                 Self::CheckedRead,
-                Self::WriteDirect,
-                Self::WriteLogged,
+                Self::Write,
+                Self::WriteCheckpointed,
                 Self::CheckedWrite,
                 Self::Verify,
                 Self::VerifyBackup,
@@ -101,8 +101,8 @@ impl Subject<'_> {
         let said = match operation {
             Operation::Read => self.options().open_read_only(self.table()).map(|store| self.read(&store)),
             Operation::CheckedRead => self.checked().map(|store| self.read(&store)),
-            Operation::WriteDirect => self.write(&self.options().redo_log(false)),
-            Operation::WriteLogged => self.write(&self.options().redo_log(true)),
+            Operation::Write => self.write(&self.options()),
+            Operation::WriteCheckpointed => self.write(&self.options().checkpoint_bytes(1)),
             Operation::CheckedWrite => self.write(&self.options().check_integrity(true)),
             Operation::Verify => self.verify(),
             Operation::VerifyBackup => self.verify_backup(),
@@ -124,7 +124,7 @@ impl Subject<'_> {
     }
 
     fn options(&self) -> Options {
-        options(self.damage.base).create(false)
+        options().create(false)
     }
 
     fn table(&self) -> PathBuf {
@@ -283,7 +283,7 @@ impl Subject<'_> {
     fn backup(&self) -> Result<Said> {
         let new = self.scratch.join("backup");
         self.options().open_read_only(self.table())?.backup(&new)?;
-        self.whole(self.options().redo_log(false).open_read_only(new)?)
+        self.whole(self.options().open_read_only(new)?)
     }
 
     fn restore(&self) -> Result<Said> {

@@ -30,13 +30,13 @@ const IMAGE: &str = "image.json";
 /// The stores that damage is done to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Base {
-    /// Written in direct mode, and closed.
+    /// Closed; its log is still there, and not needed.
     Closed,
-    /// Written in direct mode by a process that was killed.
+    /// Written by a process that was killed after its first commit, which needs no log: there is none.
     Killed,
-    /// Written with a write-ahead log by a process that was killed.
+    /// Written by a process that was killed after several commits, which are in its log.
     Logged,
-    /// A small one that was closed.
+    /// A small one that was closed, and has no log.
     Small,
     /// A full backup, and a backup of the changes behind it.
     Backup,
@@ -59,6 +59,11 @@ impl Base {
 
     fn is_killed(self) -> bool {
         matches!(self, Self::Killed | Self::Logged)
+    }
+
+    /// Whether each commit is the first of its process, so that it goes to the table file.
+    fn is_reopened(self) -> bool {
+        self != Self::Logged
     }
 }
 
@@ -173,18 +178,20 @@ pub(crate) fn alias(scope: usize, number: u16) -> String {
 /// The alias of each scope that moves most.
 pub(crate) const HOT: &str = "hot";
 
-pub(crate) fn options(base: Base) -> Options {
+pub(crate) fn options() -> Options {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
     let options = Options::new()
         .quotas(quotas)
         .cache_bytes(4 << 20)
         .record_cache_bytes(1 << 20)
         .checkpoint_bytes(40_000);
-    options.redo_log(base == Base::Logged).wal_bytes(Options::WAL_BYTES_MIN)
+    options.redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
 }
 
 /// A store that is being made.
 struct Making {
+    base: Base,
+    path: PathBuf,
     store: Store,
     image: Image,
     random: Random,
@@ -194,6 +201,22 @@ struct Making {
 }
 
 impl Making {
+    fn close(&mut self) {
+        drop(std::mem::replace(&mut self.store, Store::in_memory().unwrap()));
+    }
+
+    fn reopen(&mut self) {
+        self.close();
+        self.store = options().open(&self.path).unwrap();
+    }
+
+    /// Before a commit.
+    fn begin(&mut self) {
+        if self.base.is_reopened() {
+            self.reopen();
+        }
+    }
+
     fn fill(&mut self) {
         for (scope, count) in self.keys.into_iter().enumerate() {
             for first in (0..count).step_by(10) {
@@ -201,6 +224,7 @@ impl Making {
                 let news: Vec<_> = (first..count.min(first + 10))
                     .map(|number| new_key(scope, number, &mut touched))
                     .collect();
+                self.begin();
                 let create = self.store.write(&request(scope), |txn| {
                     news.iter().try_for_each(|new| txn.create_key(new).map(drop))
                 });
@@ -209,6 +233,7 @@ impl Making {
             }
             if count > 0 {
                 let hot = Alias::new(HOT).unwrap();
+                self.begin();
                 self.store.write(&request(scope), |txn| txn.create_alias(&hot, key_id(scope, 0))).unwrap();
                 let touched = [Name::Alias(scope, HOT.to_owned()), Name::Key(scope, key_id(scope, 0))];
                 self.image.note(&self.store, &touched.into());
@@ -329,8 +354,9 @@ pub(crate) fn make(base: Base, stores: &Path, seed: u64) {
     let folder = base.folder(stores);
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join(if base == Base::Backup { "source" } else { TABLE });
-    let (store, random) = (options(base).open(&path).unwrap(), Random::new(seed));
-    let mut making = Making { store, image: Image::default(), random, keys: base.keys(), fresh: 0 };
+    let (store, random) = (options().open(&path).unwrap(), Random::new(seed));
+    let (image, keys) = (Image::default(), base.keys());
+    let mut making = Making { base, path: path.clone(), store, image, random, keys, fresh: 0 };
     making.fill();
     if base == Base::Backup {
         making.store.backup(folder.join(TABLE)).unwrap();
@@ -340,24 +366,34 @@ pub(crate) fn make(base: Base, stores: &Path, seed: u64) {
     for moment in 0..if base == Base::Backup { 0 } else { MOMENTS } {
         // The last moments are near the end, so that most pages are what they were.
         let commits = if base == Base::Small || moment + 2 >= MOMENTS { 1 } else { COMMITS };
-        (0..commits).for_each(|_| making.change());
+        for _ in 0..commits {
+            making.begin();
+            making.change();
+        }
         // A checkpoint that runs must not come between the copies of the two files.
         std::thread::sleep(std::time::Duration::from_millis(if base == Base::Logged { 300 } else { 0 }));
         let copy = base.moment(stores, moment);
         // Also moments at which it was closed: their headers say so.
         let reopened = matches!(base, Base::Closed | Base::Small) && moment % 2 == 1;
         if reopened {
-            drop(std::mem::replace(&mut making.store, Store::in_memory().unwrap()));
+            making.close();
         }
         copy_files(&folder, &copy);
         if reopened {
-            making.store = options(base).open(&path).unwrap();
+            making.reopen();
         }
-        let noted = opened_commit(base, &copy, &folder);
+        let noted = opened_commit(&copy, &folder);
         assert_eq!(noted, making.store.position().unwrap().commit().number(), "moment {moment} is not whole");
     }
-    // With a log, several of them are in it alone.
-    (0..if base == Base::Logged { 2 * COMMITS } else { 2 }).for_each(|_| making.change());
+    for _ in 0..if base == Base::Logged { 2 * COMMITS } else { 2 } {
+        making.begin();
+        making.change();
+    }
+    if matches!(base, Base::Closed) {
+        // The second of a process makes the log.
+        making.change();
+    }
+    assert_eq!(folder.join(LOG).exists(), matches!(base, Base::Closed | Base::Logged));
     making.all_is_noted();
     if base == Base::Backup {
         making.store.backup_changes(&position, folder.join(CHANGES)).unwrap();
@@ -373,10 +409,10 @@ pub(crate) fn make(base: Base, stores: &Path, seed: u64) {
 }
 
 /// The newest commit in a copy of a moment.
-fn opened_commit(base: Base, copy: &Path, folder: &Path) -> u64 {
+fn opened_commit(copy: &Path, folder: &Path) -> u64 {
     let looked_at = folder.join("looked-at");
     copy_files(copy, &looked_at);
-    let store = options(base).open(looked_at.join(TABLE)).unwrap();
+    let store = options().open(looked_at.join(TABLE)).unwrap();
     let commit = store.position().unwrap().commit().number();
     drop(store);
     fs::remove_dir_all(looked_at).unwrap();

@@ -38,7 +38,6 @@ pub(crate) fn run(subject: &Subject<'_>) -> Result<Said> {
         commands.faults.extend(missing(subject, &fs::read_to_string(&export).unwrap()));
     }
     commands.run(subject, "verify", &[]);
-    commands.run(subject, "recover", &[]);
     commands.run(subject, "disable", &[&key_id(0, 1).to_string()]);
     commands.run(subject, "compact", &["--yes"]);
     let repaired = subject.scratch.join("repaired");
