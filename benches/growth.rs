@@ -1,10 +1,10 @@
-//! A store with a redo log under many moves: how long a commit takes while a checkpoint runs and while none
+//! A store under many moves: how long a commit takes while a checkpoint runs and while none
 //! does, how the file grows, and how much memory it all takes.
 //!
 //! `cargo bench --bench growth -- [KEYS [MOVES [THREADS]]]`; with `--test` only a few.
 //!
 //! `cargo bench --bench growth -- held [KEYS [COMMITS]]`: how the file grows by each commit while a read holds its
-//! snapshot, without a log and with one.
+//! snapshot.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails says so")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark takes the time")]
@@ -35,7 +35,8 @@ fn main() {
     let folder = tempfile::tempdir_in(std::env::var_os("TMPDIR").unwrap_or("/tmp".into())).unwrap();
     if arguments.iter().any(|argument| argument == "held") {
         let keys = numbers.next().unwrap_or(few(100_000, 500));
-        return held(folder.path(), keys, numbers.next().unwrap_or(few(1_000, 20)));
+        // Commits reach the table file by checkpoints only: it takes many of them.
+        return held(folder.path(), keys, numbers.next().unwrap_or(few(10_000, 200)));
     }
     let keys = numbers.next().unwrap_or(few(100_000, 500));
     let moves = numbers.next().unwrap_or(few(1_000_000, 2_000));
@@ -43,8 +44,7 @@ fn main() {
 
     let path = folder.path().join("kms.redb");
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
-    let options = Options::new().redo_log(true).quotas(quotas).history(false);
-    let store = options.open(&path).unwrap();
+    let store = options().quotas(quotas).history(false).open(&path).unwrap();
     let scope = Scope::new("3bab8e245e854f68af5967c00dd43127", "0d0466b0e7274d9cb35df84bb474a37f").unwrap();
     let before = resident();
     let names: Vec<(Alias, KeyId)> = load(&store, &Request::new(&scope), keys);
@@ -85,61 +85,54 @@ fn main() {
     println!("closed in {:?}; {} bytes", started.elapsed(), fs::metadata(&path).unwrap().len());
 }
 
+fn options() -> Options {
+    Options::new().redo_log(true)
+}
+
 /// How the file grows while one read holds its snapshot, and by as many commits before and after it. What counts
 /// is the room on the disk: redb doubles the length, and writes what it needs of that.
 fn held(folder: &Path, keys: u64, commits: u64) {
     println!("{keys} keys, history on; commits of one move each; bytes on the disk for each commit");
     println!(
-        "{:>12} {:>10} {:>14} {:>22} {:>12} {:>14} {:>14} {:>12}",
-        "mode",
-        "commits",
-        "before",
-        "while a read is held",
-        "after it",
-        "on the disk",
-        "length",
-        "checkpoints"
+        "{:>10} {:>14} {:>22} {:>12} {:>14} {:>14} {:>12}",
+        "commits", "before", "while a read is held", "after it", "on the disk", "length", "checkpoints"
     );
     let scope = Scope::new("3bab8e245e854f68af5967c00dd43127", "0d0466b0e7274d9cb35df84bb474a37f").unwrap();
     let request = Request::new(&scope);
-    for redo_log in [false, true] {
-        // With a log, commits reach the file by checkpoints only: it takes more of them.
-        let (mode, commits) = if redo_log { ("with a log", commits * 10) } else { ("direct", commits) };
-        let path = folder.join(format!("held-{redo_log}.redb"));
-        let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
-        let store = Options::new().redo_log(redo_log).quotas(quotas).open(&path).unwrap();
-        let names = load(&store, &request, keys);
-        let grown = |seed: u64| {
-            let before = on_disk(&path);
-            move_aliases(&store, &request, &names, seed, commits);
-            on_disk(&path).saturating_sub(before) as f64 / commits as f64
-        };
-        let before = grown(1);
-        let (holding, held) = mpsc::channel();
-        let (release, released) = mpsc::channel::<()>();
-        let while_held = thread::scope(|threads| {
-            let (store, scope) = (&store, &scope);
-            threads.spawn(move || {
-                let holds = store.read(scope, |_| {
-                    holding.send(()).unwrap();
-                    // Until the other end is dropped.
-                    Ok(released.recv().is_err())
-                });
-                assert!(holds.unwrap());
+    let path = folder.join("held.redb");
+    let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
+    let store = options().quotas(quotas).open(&path).unwrap();
+    let names = load(&store, &request, keys);
+    let grown = |seed: u64| {
+        let before = on_disk(&path);
+        move_aliases(&store, &request, &names, seed, commits);
+        on_disk(&path).saturating_sub(before) as f64 / commits as f64
+    };
+    let before = grown(1);
+    let (holding, held) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let while_held = thread::scope(|threads| {
+        let (store, scope) = (&store, &scope);
+        threads.spawn(move || {
+            let holds = store.read(scope, |_| {
+                holding.send(()).unwrap();
+                // Until the other end is dropped.
+                Ok(released.recv().is_err())
             });
-            held.recv().unwrap();
-            let grown = grown(2);
-            drop(release);
-            grown
+            assert!(holds.unwrap());
         });
-        let after = grown(3);
-        let checkpoints = store.stats().log.map_or(0, |log| log.checkpoints);
-        println!(
-            "{mode:>12} {commits:>10} {before:>14.0} {while_held:>22.0} {after:>12.0} {:>14} {:>14} {checkpoints:>12}",
-            on_disk(&path),
-            length(&path),
-        );
-    }
+        held.recv().unwrap();
+        let grown = grown(2);
+        drop(release);
+        grown
+    });
+    let after = grown(3);
+    let checkpoints = store.stats().log.map_or(0, |log| log.checkpoints);
+    println!(
+        "{commits:>10} {before:>14.0} {while_held:>22.0} {after:>12.0} {:>14} {:>14} {checkpoints:>12}",
+        on_disk(&path),
+        length(&path),
+    );
 }
 
 /// The bytes that the file takes on the disk; its length where that is not known.

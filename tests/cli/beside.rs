@@ -10,16 +10,12 @@ use std::{fs, thread};
 use keystead::{Alias, Commit, KeyFilter, NewKey, Options, Position, Request, Store};
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, scope};
+use crate::tool::{Tool, scope, to_write};
 
-/// With a write-ahead log that is as short as can be and is written to the table again and again; and without.
-fn writers(tool: &Tool) -> [(&'static str, Store); 2] {
-    let direct = Options::new();
-    let logged = Options::new().redo_log(true).wal_bytes(Options::WAL_BYTES_MIN).checkpoint_bytes(4_000);
-    [("direct", direct), ("logged", logged)].map(|(name, options)| {
-        tool.ok(&format!("init --store {name}.redb"));
-        (name, options.open(tool.path(&format!("{name}.redb"))).unwrap())
-    })
+/// With a write-ahead log that is as short as can be and is written to the table again and again.
+fn writer(tool: &Tool) -> Store {
+    let options = to_write().redo_log_bytes(Options::REDO_LOG_BYTES_MIN).checkpoint_bytes(4_000);
+    options.open(tool.store()).unwrap()
 }
 
 /// Makes a key of this name, with an alias of the same name.
@@ -106,25 +102,22 @@ fn must_read_along(tool: &Tool, store: &Store, turn: &str) {
 
 #[test]
 fn each_command_that_reads_shows_what_was_acknowledged_before_it() {
-    let mut tool = Tool::new();
-    for (mode, store) in writers(&tool) {
-        tool.set("KEYSTEAD_STORE", &format!("{mode}.redb"));
-        let end = AtomicBool::new(false);
-        let keys = ["here", "there"].map(|name| NewKey::new(name).unwrap());
-        for key in &keys {
-            store.write(&Request::new(&scope()), |txn| txn.create_key(key)).unwrap();
-        }
-        // While nobody else writes, nothing but the mark tells of the newest commit.
-        must_read_along(&tool, &store, &format!("{mode}-alone"));
-        thread::scope(|threads| {
-            threads.spawn(|| keep_writing(&store, &keys, &end));
-            // Whatever comes of it, the other thread must end.
-            let read = || must_read_along(&tool, &store, &format!("{mode}-together"));
-            let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
-            end.store(true, Ordering::Relaxed);
-            read.unwrap();
-        });
+    let tool = Tool::with_store();
+    let (store, end) = (writer(&tool), AtomicBool::new(false));
+    let keys = ["here", "there"].map(|name| NewKey::new(name).unwrap());
+    for key in &keys {
+        store.write(&Request::new(&scope()), |txn| txn.create_key(key)).unwrap();
     }
+    // While nobody else writes, nothing but the mark tells of the newest commit.
+    must_read_along(&tool, &store, "alone");
+    thread::scope(|threads| {
+        threads.spawn(|| keep_writing(&store, &keys, &end));
+        // Whatever comes of it, the other thread must end.
+        let read = || must_read_along(&tool, &store, "together");
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+        end.store(true, Ordering::Relaxed);
+        read.unwrap();
+    });
 }
 
 /// What `changes --follow` tells, as it tells it.
@@ -144,10 +137,10 @@ impl Feed {
     }
 
     /// The next commit that it tells of.
-    fn must_tell_of(&self, commit: Commit, mode: &str) {
+    fn must_tell_of(&self, commit: Commit) {
         let line = self.lines.recv_timeout(Duration::from_secs(60)).expect("it tells of the commit");
         let told: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(told["info"]["commit"], json!(commit), "{mode}");
+        assert_eq!(told["info"]["commit"], json!(commit));
     }
 }
 
@@ -161,42 +154,43 @@ impl Drop for Feed {
 /// It is held up by nothing that the writer does, and ends neither when that ends nor when it comes again.
 #[test]
 fn the_feed_is_followed_beside_a_writer_and_across_its_restart() {
-    let mut tool = Tool::new();
-    for (name, store) in writers(&tool) {
-        tool.set("KEYSTEAD_STORE", &format!("{name}.redb"));
-        let feed = Feed::of(&tool, &store.position().unwrap());
-        for number in 0..3 {
-            let commit = create(&store, &format!("key-{number}"));
-            feed.must_tell_of(commit, name);
-        }
-        drop(store);
-        let again =
-            Options::new().redo_log(name == "logged").open(tool.path(&format!("{name}.redb"))).unwrap();
-        let commit = create(&again, "after-a-restart");
-        feed.must_tell_of(commit, name);
+    let tool = Tool::with_store();
+    let store = writer(&tool);
+    let feed = Feed::of(&tool, &store.position().unwrap());
+    for number in 0..3 {
+        let commit = create(&store, &format!("key-{number}"));
+        feed.must_tell_of(commit);
+    }
+    drop(store);
+    let again = to_write().open(tool.store()).unwrap();
+    for name in ["into-the-table", "into-the-log"] {
+        let commit = create(&again, name);
+        feed.must_tell_of(commit);
     }
 }
 
 /// As a crash left it: a process that reads it keeps nobody out, and hears of what the next writer does.
 #[test]
 fn the_feed_of_a_store_that_nobody_closed_is_followed_into_the_next_writer() {
-    let mut tool = Tool::new();
-    for (name, store) in writers(&tool) {
-        let begin = store.position().unwrap();
-        let commit = create(&store, "before");
-        for suffix in ["", ".redo"] {
-            let file = tool.path(&format!("{name}.redb{suffix}"));
-            if file.exists() {
-                fs::copy(file, tool.path(&format!("{name}-crashed.redb{suffix}"))).unwrap();
-            }
+    let mut tool = Tool::with_store();
+    let store = to_write().open(tool.store()).unwrap();
+    let begin = store.position().unwrap();
+    // The first is in the table only, the others are in the log too.
+    for (number, logged) in [(1, false), (2, true), (3, true)] {
+        let commit = create(&store, &format!("before-{number}"));
+        assert_eq!(tool.path("kms.redb.redo").exists(), logged);
+        for suffix in ["", ".redo"].iter().take(1 + usize::from(logged)) {
+            let copy = format!("crashed-{number}.redb{suffix}");
+            fs::copy(tool.path(&format!("kms.redb{suffix}")), tool.path(&copy)).unwrap();
         }
-        drop(store);
-        tool.set("KEYSTEAD_STORE", &format!("{name}-crashed.redb"));
+        tool.set("KEYSTEAD_STORE", &format!("crashed-{number}.redb"));
         let feed = Feed::of(&tool, &begin);
-        feed.must_tell_of(commit, name);
-        let logged = Options::new().redo_log(name == "logged");
-        let commit = create(&logged.open(tool.path(&format!("{name}-crashed.redb"))).unwrap(), "after");
-        feed.must_tell_of(commit, name);
+        for earlier in (1..=number).rev() {
+            feed.must_tell_of(Commit::new(commit.number() + 1 - earlier));
+        }
+        let again = to_write().open(tool.path(&format!("crashed-{number}.redb"))).unwrap();
+        let commit = create(&again, "after");
+        feed.must_tell_of(commit);
     }
 }
 

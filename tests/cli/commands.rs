@@ -436,13 +436,13 @@ fn a_disk_is_measured() {
     let tool = Tool::new();
     let measured = tool.json("bench --seconds 1");
     let commits = &measured["commits_a_second"];
-    for name in ["direct", "redo_log", "redo_log_8_writers"] {
+    for name in ["one_writer", "eight_writers"] {
         assert!(commits[name].as_f64().unwrap() > 0.0, "{measured}");
     }
     assert!(
         measured["sync_microseconds"]["longest"].as_u64() >= measured["sync_microseconds"]["median"].as_u64()
     );
-    assert!(tool.ok("bench --seconds 1").contains("commits a second with a redo log, 8 writers"));
+    assert!(tool.ok("bench --seconds 1").contains("commits a second, 8 writers"));
     assert_eq!(std::fs::read_dir(tool.folder()).unwrap().count(), 0, "nothing is left behind");
     tool.fails(5, "bench --folder nowhere");
     tool.fails(2, "bench --seconds 0");

@@ -3,10 +3,10 @@
 use std::fs;
 use std::process::Stdio;
 
-use keystead::{NewKey, Request, Store};
+use keystead::{NewKey, Request};
 use serde_json::json;
 
-use crate::tool::{Tool, scope};
+use crate::tool::{Tool, scope, to_write};
 
 /// A store in which something happened, and what it tells of its history.
 pub(crate) fn lived_in(tool: &Tool) -> Vec<serde_json::Value> {
@@ -65,7 +65,7 @@ fn a_store_is_copied_with_its_history() {
     let again = tool.ok("create invoices --request-id 919c82d4-8046-4722-9094-35c3c6524cff --store new");
     assert!(again.contains("carried out before"), "{again}");
     tool.ok("create more --store new");
-    tool.ok("create more-with-log --store new --redo-log");
+    tool.ok("create yet-more --store new");
 
     let said = tool.fails(1, "copy --to new --yes");
     assert!(said.contains("there is a file already"), "{said}");
@@ -92,7 +92,7 @@ fn a_store_without_history_is_copied_without() {
 fn what_is_written_meanwhile_is_told() {
     let tool = Tool::with_store();
     lived_in(&tool);
-    let store = Store::open(tool.store()).unwrap();
+    let store = to_write().open(tool.store()).unwrap();
     let request = Request::new(&scope());
     let new = NewKey::new("meanwhile").unwrap();
     store.write(&request, |txn| txn.create_key(&new)).unwrap();
@@ -141,7 +141,7 @@ fn an_empty_variable_says_nothing() {
         ["ETCD", "ETCD_PREFIX", "ETCD_CA", "ETCD_CERTIFICATE", "ETCD_PRIVATE_KEY", "ETCD_SERVER_NAME"];
     let more =
         ["ETCD_USER", "ETCD_PASSWORD", "ETCD_PASSWORD_FILE", "ETCD_DEADLINE", "TO_ETCD", "TO_ETCD_DEADLINE"];
-    let rules = ["KEYS_PER_PROJECT", "ALIASES_PER_KEY", "TAGS_PER_KEY", "COMPATIBILITY", "REDO_LOG", "ACTOR"];
+    let rules = ["KEYS_PER_PROJECT", "ALIASES_PER_KEY", "TAGS_PER_KEY", "COMPATIBILITY", "ACTOR"];
     for name in variables.into_iter().chain(more).chain(rules) {
         tool.set(&format!("KEYSTEAD_{name}"), "");
     }

@@ -18,7 +18,7 @@ use crate::documents;
 use crate::files::fill;
 use crate::raw::Raw;
 use crate::secured::{Authority, argument, with_users};
-use crate::tool::{Tool, scope};
+use crate::tool::{Tool, scope, to_write};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -175,7 +175,7 @@ fn what_is_for_files_says_so(cluster: &Cluster) {
     let tool = tool_at(cluster, "beside");
     for (line, advice) in [
         ("compact --yes", "etcdctl defrag"),
-        ("recover", "always in order"),
+        ("checkpoint", "has no log"),
         ("repair --into x --yes", "keystead export"),
         ("restore sunday --yes", "restore into a file"),
     ] {
@@ -276,7 +276,7 @@ fn a_store_moves_to_etcd_and_back(cluster: &Cluster) {
 
 /// A file in which an alias was moved to and fro, so often that copying it takes a while.
 fn restless(tool: &Tool) -> Store {
-    let store = Options::new().redo_log(true).open(tool.store()).unwrap();
+    let store = to_write().open(tool.store()).unwrap();
     let request = Request::new(&scope());
     let alias: keystead::Alias = "moved".parse().unwrap();
     let keys = [NewKey::new("first").unwrap().alias(alias.clone()), NewKey::new("second").unwrap()];

@@ -332,7 +332,6 @@ fn a_killed_import_goes_on_when_it_is_run_again() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    tool.ok("recover");
     assert_eq!(tool.json("stats")["keys"], json!(5_000));
     let again = imported(&tool.run(&format!("{line} lines")));
     assert_eq!((&again["created"], &again["present"]), (&json!(2_000), &json!(5_000)));

@@ -7,7 +7,12 @@ use std::time::{Duration, Instant};
 use keystead::{NewKey, Options, Request, Scope, Store};
 use serde_json::json;
 
-use crate::tool::{Tool, scope};
+use crate::tool::{Tool, scope, to_write};
+
+/// As the tool opens it.
+fn open(tool: &Tool) -> Store {
+    to_write().open(tool.store()).unwrap()
+}
 
 fn create(store: &Store, name: &str) {
     store.write(&Request::new(&scope()), |txn| txn.create_key(&NewKey::new(name)?)).unwrap();
@@ -16,7 +21,7 @@ fn create(store: &Store, name: &str) {
 #[test]
 fn readers_work_beside_an_open_store_and_writers_say_why_not() {
     let tool = Tool::with_store();
-    let store = Store::open(tool.store()).unwrap();
+    let store = open(&tool);
     create(&store, "orders");
     for line in
         ["keys", "aliases", "show orders", "history orders", "changes", "scopes", "stats", "verify", "export"]
@@ -28,7 +33,7 @@ fn readers_work_beside_an_open_store_and_writers_say_why_not() {
     tool.ok("backup copy");
     create(&store, "invoices");
     assert_eq!(tool.json_lines("keys").len(), 2, "it sees what was committed since");
-    for line in ["create x", "recover", "compact --yes", "rename orders x", "trim-history 1 --yes"] {
+    for line in ["create x", "checkpoint", "compact --yes", "rename orders x", "trim-history 1 --yes"] {
         let said = tool.fails(4, line);
         // The tool is another process, so the holder is this one.
         let holder = match cfg!(target_os = "linux") {
@@ -44,35 +49,17 @@ fn readers_work_beside_an_open_store_and_writers_say_why_not() {
 }
 
 #[test]
-fn a_store_with_a_redo_log_is_read_along() {
+fn what_is_in_the_log_is_read_along() {
     let tool = Tool::with_store();
-    let store = Options::new().redo_log(true).open(tool.store()).unwrap();
-    create(&store, "orders");
-    assert_eq!(tool.json_lines("keys").len(), 1);
-    create(&store, "more");
-    assert_eq!(tool.json_lines("keys").len(), 2);
+    let store = open(&tool);
+    for (number, name) in (1..).zip(["orders", "more", "last"]) {
+        create(&store, name);
+        assert_eq!(tool.json_lines("keys").len(), number);
+    }
+    assert!(tool.path("kms.redb.redo").exists(), "the second commit makes the log");
     drop(store);
-    tool.ok("create invoices --redo-log");
-    assert!(tool.path("kms.redb.redo").exists());
-    tool.ok("create x");
+    tool.ok("create invoices");
     assert_eq!(tool.json_lines("keys").len(), 4);
-}
-
-#[test]
-fn a_variable_switches_the_redo_log_on_and_off() {
-    let mut tool = Tool::with_store();
-    for (number, off) in ["0", "false", "no", "off", ""].into_iter().enumerate() {
-        tool.set("KEYSTEAD_REDO_LOG", off);
-        tool.ok(&format!("create without-{number}"));
-        assert!(!tool.path("kms.redb.redo").exists(), "{off:?}");
-    }
-    for (number, on) in ["1", "true", "yes", "on"].into_iter().enumerate() {
-        tool.set("KEYSTEAD_REDO_LOG", on);
-        tool.ok(&format!("create with-{number}"));
-        assert!(fs::remove_file(tool.path("kms.redb.redo")).is_ok(), "{on:?}");
-    }
-    tool.set("KEYSTEAD_REDO_LOG", "maybe");
-    tool.fails(2, "create orders");
 }
 
 #[test]
@@ -121,17 +108,98 @@ fn no_store_is_made_beside_the_log_of_another() {
     }
 }
 
+/// The files as a killed writer leaves them: those of a store that is open. Its table lacks what is in the log.
+pub(crate) fn crashed(tool: &Tool, names: &[&str]) {
+    let store = open(tool);
+    names.iter().for_each(|name| create(&store, name));
+    for suffix in ["", ".redo"] {
+        fs::copy(tool.path(&format!("kms.redb{suffix}")), tool.path(&format!("crashed{suffix}"))).unwrap();
+    }
+}
+
 #[test]
-fn after_a_crash_it_is_recovered_once() {
+fn after_a_crash_it_works_as_before() {
     let tool = Tool::with_store();
-    let store = Store::open(tool.store()).unwrap();
-    create(&store, "orders");
-    // As a crash leaves it: the file of a store that is open.
-    fs::copy(tool.store(), tool.path("crashed")).unwrap();
+    crashed(&tool, &["orders", "invoices"]);
+    let before = fs::read(tool.path("crashed")).unwrap();
+    assert_eq!(tool.json_lines("keys --store crashed").len(), 2);
+    assert_eq!(fs::read(tool.path("crashed")).unwrap(), before, "reading changes nothing");
+    tool.ok("create more --store crashed");
+    assert_eq!(tool.json_lines("keys --store crashed").len(), 3);
+}
+
+#[test]
+fn after_a_checkpoint_the_table_file_is_the_whole_store() {
+    let tool = Tool::with_store();
+    crashed(&tool, &["orders", "invoices", "more"]);
+    let elsewhere = |name: &str| {
+        fs::create_dir(tool.path(name)).unwrap();
+        fs::copy(tool.path("crashed"), tool.path(&format!("{name}/kms.redb"))).unwrap();
+        format!("--store {name}/kms.redb")
+    };
+    let said = tool.fails(4, &format!("keys {}", elsewhere("before")));
+    assert!(said.contains("it is missing"), "the log is needed: {said}");
+    let names: Vec<_> = tool.json_lines("keys --store crashed");
+
+    let done = tool.json("checkpoint --store crashed");
+    assert_eq!(done["bytes"], json!(tool.path("crashed").metadata().unwrap().len()));
+    assert_eq!(done["wal"], json!({ "state": "not_needed" }));
+    let there = elsewhere("after");
+    assert_eq!(tool.json_lines(&format!("keys {there}")), names);
+    assert_eq!(tool.json(&format!("stats {there}"))["position"], done["position"]);
+    tool.ok(&format!("verify {there}"));
+    tool.ok(&format!("create last {there}"));
+    assert_eq!(tool.json_lines(&format!("keys {there}")).len(), 4);
+
+    let said = tool.ok("checkpoint --store crashed");
+    let says = said.starts_with("crashed is the whole store up to commit 4: ")
+        && said.ends_with("B; its log is not needed\n");
+    assert!(says, "{said}");
+    assert_eq!(tool.json_lines("keys --store crashed"), names, "once more changes nothing");
+    let left = fs::read_dir(tool.folder()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(left.filter(|name| name.to_string_lossy().starts_with(".keystead-")).count(), 0);
+}
+
+#[test]
+fn a_checkpoint_of_a_store_that_is_in_use_is_refused() {
+    let tool = Tool::with_store();
+    let store = open(&tool);
+    for name in ["orders", "invoices"] {
+        create(&store, name);
+    }
+    let before = fs::read(tool.store()).unwrap();
+    for line in ["checkpoint", "checkpoint --json"] {
+        let said = tool.fails(4, line);
+        let says =
+            said.contains("locked by ") && said.contains("`keystead backup` saves a store that is in use");
+        assert!(says, "{line}: {said}");
+    }
+    assert_eq!(fs::read(tool.store()).unwrap(), before);
+    // What it suggests works.
+    tool.ok("backup copy");
+    assert_eq!(tool.json_lines("keys --store copy").len(), 2);
     drop(store);
-    assert_eq!(tool.json("keys --store crashed")["key_alias"], json!("orders"), "reading changes nothing");
-    assert!(tool.ok("recover --store crashed").starts_with("the store is in order"));
-    assert_eq!(tool.json("keys --store crashed")["key_alias"], json!("orders"));
+    // A process that only reads is not in the way.
+    let reader = Options::new().open_read_only(tool.store()).unwrap();
+    tool.ok("checkpoint");
+    drop(reader);
+    tool.write("text", "something else");
+    assert!(tool.fails(4, "checkpoint --store text").contains("not a keystead store"));
+    assert!(tool.fails(4, "checkpoint --store nowhere").contains("there is no store"));
+    assert!(!tool.path("nowhere").exists());
+}
+
+/// By a link whose name says nothing of where the file is.
+#[test]
+#[cfg(unix)]
+fn a_checkpoint_finds_the_file_behind_a_link() {
+    let tool = Tool::with_store();
+    crashed(&tool, &["orders", "invoices"]);
+    fs::create_dir(tool.path("links")).unwrap();
+    std::os::unix::fs::symlink("../crashed", tool.path("links/kms.redb")).unwrap();
+    tool.ok("checkpoint --store links/kms.redb");
+    fs::remove_file(tool.path("crashed.redo")).unwrap();
+    assert_eq!(tool.json_lines("keys --store crashed").len(), 2);
 }
 
 #[test]
@@ -350,7 +418,7 @@ fn a_store_is_compacted() {
     let tool = Tool::with_store();
     tool.ok("create orders");
     for number in 0..20 {
-        tool.ok(&format!("rename {} orders-{number} --redo-log", tool.key(&name(number)).key_id));
+        tool.ok(&format!("rename {} orders-{number}", tool.key(&name(number)).key_id));
     }
     let (position, key) = (tool.json("stats")["position"].clone(), tool.key("orders-19"));
     tool.fails(6, "compact");
@@ -359,7 +427,7 @@ fn a_store_is_compacted() {
     assert_eq!(tool.json("stats")["position"], position);
     assert_eq!(tool.key("orders-19"), key);
     tool.ok("verify");
-    tool.ok("rename orders-19 x --redo-log");
+    tool.ok("rename orders-19 x");
     assert!(tool.ok("compact --yes").contains("before"));
     assert!(tool.fails(4, "compact --yes --store nowhere").contains("there is no store"));
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
+use crate::files::crashed;
 use crate::tool::{Answer, Tool};
 
 const FOLDER: &str = "KEYSTEAD_TEST_FULL_DISK";
@@ -46,10 +47,9 @@ fn a_full_disk_is_reported_and_nothing_is_lost() {
 fn on_a_small_disk() {
     let Some(folder) = env::var_os(FOLDER) else { return };
     let disk = Disk { folder: folder.into() };
-    for redo_log in ["", " --redo-log"] {
-        commands_on(&disk, redo_log);
-        commits_on(&disk, redo_log);
-    }
+    commands_on(&disk);
+    commits_on(&disk);
+    checkpoints_on(&disk);
     println!("a small disk was filled");
 }
 
@@ -86,10 +86,10 @@ fn says_no_space(line: &str, answer: &Answer) {
 }
 
 /// What makes a file, and no commit.
-fn commands_on(disk: &Disk, redo_log: &str) {
+fn commands_on(disk: &Disk) {
     let tool = Tool::with_store();
     for number in 0..20 {
-        tool.ok(&format!("create orders-{number}{redo_log}"));
+        tool.ok(&format!("create orders-{number}"));
     }
     fs::create_dir(tool.path("disk")).unwrap();
     tool.ok("backup base");
@@ -113,25 +113,22 @@ fn commands_on(disk: &Disk, redo_log: &str) {
         let after = names_in(tool.folder());
         let left: Vec<_> = after.difference(&before).collect();
         assert!(left.is_empty(), "{line}: {left:?} is left");
-        if tool.run("keys").code == 4 {
-            tool.ok("recover");
-        }
         assert_eq!(tool.json_lines("keys").len(), 20, "{line}");
         tool.ok("verify");
     }
 }
 
 /// Commits, until there is no room: those that were acknowledged are there.
-fn commits_on(disk: &Disk, redo_log: &str) {
+fn commits_on(disk: &Disk) {
     for free in [0, 16 << 10, 64 << 10] {
         let tool = Tool::with_store();
-        tool.ok(&format!("create first{redo_log}"));
+        tool.ok("create first");
         let (mut acknowledged, mut unknown) = (BTreeSet::from(["first".to_owned()]), BTreeSet::new());
         disk.fill(free);
         let text = "x".repeat(255);
         for number in 0..200 {
             let name = format!("orders-{number}");
-            let line = format!("create {name} --description {text} --keys-per-project 1000{redo_log}");
+            let line = format!("create {name} --description {text} --keys-per-project 1000");
             let answer = tool.run(&line);
             if answer.code == 0 {
                 acknowledged.insert(name);
@@ -145,16 +142,34 @@ fn commits_on(disk: &Disk, redo_log: &str) {
         }
         assert!(acknowledged.len() < 200, "the disk was never full");
         disk.empty();
-        tool.ok(&format!("recover{redo_log}"));
         let keys = tool.json_lines("keys");
         let keys: BTreeSet<_> =
             keys.iter().map(|key| key["key_alias"].as_str().unwrap().to_owned()).collect();
-        assert!(acknowledged.is_subset(&keys), "{redo_log} {free}: {acknowledged:?}, there is {keys:?}");
+        assert!(acknowledged.is_subset(&keys), "{free}: {acknowledged:?}, there is {keys:?}");
         let more: BTreeSet<_> = keys.difference(&acknowledged).cloned().collect();
-        assert!(more.is_subset(&unknown), "{redo_log} {free}: {more:?} was not reported as perhaps durable");
+        assert!(more.is_subset(&unknown), "{free}: {more:?} was not reported as perhaps durable");
         tool.ok("verify");
-        tool.ok(&format!("create last{redo_log}"));
+        tool.ok("create last");
     }
+}
+
+/// A checkpoint that finds no room is a failure, and the files still are the store.
+fn checkpoints_on(disk: &Disk) {
+    let tool = Tool::with_store();
+    let text = "x".repeat(200);
+    let names: Vec<_> = (0..90).map(|number| format!("orders-{number}-{text}")).collect();
+    crashed(&tool, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    for free in [0, 16 << 10] {
+        disk.fill(free);
+        let answer = tool.run("checkpoint --store crashed");
+        assert_eq!(answer.code, 5, "{free}: {answer:?}");
+        assert!(!answer.out.contains("not needed") && answer.err.contains("make room"), "{free}: {answer:?}");
+        disk.empty();
+        assert_eq!(tool.json_lines("keys --store crashed --limit 100").len(), 90, "{free}");
+    }
+    tool.ok("checkpoint --store crashed");
+    fs::remove_file(tool.path("crashed.redo")).unwrap();
+    assert_eq!(tool.json_lines("keys --store crashed --limit 100").len(), 90);
 }
 
 /// An answer that can't be written is a failure that says so; what was made before is there.

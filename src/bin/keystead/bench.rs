@@ -6,11 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use keystead::{Error, KeyAlias, KeyId, NewKey, Options, Request, Scope, Store};
+use keystead::{Error, KeyAlias, KeyId, NewKey, Request, Scope, Store};
 use serde_json::json;
 
 use crate::Context;
 use crate::failure::Failure;
+use crate::location::to_write;
 use crate::progress::{Bar, now};
 use crate::temporary::{Temporary, remove_unused};
 
@@ -20,7 +21,7 @@ pub(crate) struct Bench {
     /// Where to measure: a temporary folder is made there, and deleted again.
     #[arg(long, default_value = ".")]
     folder: PathBuf,
-    /// How long each of the four measurements lasts.
+    /// How long each of the three measurements lasts.
     #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 }
@@ -44,16 +45,12 @@ impl Bench {
         let folder = Temporary::create_in(&self.folder)?;
         let at = |failure: Failure| failure.behind(&format!("in {}: ", self.folder.display()));
         let time = Duration::from_secs(self.seconds);
-        let bar = Bar::new("measuring", 4, "measurements");
+        let bar = Bar::new("measuring", 3, "measurements");
         let syncs = measure_syncs(&folder.path().join("syncs"), time).map_err(at)?;
         bar.set(1);
-        let direct = measure_commits(&folder.path().join("direct"), &Options::new(), 1, time).map_err(at)?;
+        let alone = measure_commits(&folder.path().join("alone"), 1, time).map_err(at)?;
         bar.set(2);
-        let with_log = Options::new().redo_log(true);
-        let log_alone = measure_commits(&folder.path().join("log"), &with_log, 1, time).map_err(at)?;
-        bar.set(3);
-        let log_together =
-            measure_commits(&folder.path().join("log-together"), &with_log, WRITERS, time).map_err(at)?;
+        let together = measure_commits(&folder.path().join("together"), WRITERS, time).map_err(at)?;
         drop(bar);
         remove_unused(&self.folder);
         if context.output.is_json() {
@@ -62,9 +59,7 @@ impl Bench {
                     "median": micros(syncs.median), "percentile_99": micros(syncs.worst_of_100),
                     "longest": micros(syncs.longest),
                 },
-                "commits_a_second": {
-                    "direct": direct, "redo_log": log_alone, "redo_log_8_writers": log_together,
-                },
+                "commits_a_second": { "one_writer": alone, "eight_writers": together },
             }));
         }
         let show = |time: Duration| format!("{:.3} ms", time.as_secs_f64() * 1000.0);
@@ -73,9 +68,8 @@ impl Bench {
             ("a sync of 4 KiB, median", show(syncs.median)),
             ("a sync of 4 KiB, 99 of 100 within", show(syncs.worst_of_100)),
             ("a sync of 4 KiB, longest", show(syncs.longest)),
-            ("commits a second", rate(direct)),
-            ("commits a second with a redo log", rate(log_alone)),
-            ("commits a second with a redo log, 8 writers", rate(log_together)),
+            ("commits a second", rate(alone)),
+            ("commits a second, 8 writers", rate(together)),
         ])
     }
 }
@@ -100,8 +94,8 @@ fn measure_syncs(path: &Path, time: Duration) -> Result<Syncs, Failure> {
 }
 
 /// Renames keys, each thread one of its own, to and fro.
-fn measure_commits(path: &Path, options: &Options, writers: usize, time: Duration) -> Result<f64, Failure> {
-    let store = options.open(path)?;
+fn measure_commits(path: &Path, writers: usize, time: Duration) -> Result<f64, Failure> {
+    let store = to_write().open(path)?;
     let scope = Scope::new("bench", "bench").map_err(Error::from)?;
     let mut keys = Vec::new();
     for writer in 0..writers {

@@ -12,7 +12,7 @@ use crate::Context;
 use crate::ask::Confirm;
 use crate::cluster::TargetOptions;
 use crate::failure::Failure;
-use crate::location::{Location, store_must_be_new};
+use crate::location::{Location, store_must_be_new, to_write};
 use crate::output::Output;
 use crate::progress::watched;
 use crate::temporary::Temporary;
@@ -110,7 +110,7 @@ fn alike(store: &Store) -> Result<Options, Error> {
         Err(Error::HistoryDisabled) => false,
         floor => floor.map(|_| true)?,
     };
-    Ok(Options::new().alias_scope(store.alias_scope()).region(store.region().clone()).history(history))
+    Ok(to_write().alias_scope(store.alias_scope()).region(store.region().clone()).history(history))
 }
 
 /// Makes the copy.
@@ -147,11 +147,10 @@ fn cut_off(cluster: &Etcd, error: Error) -> Failure {
 const DELETE_EXACTLY: &str = "see to the cause, delete the keys of that prefix by `etcdctl del PREFIX $'PREFIX\\x01'`, and copy again; `etcdctl \
      del --prefix PREFIX` would also delete other stores whose prefix begins so, as kms/prod2 does with kms/prod";
 
-/// The copy is made beside, with a redo log, and gets its name when it is whole.
+/// The copy is made beside, and gets its name when it is whole.
 fn fill_file(path: &Path, source: &Store, options: &Options) -> Result<Copied, Failure> {
     let folder = Temporary::beside(path)?;
-    let store =
-        options.clone().redo_log(true).open(folder.path().join("copy")).map_err(Failure::of_file(path))?;
+    let store = options.open(folder.path().join("copy")).map_err(Failure::of_file(path))?;
     let copied = watched(|| source.copy_to(&store)).map_err(Failure::of_file(path))?;
     watched(|| store.backup(path)).map_err(Failure::of_file(path))?;
     Ok(copied)

@@ -1,17 +1,17 @@
 //! [`Location`]: where a store is, and how it is opened. With `copy` the only place that knows of kinds of stores.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 #[cfg(feature = "etcd")]
 use keystead::Etcd;
-use keystead::{Compatibility, Error, Options, Quotas, Store};
+use keystead::{Compatibility, Error, Options, Position, Quotas, Store};
 use tempfile::TempPath;
 
 use crate::cluster::{Cluster, SETTINGS, SourceOptions};
@@ -77,9 +77,6 @@ pub(crate) struct WriteRules {
     /// To which keys an alias may move.
     #[arg(long, env = "KEYSTEAD_COMPATIBILITY", default_value = "any", help_heading = "Rules")]
     compatibility: Moves,
-    /// Open the store with a redo log beside it, as a service may that uses one.
-    #[arg(long, env = "KEYSTEAD_REDO_LOG", value_parser = BoolishValueParser::new(), help_heading = "Store")]
-    redo_log: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -96,8 +93,13 @@ impl WriteRules {
             Moves::Any => Compatibility::Any,
             Moves::SameUsage => Compatibility::SameUsage,
         };
-        Options::new().quotas(self.quotas.quotas()).compatibility(compatibility).redo_log(self.redo_log)
+        to_write().quotas(self.quotas.quotas()).compatibility(compatibility)
     }
+}
+
+/// How this tool opens every store that it writes.
+pub(crate) fn to_write() -> Options {
+    Options::new().redo_log(true)
 }
 
 fn parse_lock_wait(text: &str) -> Result<Duration, String> {
@@ -203,9 +205,7 @@ impl StoreOptions {
         match self.location()? {
             Location::File { path, .. } => Ok(path),
             #[cfg(feature = "etcd")]
-            Location::Etcd(cluster) => {
-                Err(Failure::usage(format!("this is done to files only, not to {cluster}")).advice(instead))
-            }
+            cluster @ Location::Etcd(_) => Err(cluster.for_files_only(instead)),
         }
     }
 
@@ -256,6 +256,26 @@ impl Location {
             #[cfg(feature = "etcd")]
             Self::Etcd(cluster) => Ok(options.open_etcd(cluster)?),
         }
+    }
+
+    /// Brings the table file up to date, so that it is the whole store.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpointed, Failure> {
+        match self {
+            Self::File { path, lock_wait } => {
+                must_exist(path)?;
+                checkpoint_file(path, &to_write().create(false).lock_wait(*lock_wait))
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => {
+                Err(self.for_files_only("a store on etcd has no log; `keystead backup` saves it"))
+            }
+        }
+    }
+
+    /// What to say of a store on etcd where something is done to files.
+    #[cfg(feature = "etcd")]
+    fn for_files_only(&self, instead: &'static str) -> Failure {
+        Failure::usage(format!("this is done to files only, not to {self}")).advice(instead)
     }
 
     /// Makes a store where there is none.
@@ -323,6 +343,51 @@ impl Location {
     }
 }
 
+/// A table file that is the whole store.
+pub(crate) struct Checkpointed {
+    pub(crate) position: Position,
+    /// How long the table file is.
+    pub(crate) bytes: u64,
+}
+
+/// Closing a store brings its table file up to date.
+fn checkpoint_file(path: &Path, options: &Options) -> Result<Checkpointed, Failure> {
+    let opened = options.open(path).map_err(|error| match error {
+        Error::AlreadyOpen(_) => Failure::from(error).advice(SAVE_WHILE_IN_USE),
+        error => Failure::of_file(path)(error),
+    })?;
+    drop(opened);
+    let position = must_be_whole(path)?;
+    let bytes = path.metadata().map_err(|error| Failure::of_file(path)(error.into()))?.len();
+    Ok(Checkpointed { position, bytes })
+}
+
+/// Closing does not report a failure. So the table file is opened under another name, beside which there is no log.
+fn must_be_whole(path: &Path) -> Result<Position, Failure> {
+    let failed = |error: io::Error| {
+        Failure::of_file(path)(error.into()).behind("whether the log is still needed is not known: ")
+    };
+    let table = path.canonicalize().map_err(failed)?;
+    let folder = Temporary::beside(&table).map_err(failed)?;
+    let alone = folder.path().join("table");
+    fs::hard_link(&table, &alone).map_err(failed)?;
+    let whole = Options::new().open_read_only(&alone).and_then(|store| store.position());
+    whole.map_err(|error| match error {
+        Error::LogMismatch(_) | Error::AlreadyOpen(_) => Failure::failed(format!(
+            "the log is still needed: {} was not brought up to date, or another process has opened it since",
+            path.display()
+        ))
+        .advice(TABLE_IS_BEHIND),
+        error => Failure::of_file(path)(error),
+    })
+}
+
+const SAVE_WHILE_IN_USE: &str = "nothing was changed. `keystead backup` saves a store that is in use; before you copy its files, stop the \
+     process that has it open, and give this command again";
+
+const TABLE_IS_BEHIND: &str = "keep both files, nothing is lost; make room if the disk is full, check its health, and give the command \
+     again. If a process has the store open, `keystead backup` saves it";
+
 /// Makes a store under a name that nothing has, not even a moment later: of several who make it at the same time one
 /// does, and the others hear that it is there.
 fn create_file(path: &Path, options: &Options) -> Result<Store, Failure> {
@@ -352,7 +417,7 @@ pub(crate) fn must_be_new(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Nor is there the redo log of a store that was there.
+/// Nor is there the write-ahead log of a store that was there.
 pub(crate) fn store_must_be_new(path: &Path) -> Result<(), Failure> {
     must_be_new(path)?;
     let mut log = path.as_os_str().to_owned();

@@ -1,15 +1,15 @@
-//! Looking after a store: `init`, `verify`, `stats`, `recover`, `compact`.
+//! Looking after a store: `init`, `verify`, `stats`, `checkpoint`, `compact`.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use keystead::{AliasScope, Compacted, Error, KeyFilter, Limit, Options, Position, Region, Report, Store};
+use keystead::{AliasScope, Compacted, Error, KeyFilter, Limit, Region, Report, Store};
 use serde_json::json;
 
 use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
-use crate::location::{PageCheck, WriteRules, must_be_file};
+use crate::location::{Checkpointed, PageCheck, must_be_file, to_write};
 use crate::output::{Output, show_bytes, show_size};
 use crate::progress::watched;
 
@@ -41,7 +41,7 @@ impl Init {
             Unique::Project => AliasScope::Project,
             Unique::Domain => AliasScope::Domain,
         };
-        let options = Options::new().alias_scope(alias_scope).region(self.region.clone());
+        let options = to_write().alias_scope(alias_scope).region(self.region.clone());
         let store = context.store.location()?.create(&options.history(!self.no_history))?;
         let position = store.position()?;
         match context.output.is_json() {
@@ -231,39 +231,23 @@ pub(crate) fn count(store: &Store) -> Result<(u64, u64), Error> {
     }
 }
 
-/// Bring a store in order that was not closed cleanly, after a crash.
+/// Bring the table file up to date, so that it alone is the store: before files are copied.
 #[derive(Args)]
-pub(crate) struct Recover {
-    #[command(flatten)]
-    rules: WriteRules,
-}
+pub(crate) struct Checkpoint;
 
-impl Recover {
+impl Checkpoint {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
-        context.store.file("a store on etcd is always in order: nothing of it is in a process")?;
-        // To open it for writing is all: what was committed is there then.
-        let position: Position = context.store.write(&self.rules)?.position()?;
-        // Closed it counts as sound from now on, so nobody else would check it after this crash.
-        let pages = context.store.location()?.check_pages()?;
-        let damage = match &pages {
-            Some(PageCheck::Damaged(why)) => Some(why),
-            _ => None,
-        };
+        let location = context.store.location()?;
+        let Checkpointed { position, bytes } = location.checkpoint()?;
         if context.output.is_json() {
-            let pages = pages.as_ref().map(PageCheck::as_str);
-            context.output.json(&json!({ "position": position, "pages": pages, "pages_damage": damage }))?;
-        } else if let Some(why) = damage {
-            context.output.bad(format!("the pages of the file: {why}"))?;
-        } else {
-            context
+            return context
                 .output
-                .line(format!("the store is in order; its newest commit is {}", position.commit()))?;
+                .json(&json!({ "position": position, "bytes": bytes, "wal": { "state": "not_needed" } }));
         }
-        if damage.is_none() {
-            return Ok(());
-        }
-        context.output.flush()?;
-        Err(of_damage(PAGES_ARE_DAMAGED.to_owned()))
+        let (commit, size) = (position.commit(), show_bytes(bytes));
+        context.output.line(format!(
+            "{location} is the whole store up to commit {commit}: {size}; its log is not needed"
+        ))
     }
 }
 
