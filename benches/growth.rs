@@ -44,7 +44,7 @@ fn main() {
 
     let path = folder.path().join("kms.redb");
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
-    let store = options().quotas(quotas).history(false).open(&path).unwrap();
+    let store = Options::new().quotas(quotas).history(false).open(&path).unwrap();
     let scope = Scope::new("3bab8e245e854f68af5967c00dd43127", "0d0466b0e7274d9cb35df84bb474a37f").unwrap();
     let before = resident();
     let names: Vec<(Alias, KeyId)> = load(&store, &Request::new(&scope), keys);
@@ -85,10 +85,6 @@ fn main() {
     println!("closed in {:?}; {} bytes", started.elapsed(), fs::metadata(&path).unwrap().len());
 }
 
-fn options() -> Options {
-    Options::new().redo_log(true)
-}
-
 /// How the file grows while one read holds its snapshot, and by as many commits before and after it. What counts
 /// is the room on the disk: redb doubles the length, and writes what it needs of that.
 fn held(folder: &Path, keys: u64, commits: u64) {
@@ -101,7 +97,7 @@ fn held(folder: &Path, keys: u64, commits: u64) {
     let request = Request::new(&scope);
     let path = folder.join("held.redb");
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
-    let store = options().quotas(quotas).open(&path).unwrap();
+    let store = Options::new().quotas(quotas).open(&path).unwrap();
     let names = load(&store, &request, keys);
     let grown = |seed: u64| {
         let before = on_disk(&path);

@@ -42,7 +42,6 @@ pub(crate) struct App {
 /// How the store of this configuration is opened.
 pub(crate) fn store_options(config: &Config) -> Options {
     Options::new()
-        .redo_log(true)
         .region(config.region.clone())
         .alias_scope(config.alias_scope)
         .quotas(config.quotas)

@@ -10,11 +10,11 @@ use std::{fs, thread};
 use keystead::{Alias, Commit, KeyFilter, NewKey, Options, Position, Request, Store};
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, scope, to_write};
+use crate::tool::{Tool, scope};
 
 /// With a write-ahead log that is as short as can be and is written to the table again and again.
 fn writer(tool: &Tool) -> Store {
-    let options = to_write().redo_log_bytes(Options::REDO_LOG_BYTES_MIN).checkpoint_bytes(4_000);
+    let options = Options::new().wal_bytes(Options::WAL_BYTES_MIN).checkpoint_bytes(4_000);
     options.open(tool.store()).unwrap()
 }
 
@@ -162,7 +162,7 @@ fn the_feed_is_followed_beside_a_writer_and_across_its_restart() {
         feed.must_tell_of(commit);
     }
     drop(store);
-    let again = to_write().open(tool.store()).unwrap();
+    let again = Options::new().open(tool.store()).unwrap();
     for name in ["into-the-table", "into-the-log"] {
         let commit = create(&again, name);
         feed.must_tell_of(commit);
@@ -173,7 +173,7 @@ fn the_feed_is_followed_beside_a_writer_and_across_its_restart() {
 #[test]
 fn the_feed_of_a_store_that_nobody_closed_is_followed_into_the_next_writer() {
     let mut tool = Tool::with_store();
-    let store = to_write().open(tool.store()).unwrap();
+    let store = Options::new().open(tool.store()).unwrap();
     let begin = store.position().unwrap();
     // The first is in the table only, the others are in the log too.
     for (number, logged) in [(1, false), (2, true), (3, true)] {
@@ -188,7 +188,7 @@ fn the_feed_of_a_store_that_nobody_closed_is_followed_into_the_next_writer() {
         for earlier in (1..=number).rev() {
             feed.must_tell_of(Commit::new(commit.number() + 1 - earlier));
         }
-        let again = to_write().open(tool.path(&format!("crashed-{number}.redb"))).unwrap();
+        let again = Options::new().open(tool.path(&format!("crashed-{number}.redb"))).unwrap();
         let commit = create(&again, "after");
         feed.must_tell_of(commit);
     }

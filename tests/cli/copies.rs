@@ -3,10 +3,10 @@
 use std::fs;
 use std::process::Stdio;
 
-use keystead::{NewKey, Request};
+use keystead::{NewKey, Options, Request};
 use serde_json::json;
 
-use crate::tool::{Tool, scope, to_write};
+use crate::tool::{Tool, scope};
 
 /// A store in which something happened, and what it tells of its history.
 pub(crate) fn lived_in(tool: &Tool) -> Vec<serde_json::Value> {
@@ -92,7 +92,7 @@ fn a_store_without_history_is_copied_without() {
 fn what_is_written_meanwhile_is_told() {
     let tool = Tool::with_store();
     lived_in(&tool);
-    let store = to_write().open(tool.store()).unwrap();
+    let store = Options::new().open(tool.store()).unwrap();
     let request = Request::new(&scope());
     let new = NewKey::new("meanwhile").unwrap();
     store.write(&request, |txn| txn.create_key(&new)).unwrap();

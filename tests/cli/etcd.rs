@@ -18,7 +18,7 @@ use crate::documents;
 use crate::files::fill;
 use crate::raw::Raw;
 use crate::secured::{Authority, argument, with_users};
-use crate::tool::{Tool, scope, to_write};
+use crate::tool::{Tool, scope};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -276,7 +276,7 @@ fn a_store_moves_to_etcd_and_back(cluster: &Cluster) {
 
 /// A file in which an alias was moved to and fro, so often that copying it takes a while.
 fn restless(tool: &Tool) -> Store {
-    let store = to_write().open(tool.store()).unwrap();
+    let store = Options::new().open(tool.store()).unwrap();
     let request = Request::new(&scope());
     let alias: keystead::Alias = "moved".parse().unwrap();
     let keys = [NewKey::new("first").unwrap().alias(alias.clone()), NewKey::new("second").unwrap()];

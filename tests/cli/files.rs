@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use keystead::{NewKey, Options, Request, Scope, Store};
 use serde_json::json;
 
-use crate::tool::{Tool, scope, to_write};
+use crate::tool::{Tool, scope};
 
 /// As the tool opens it.
 fn open(tool: &Tool) -> Store {
-    to_write().open(tool.store()).unwrap()
+    Options::new().open(tool.store()).unwrap()
 }
 
 fn create(store: &Store, name: &str) {

@@ -7,9 +7,9 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use keystead::{NewKey, Quotas, Request};
+use keystead::{NewKey, Options, Quotas, Request};
 
-use crate::tool::{Tool, scope, to_write};
+use crate::tool::{Tool, scope};
 
 /// What lies in a folder that is named as our temporary files are.
 fn temporary_in(folder: &Path) -> Vec<PathBuf> {
@@ -97,7 +97,7 @@ fn kill_in_the_middle(tool: &Tool, line: &str) -> PathBuf {
 fn what_a_killed_command_left_beside_a_store_is_removed_by_the_next_opening() {
     let tool = Tool::with_store();
     let quotas = Quotas { keys_per_project: 5000, ..Quotas::default() };
-    let store = to_write().quotas(quotas).open(tool.store()).unwrap();
+    let store = Options::new().quotas(quotas).open(tool.store()).unwrap();
     let keys = (0..4000).map(|number| NewKey::new(&format!("key-{number:04}")).unwrap());
     store.import(&Request::new(&scope()), keys).for_each(|batch| drop(batch.unwrap()));
     drop(store);
@@ -109,7 +109,7 @@ fn what_a_killed_command_left_beside_a_store_is_removed_by_the_next_opening() {
         let left = kill_in_the_middle(&tool, line);
         tool.ok("keys --limit 1");
         assert!(left.exists(), "{line}: who only reads removes nothing");
-        drop(to_write().open(tool.store()).unwrap());
+        drop(Options::new().open(tool.store()).unwrap());
         assert!(!left.exists(), "{line}");
         let _ = fs::remove_file(tool.path("copy"));
     }

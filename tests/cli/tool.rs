@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use keystead::{KeyRecord, Options, Scope};
+use keystead::{KeyRecord, Scope};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -141,11 +141,6 @@ pub(crate) fn json_lines(text: &str) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect()
-}
-
-/// How a test opens a store to write, as the tool does.
-pub(crate) fn to_write() -> Options {
-    Options::new().redo_log(true)
 }
 
 pub(crate) fn scope() -> Scope {

@@ -185,7 +185,7 @@ pub(crate) fn options() -> Options {
         .cache_bytes(4 << 20)
         .record_cache_bytes(1 << 20)
         .checkpoint_bytes(40_000);
-    options.redo_log_bytes(Options::REDO_LOG_BYTES_MIN)
+    options.wal_bytes(Options::WAL_BYTES_MIN)
 }
 
 /// A store that is being made.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::peer::Answer;
 use crate::samples::{Row, short};
-use crate::table::{baseline, cost, engines_of, keys};
+use crate::table::{BASELINE, cost, engines_of, keys};
 
 const COLUMNS: usize = 3;
 const WIDTH: f64 = 330.0;
@@ -155,10 +155,9 @@ fn rows_of<'a>(rows: &'a [Row], work: &str) -> Vec<&'a Row> {
 
 fn bars(rows: &[Row]) -> String {
     let engines = engines_of(rows);
-    let base = baseline(&engines);
     let height = 26.0 + 19.0 * engines.len() as f64;
     let note = format!(
-        "Bars: the cost of one operation, of {base} = 1; a shorter bar is cheaper, one with a gap is cut off. Medians."
+        "Bars: the cost of one operation, of {BASELINE} = 1; a shorter bar is cheaper, one with a gap is cut off. Medians."
     );
     let mut drawing = Drawing::new("What the same work costs", &note, height, &engines);
     for (work, title) in PANELS {
@@ -167,7 +166,7 @@ fn bars(rows: &[Row]) -> String {
         let of_size = |engine: &str| {
             of_work.iter().find(|row| row.series.keys == size && row.series.engine == engine).copied()
         };
-        let Some(base_row) = of_size(base) else { continue };
+        let Some(base_row) = of_size(BASELINE) else { continue };
         let costs = engines.iter().map(|engine| of_size(engine).map(|row| (row, cost(row, base_row))));
         let costs: Vec<_> = costs.collect();
         let (x, y) = drawing.place();

@@ -17,11 +17,8 @@ pub fn engines_of(rows: &[Row]) -> Vec<String> {
     names
 }
 
-/// What the others are compared with: keystead with its redo log, or without if there is no such row.
-pub fn baseline(engines: &[String]) -> &str {
-    let keystead = ["keystead", "keystead-direct"].into_iter();
-    keystead.into_iter().find(|name| engines.iter().any(|engine| engine == name)).unwrap_or("keystead")
-}
+/// What the others are compared with.
+pub const BASELINE: &str = "keystead";
 
 /// What this costs in comparison to that: above 1 it is dearer, also where more is better.
 pub fn cost(row: &Row, base: &Row) -> f64 {
@@ -33,7 +30,6 @@ type Line<'a> = BTreeMap<&'a str, &'a Row>;
 /// The table as text.
 pub fn text(rows: &[Row]) -> String {
     let engines = engines_of(rows);
-    let base = baseline(&engines);
     let mut lines: Vec<(String, Line<'_>)> = Vec::new();
     for row in rows {
         let series = &row.series;
@@ -54,7 +50,7 @@ pub fn text(rows: &[Row]) -> String {
             text += &format!(" {:>16}", short(disk.median));
         }
         for engine in engines.iter().filter(|_| !line.contains_key("disk")) {
-            text += &format!(" {:>16}", cell(line.get(engine.as_str()), line.get(base)));
+            text += &format!(" {:>16}", cell(line.get(engine.as_str()), line.get(BASELINE)));
         }
         text += "\n";
     }

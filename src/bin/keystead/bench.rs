@@ -6,12 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use keystead::{Error, KeyAlias, KeyId, NewKey, Request, Scope, Store};
+use keystead::{Error, KeyAlias, KeyId, NewKey, Options, Request, Scope, Store};
 use serde_json::json;
 
 use crate::Context;
 use crate::failure::Failure;
-use crate::location::to_write;
+
 use crate::progress::{Bar, now};
 use crate::temporary::{Temporary, remove_unused};
 
@@ -95,7 +95,7 @@ fn measure_syncs(path: &Path, time: Duration) -> Result<Syncs, Failure> {
 
 /// Renames keys, each thread one of its own, to and fro.
 fn measure_commits(path: &Path, writers: usize, time: Duration) -> Result<f64, Failure> {
-    let store = to_write().open(path)?;
+    let store = Options::new().open(path)?;
     let scope = Scope::new("bench", "bench").map_err(Error::from)?;
     let mut keys = Vec::new();
     for writer in 0..writers {

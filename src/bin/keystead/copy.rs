@@ -12,7 +12,7 @@ use crate::Context;
 use crate::ask::Confirm;
 use crate::cluster::TargetOptions;
 use crate::failure::Failure;
-use crate::location::{Location, store_must_be_new, to_write};
+use crate::location::{Location, store_must_be_new};
 use crate::output::Output;
 use crate::progress::watched;
 use crate::temporary::Temporary;
@@ -110,7 +110,7 @@ fn alike(store: &Store) -> Result<Options, Error> {
         Err(Error::HistoryDisabled) => false,
         floor => floor.map(|_| true)?,
     };
-    Ok(to_write().alias_scope(store.alias_scope()).region(store.region().clone()).history(history))
+    Ok(Options::new().alias_scope(store.alias_scope()).region(store.region().clone()).history(history))
 }
 
 /// Makes the copy.

@@ -93,13 +93,8 @@ impl WriteRules {
             Moves::Any => Compatibility::Any,
             Moves::SameUsage => Compatibility::SameUsage,
         };
-        to_write().quotas(self.quotas.quotas()).compatibility(compatibility)
+        Options::new().quotas(self.quotas.quotas()).compatibility(compatibility)
     }
-}
-
-/// How this tool opens every store that it writes.
-pub(crate) fn to_write() -> Options {
-    Options::new().redo_log(true)
 }
 
 fn parse_lock_wait(text: &str) -> Result<Duration, String> {
@@ -263,7 +258,7 @@ impl Location {
         match self {
             Self::File { path, lock_wait } => {
                 must_exist(path)?;
-                checkpoint_file(path, &to_write().create(false).lock_wait(*lock_wait))
+                checkpoint_file(path, &Options::new().create(false).lock_wait(*lock_wait))
             }
             #[cfg(feature = "etcd")]
             Self::Etcd(_) => {

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use keystead::{AliasScope, Compacted, Error, KeyFilter, Limit, Region, Report, Store};
+use keystead::{AliasScope, Compacted, Error, KeyFilter, Limit, Options, Region, Report, Store};
 use serde_json::json;
 
 use crate::Context;
 use crate::ask::Confirm;
 use crate::failure::Failure;
-use crate::location::{Checkpointed, PageCheck, must_be_file, to_write};
+use crate::location::{Checkpointed, PageCheck, must_be_file};
 use crate::output::{Output, show_bytes, show_size};
 use crate::progress::watched;
 
@@ -41,7 +41,7 @@ impl Init {
             Unique::Project => AliasScope::Project,
             Unique::Domain => AliasScope::Domain,
         };
-        let options = to_write().alias_scope(alias_scope).region(self.region.clone());
+        let options = Options::new().alias_scope(alias_scope).region(self.region.clone());
         let store = context.store.location()?.create(&options.history(!self.no_history))?;
         let position = store.position()?;
         match context.output.is_json() {

@@ -21,25 +21,14 @@ struct Keystead {
     scopes: [Scope; 2],
 }
 
-/// Opens or makes a store whose commits go to its redo log first.
-pub fn open_logged(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
-    open(folder, settings, true)
-}
-
-/// Opens or makes a store whose commits go straight to its tree.
-pub fn open_direct(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
-    open(folder, settings, false)
-}
-
-/// The only place that knows how the redo log is asked for.
-fn open(folder: &Path, settings: Settings, redo_log: bool) -> Answer<Box<dyn Peer>> {
+/// Opens or makes a store.
+pub fn open(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
     let options = Options::new().quotas(quotas).history(settings.history);
     // Pages and records share what other engines have for pages. Records that are asked for again are worth
     // more than pages, and the table file is small.
     let of_pages = settings.cache_bytes / 4;
     let options = options.cache_bytes(of_pages).record_cache_bytes(settings.cache_bytes - of_pages);
-    let options = options.redo_log(redo_log);
     let store = options.open(folder.join("kms.redb"))?;
     let scope = |place: Place| Scope::new(Place::DOMAIN, place.project());
     Ok(Box::new(Keystead { store, scopes: [scope(Place::Large)?, scope(Place::Small)?] }))

@@ -20,8 +20,7 @@ pub struct Engine {
 /// All that are built in, keystead first.
 pub fn all() -> Vec<Engine> {
     vec![
-        Engine { name: "keystead", open: keystead::open_logged },
-        Engine { name: "keystead-direct", open: keystead::open_direct },
+        Engine { name: "keystead", open: keystead::open },
         Engine { name: "redb", open: redb::open },
         Engine { name: "sqlite", open: sqlite::open },
         Engine { name: "lmdb", open: lmdb::open },
