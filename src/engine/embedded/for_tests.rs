@@ -20,6 +20,7 @@ use crate::sync::Mutex;
 
 /// For tests and fuzzing: stores without a log.
 impl EmbeddedEngine {
+    #[expect(clippy::unwrap_used, reason = "only tests and fuzzing call it")]
     pub(crate) fn in_memory() -> Self {
         Self::without_log(TableFile::in_memory(1 << 20).unwrap()).unwrap()
     }
