@@ -13,6 +13,9 @@ mod corpus;
 pub(crate) mod disk;
 mod errors;
 mod faults;
+mod followed_faults;
+mod follower_faults;
+mod history;
 #[path = "../tests/history_support/mod.rs"]
 mod history_support;
 mod import;
@@ -20,6 +23,7 @@ mod layers;
 #[cfg(any(shuttle, feature = "etcd"))]
 #[path = "../tests/linearizability/mod.rs"]
 mod linearizability;
+mod machine;
 mod outcomes;
 mod promises;
 mod repair;

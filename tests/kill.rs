@@ -1,5 +1,7 @@
 //! A real process on a real disk: it writes and reads with several threads, says what it was told over a pipe,
 //! and is killed at a random moment, again and again. Everything that it was told must be true of what it left.
+//! Another process follows the store all the time: each of its reads shows no less than the writer had said before, and
+//! what it was told must be true of what the writer left, too.
 //!
 //! What is asked of the store, and what must come of it, is that of the torture (`examples/torture`). So many
 //! kills as `KEYSTEAD_KILLS` says; `KEYSTEAD_KILL_SEED` repeats what a failure names.
@@ -26,7 +28,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::{env, hint, thread};
 
 use keystead::{Options, Store};
@@ -42,6 +44,7 @@ const KILLS: u64 = 40;
 /// After how many answers the process is killed, at most.
 const ANSWERS_MAX: u64 = 60;
 const ROLE: &str = "KEYSTEAD_KILL_ROLE";
+const FOLLOWER_ROLE: &str = "KEYSTEAD_KILL_FOLLOWER_ROLE";
 const MARK: &str = "says ";
 
 /// What the process that is killed is to do.
@@ -122,6 +125,26 @@ fn killed_process() {
     });
 }
 
+/// The process that follows: it answers what it is asked, each question by its number.
+#[test]
+fn following_process() {
+    let Ok(role) = env::var(FOLLOWER_ROLE) else { return };
+    let role: Role = serde_json::from_str(&role).unwrap();
+    let store = role.options().open_read_only(&role.path).unwrap();
+    for line in std::io::stdin().lines() {
+        let (scope, query) = question(role.seed, line.unwrap().parse().unwrap());
+        let answer = take(&store, &Step::Ask(scope, query));
+        let line = format!("\n{MARK}{}\n", serde_json::to_string(&answer).unwrap());
+        std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+    }
+}
+
+/// What a follower is asked: the same in both processes.
+fn question(seed: u64, number: u64) -> (usize, Query) {
+    let mut random = Random::new(Random::new(seed ^ number << 32).next());
+    (random.index(SCOPES), names::query(&mut random))
+}
+
 fn take(store: &Store, step: &Step) -> Answer {
     match step {
         Step::Ask(number, query) => {
@@ -150,36 +173,89 @@ impl Drop for Killed {
     }
 }
 
-fn start(role: &Role) -> Killed {
+fn start(test: &str, (name, role): (&str, &Role), input: Stdio) -> Killed {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["killed_process", "--exact", "--nocapture", "--test-threads=1"]);
-    command.env(ROLE, serde_json::to_string(role).unwrap());
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(name, serde_json::to_string(role).unwrap());
+    command.stdin(input).stdout(Stdio::piped());
     Killed(command.spawn().unwrap())
 }
 
+/// Another process that follows the store, and what it has shown.
+struct Follower {
+    _process: Killed,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    seed: u64,
+    asked: u64,
+    newest: u64,
+    claims: Vec<Claim>,
+}
+
+impl Follower {
+    fn start(role: &Role) -> Self {
+        let mut process = start("following_process", (FOLLOWER_ROLE, role), Stdio::piped());
+        let input = process.0.stdin.take().unwrap();
+        let output = BufReader::new(process.0.stdout.take().unwrap());
+        Self { _process: process, input, output, seed: role.seed, asked: 0, newest: 0, claims: Vec::new() }
+    }
+
+    /// It must show this much.
+    fn ask(&mut self, least: u64) {
+        let number = self.asked;
+        self.asked += 1;
+        self.input.write_all(format!("{number}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        while !line.starts_with(MARK) {
+            line.clear();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the follower ended");
+        }
+        let answer = serde_json::from_str(line.trim_start_matches(MARK)).unwrap();
+        let Answer::Read { commit, answer } = answer else { panic!("{answer:?}") };
+        assert!(
+            commit >= least,
+            "seed {}: a follower shows {commit}, and {least} was told before",
+            self.seed
+        );
+        assert!(commit >= self.newest, "seed {}: it shows {commit} after {}", self.seed, self.newest);
+        self.newest = commit;
+        let (scope, query) = question(self.seed, number);
+        self.claims.push(Claim { from: commit, to: commit, fact: Fact::Query(scope, query, answer) });
+    }
+}
+
+fn said_in(line: &str) -> Option<Said> {
+    line.strip_prefix(MARK).map(|said| serde_json::from_str(said).unwrap())
+}
+
 /// Lets a process run until it has said so much, kills it a little later, and returns all that it said.
-fn run_and_kill(role: &Role, random: &mut Random) -> Vec<Said> {
-    let mut killed = start(role);
+fn run_and_kill(role: &Role, random: &mut Random, follower: &mut Option<Follower>) -> Vec<Said> {
+    let mut killed = start("killed_process", (ROLE, role), Stdio::null());
     let mut output = BufReader::new(killed.0.stdout.take().unwrap());
-    let mut lines = String::new();
+    let (mut said, mut newest) = (Vec::new(), 0);
     let wanted = 1 + random.below(ANSWERS_MAX);
-    while (lines.matches(MARK).count() as u64) < wanted {
-        assert!(output.read_line(&mut lines).unwrap() > 0, "it ended by itself: {lines}");
+    while (said.len() as u64) < wanted {
+        let mut line = String::new();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it ended by itself: {said:?}");
+        let Some(heard) = said_in(line.trim_end()) else { continue };
+        newest = newest.max(heard.to);
+        said.push(heard);
+        if random.one_in(3) {
+            follower.get_or_insert_with(|| Follower::start(role)).ask(newest);
+        }
     }
     (0..random.below(300_000)).for_each(|_| hint::spin_loop());
     killed.0.kill().unwrap();
     // What it said before it died counts too, but half a line doesn't.
     let mut rest = Vec::new();
     output.read_to_end(&mut rest).unwrap();
-    let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    lines += std::str::from_utf8(&rest[..whole]).unwrap();
     drop(killed);
-    lines
-        .lines()
-        .filter_map(|line| line.strip_prefix(MARK))
-        .map(|said| serde_json::from_str(said).unwrap())
-        .collect()
+    let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    said.extend(std::str::from_utf8(&rest[..whole]).unwrap().lines().filter_map(said_in));
+    newest = said.iter().map(|said| said.to).fold(newest, u64::max);
+    // Nobody writes.
+    follower.iter_mut().for_each(|follower| follower.ask(newest));
+    said
 }
 
 /// What the threads were told; of each, the step after the last may have been taken.
@@ -232,20 +308,27 @@ fn what_a_killed_process_was_told_is_true() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kms.redb");
     let (mut random, mut oracle) = (Random::new(seed), Oracle::new().unwrap());
-    let (mut answers, mut commits) = (0, 0);
+    let (mut answers, mut commits, mut follower) = (0, 0, None);
     for turn in 0..kills {
         let when = format!("KEYSTEAD_KILL_SEED={seed}, kill {turn} of {kills}");
         let checkpoint_bytes = if random.one_in(3) { 1 } else { 20_000 };
         let role = Role { path: path.to_str().unwrap().to_owned(), seed, turn, checkpoint_bytes };
-        let said = run_and_kill(&role, &mut random);
+        let said = run_and_kill(&role, &mut random, &mut follower);
         answers += said.len();
-        let told = told(&role, said);
+        let mut told = told(&role, said);
+        if let Some(follower) = &mut follower {
+            told.newest = told.newest.max(follower.newest);
+            told.claims.append(&mut follower.claims);
+        }
         commits += told.calls.iter().filter(|made| matches!(made.outcome, Outcome::Made(_))).count();
         let store = role.options().open(&path).unwrap_or_else(|error| panic!("{when}: {error:?}"));
         oracle.settle(&store, told).unwrap_or_else(|violation| panic!("{when}: {violation}"));
     }
     only_the_store_is_left(folder.path());
+    let followed = follower.map_or(0, |follower| follower.asked);
     println!("{kills} kills, {answers} answers, {commits} acknowledged commits, all of them there");
+    println!("{followed} answers of one that followed");
+    assert!(followed > 2 * kills, "{followed} in {kills} kills");
     assert!(commits as u64 > kills, "{commits} commits in {kills} kills");
 }
 

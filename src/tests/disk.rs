@@ -1,5 +1,6 @@
 //! A simulated disk with the files of a store: its calls can fail, and a crash loses what was not synced.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -22,11 +23,32 @@ const SECTOR: usize = 512;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disk(Arc<Mutex<State>>);
 
+/// A call on a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call<'a> {
+    Len,
+    Read,
+    SetLen,
+    Sync,
+    Write(u64, &'a [u8]),
+}
+
+/// Tells before each call through one handle whether it succeeds.
+pub(crate) type Decide = Arc<dyn Fn(Call<'_>) -> bool + Send + Sync>;
+
 /// One file of a disk.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct DiskFile {
     disk: Disk,
     number: usize,
+    /// Without it, the disk counts the call.
+    decide: Option<Decide>,
+}
+
+impl fmt::Debug for DiskFile {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "file {}", self.number)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +60,7 @@ struct State {
     sync_time: Duration,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct FileState {
     bytes: Vec<u8>,
     /// What a crash leaves at least: the bytes at the last sync.
@@ -102,7 +124,18 @@ impl Disk {
     }
 
     pub(crate) fn storage(&self, number: usize) -> Box<dyn Storage> {
-        Box::new(DiskFile { disk: self.clone(), number })
+        Box::new(DiskFile { disk: self.clone(), number, decide: None })
+    }
+
+    /// A handle whose calls are not counted here: it is asked of each whether it succeeds.
+    pub(crate) fn decided(&self, number: usize, decide: Decide) -> OnStorage {
+        OnStorage(Box::new(DiskFile { disk: self.clone(), number, decide: Some(decide) }))
+    }
+
+    /// The same disk, as if every process that has it open were killed now: what was not synced is not lost yet.
+    pub(crate) fn copy(&self) -> Self {
+        let files = self.0.lock().unwrap().files.clone();
+        Self(Arc::new(Mutex::new(State { files, ..State::default() })))
     }
 
     /// From now on, counts calls from one and fails so.
@@ -162,20 +195,26 @@ impl Disk {
 }
 
 impl DiskFile {
-    fn call<T>(&self, run: impl FnOnce(&mut FileState) -> T) -> io::Result<T> {
+    fn call<T>(&self, call: Call<'_>, run: impl FnOnce(&mut FileState) -> T) -> io::Result<T> {
+        let decided = self.decide.as_ref().map(|decide| decide(call));
         let mut state = self.disk.0.lock().unwrap();
-        state.calls += 1;
-        let (calls, fails) = (state.calls, state.fails);
-        match fails {
-            Some(Fails { from, ever_after }) if calls == from || (ever_after && calls > from) => {
-                Err(io::Error::other("the disk fails, as the test has it"))
-            }
-            _ => Ok(run(&mut state.files[self.number])),
+        let succeeds = decided.unwrap_or_else(|| {
+            state.calls += 1;
+            let (calls, fails) = (state.calls, state.fails);
+            !fails.is_some_and(|fails| calls == fails.from || (fails.ever_after && calls > fails.from))
+        });
+        if !succeeds {
+            return Err(io::Error::other("the disk fails, as the test has it"));
         }
+        Ok(run(&mut state.files[self.number]))
     }
 
     fn change(&self, change: Change) -> io::Result<()> {
-        let made = self.call(|file| {
+        let call = match &change {
+            Change::Length(_) => Call::SetLen,
+            Change::Write(offset, data) => Call::Write(*offset as u64, data),
+        };
+        let made = self.call(call, |file| {
             change.apply(&mut file.bytes);
             file.unsynced.push(change.clone());
         });
@@ -189,11 +228,11 @@ impl DiskFile {
 
 impl Storage for DiskFile {
     fn len(&self) -> io::Result<u64> {
-        self.call(|file| file.bytes.len() as u64)
+        self.call(Call::Len, |file| file.bytes.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.call(|file| {
+        self.call(Call::Read, |file| {
             let offset = usize::try_from(offset).unwrap();
             let read = file.bytes.get(offset..offset + out.len());
             out.copy_from_slice(read.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -210,7 +249,7 @@ impl Storage for DiskFile {
         if !takes.is_zero() {
             thread::sleep(takes);
         }
-        self.call(|file| {
+        self.call(Call::Sync, |file| {
             for change in file.unsynced.drain(..) {
                 change.apply(&mut file.synced);
             }

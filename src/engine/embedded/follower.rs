@@ -272,9 +272,13 @@ impl Shared {
         if is_same_file && self.watched.load().is_current(&*self.files)? {
             return Ok(());
         }
-        let mut opened = Some(state.opened());
+        let has_failed = state.table.has_failed();
+        let mut opened = (!has_failed).then(|| state.opened());
         until_at_rest(&*self.files, || {
-            if is_same_file && let Some(followed) = state.follow()? {
+            if is_same_file
+                && !has_failed
+                && let Some(followed) = state.follow()?
+            {
                 return Ok(followed);
             }
             let attached = attach(&*self.files, &self.identity, &mut opened, Some(&state))?;
@@ -297,6 +301,9 @@ impl Shared {
 impl Watched {
     /// Whether there was no commit since. Of what a writer is about to tell, nothing was acknowledged yet.
     fn is_current(&self, files: &dyn FollowedFiles) -> Result<bool> {
+        if self.table.has_failed() {
+            return Ok(false);
+        }
         let is_current = match &self.by {
             // In this order: while its writer is there, nobody shows more than the mark says; without, others may show what
             // lies behind it.

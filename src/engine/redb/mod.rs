@@ -14,6 +14,7 @@ mod spaces;
 mod write;
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
@@ -280,6 +281,14 @@ impl TableFile {
     }
 }
 
+/// What redb takes for a damaged file is a failure to read it, if there was one.
+fn failed_or(pages: &PageFile, error: Error) -> Error {
+    match (&error, pages.failure()) {
+        (Error::Corrupted(_) | Error::NotAStore(_), Some(failure)) => io::Error::other(failure).into(),
+        _ => error,
+    }
+}
+
 impl TableReader {
     /// Opens the table file of a store for reading, also while another process writes it, or if none closed it.
     pub(crate) fn open(file: File, path: &Path, pages: Pages) -> Result<Self> {
@@ -299,6 +308,11 @@ impl TableReader {
     }
 
     fn of(file: Arc<PageFile>, pages: Pages) -> Result<Self> {
+        let opened = Self::of_sound(file.clone(), pages);
+        opened.map_err(|error| failed_or(&file, error))
+    }
+
+    fn of_sound(file: Arc<PageFile>, pages: Pages) -> Result<Self> {
         guarded(|| {
             let (builder, check_integrity, pages) = (pages.shared_builder(), pages.check_integrity, file);
             let database =
@@ -318,7 +332,13 @@ impl TableReader {
 
     /// The newest commit of the table.
     pub(crate) fn newest(&self) -> Result<RedbRead> {
-        self.pages.locks.reading(|| guarded(|| RedbRead::newest(&*self.database, &self.numbers)))
+        let read = self.pages.locks.reading(|| guarded(|| RedbRead::newest(&*self.database, &self.numbers)));
+        read.map_err(|error| failed_or(&self.pages, error))
+    }
+
+    /// Whether a read of the file failed: after it redb reads no more, so it must be opened again.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.pages.failure().is_some()
     }
 
     /// The beginning of the file, which no commit of the table leaves as it was.

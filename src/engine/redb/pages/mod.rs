@@ -112,6 +112,8 @@ pub(super) struct PageFile {
     expected: [RwLock<HashMap<u32, Expected, RandomState>>; SHARDS],
     damage: Damage,
     is_open: AtomicBool,
+    /// The first read that failed: after it redb reads no more.
+    failure: OnceLock<Box<str>>,
     /// Whether this process only reads, and reads also what nobody closed.
     is_followed: bool,
     /// Checks of all pages that came to their end, and the bytes of all that were made.
@@ -182,10 +184,36 @@ impl PageFile {
             expected: Default::default(),
             damage: Damage::default(),
             is_open: AtomicBool::new(false),
+            failure: OnceLock::new(),
             is_followed: false,
             checks: AtomicU64::new(0),
             checked_bytes: AtomicU64::new(0),
         })
+    }
+
+    /// Why redb can't read the file any more, unless that is because of what the file has.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(AsRef::as_ref)
+    }
+
+    fn note_failure(&self, error: &io::Error) {
+        if error.kind() != io::ErrorKind::UnexpectedEof {
+            self.failure.get_or_init(|| error.to_string().into());
+        }
+    }
+
+    fn read_checked(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)?;
+        if offset < PAGE {
+            if offset == 0 {
+                self.show_flushed(out)?;
+            }
+            self.see_header(out)?;
+        } else if let Err((what, tree)) = self.compare(offset, out) {
+            self.note_damage(offset, what);
+            write_impossible(out, tree);
+        }
+        Ok(())
     }
 
     pub(super) fn first_page(&self) -> io::Result<FirstPage> {
@@ -315,9 +343,9 @@ impl PageFile {
     }
 
     /// What the first page says; redb reads it, and asks for the pages that it names.
-    fn see_header(&self, bytes: &mut [u8]) {
-        let length = self.file.len().unwrap_or_default();
-        let Some(header) = Header::read(bytes, length) else { return };
+    fn see_header(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let length = self.file.len()?;
+        let Some(header) = Header::read(bytes, length) else { return Ok(()) };
         self.length.store(length, Ordering::Release);
         self.found.get_or_init(|| (header.was_not_closed(), !header.two_phases));
         self.layout.get_or_init(|| header.layout);
@@ -326,6 +354,7 @@ impl PageFile {
         for slot in header.newest_first().into_iter().rev().flatten() {
             slot.roots.into_iter().flatten().for_each(|root| self.expect(root));
         }
+        Ok(())
     }
 
     /// Has [`shown`](Self::shown) tell when others can see this commit, the next one.
@@ -459,22 +488,11 @@ fn hash(page: &[u8]) -> [u32; 2] {
 
 impl StorageBackend for Checked {
     fn len(&self) -> io::Result<u64> {
-        self.0.file.len()
+        self.0.file.len().inspect_err(|error| self.0.note_failure(error))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let Self(pages) = self;
-        pages.file.read(offset, out)?;
-        if offset < PAGE {
-            if offset == 0 {
-                pages.show_flushed(out)?;
-            }
-            pages.see_header(out);
-        } else if let Err((what, tree)) = pages.compare(offset, out) {
-            pages.note_damage(offset, what);
-            write_impossible(out, tree);
-        }
-        Ok(())
+        self.0.read_checked(offset, out).inspect_err(|error| self.0.note_failure(error))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
