@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keystead::{Etcd, NewKey, Options, Request, Store};
+use keystead::{Etcd, NewKey, Request, Store};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
