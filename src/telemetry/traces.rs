@@ -153,8 +153,8 @@ pub(super) fn stopped(error: &Error) {
     tell!(WARN, "stopped", code = error.code());
 }
 
-pub(super) fn opened(commit: Commit, history: bool, redo_log: bool) {
-    tell!(INFO, "opened", commit = commit.number(), history, redo_log);
+pub(super) fn opened(commit: Commit, history: bool, wal: bool) {
+    tell!(INFO, "opened", commit = commit.number(), history, wal);
 }
 
 pub(super) fn closed() {
