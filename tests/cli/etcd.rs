@@ -276,7 +276,7 @@ fn a_store_moves_to_etcd_and_back(cluster: &Cluster) {
 
 /// A file in which an alias was moved to and fro, so often that copying it takes a while.
 fn restless(tool: &Tool) -> Store {
-    let store = Options::new().open(tool.store()).unwrap();
+    let store = keystead::Store::open(tool.store()).unwrap();
     let request = Request::new(&scope());
     let alias: keystead::Alias = "moved".parse().unwrap();
     let keys = [NewKey::new("first").unwrap().alias(alias.clone()), NewKey::new("second").unwrap()];

@@ -13,6 +13,9 @@ use crate::engine::{RowHash, Stripes};
 use crate::id::Commit;
 use crate::time::Stopwatch;
 
+/// How many stripes the rows are spread over: they take half a mebibyte.
+const STRIPES: usize = 1 << 16;
+
 /// A chapter of the log, and the revision at which it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chapter {
@@ -39,7 +42,7 @@ pub(super) struct Seen {
 impl Seen {
     pub(super) fn new(chapter: Chapter) -> Self {
         Self {
-            stripes: Stripes::new(Stripes::COUNT_DEFAULT),
+            stripes: Stripes::new(STRIPES),
             revision: AtomicU64::new(0),
             since: AtomicU64::new(0),
             told: AtomicU64::new(0),
