@@ -263,7 +263,7 @@ fn a_writers_reader_shows_no_less_than_a_follower_has_found_in_the_table() {
     let table = TableFile::on(file, &PAGES.shared_builder()).unwrap();
     let log = LogDisk { frames: Box::new(backend(to_write(&place.files().path(1))).unwrap()), marks: None };
     let limits = Limits { log_bytes: 0, checkpoint_bytes: usize::MAX };
-    let engine = EmbeddedEngine::open(table, Given(Mutex::new(Some(log)), 0), limits).unwrap();
+    let engine = EmbeddedEngine::open(table, Given(crate::sync::Mutex::new(Some(log)), 0), limits).unwrap();
     assert!(writer.set(Arc::new(engine)).is_ok());
     let newest = commit(writer.get().unwrap(), &put(b"row", vec![1; 10]));
     let seen = std::mem::take(&mut *seen.lock().unwrap());

@@ -1,9 +1,7 @@
 //! For tests and fuzzing: stores without a log, or with one that is there and is used from the first commit on.
 
-use std::fs::File;
-use std::path::Path;
 #[cfg(test)]
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use super::{EmbeddedEngine, Limits, LogDisk, LogFiles};
 #[cfg(test)]
@@ -20,7 +18,7 @@ use crate::sync::Mutex;
 
 /// For tests and fuzzing: stores without a log.
 impl EmbeddedEngine {
-    #[expect(clippy::unwrap_used, reason = "only tests and fuzzing call it")]
+    #[cfg(test)]
     pub(crate) fn in_memory() -> Self {
         Self::without_log(TableFile::in_memory(1 << 20).unwrap()).unwrap()
     }
@@ -29,10 +27,12 @@ impl EmbeddedEngine {
         Self::without_log(TableFile::initialize(backend, builder)?)
     }
 
+    #[cfg(test)]
     pub(crate) fn create_table(file: File, pages: Pages) -> Result<Self> {
         Self::without_log(TableFile::create(file, pages)?)
     }
 
+    #[cfg(test)]
     pub(crate) fn open_table(path: &Path, pages: Pages) -> Result<Self> {
         Self::without_log(TableFile::open(path, pages)?)
     }
