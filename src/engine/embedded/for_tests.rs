@@ -8,7 +8,9 @@ use super::{EmbeddedEngine, Limits, LogDisk, LogFiles};
 use super::{Sabotage, View};
 use crate::engine::disk::StorageBackend;
 use crate::engine::embedded::wal::RedoLog;
-use crate::engine::redb::{Builder, LogState, Pages, TableFile};
+#[cfg(test)]
+use crate::engine::redb::Pages;
+use crate::engine::redb::{Builder, LogState, TableFile};
 #[cfg(test)]
 use crate::engine::{Engine, Reading, RowHash, Waited, WriteTransaction};
 use crate::error::{Error, Result};
