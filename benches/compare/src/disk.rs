@@ -38,6 +38,17 @@ impl Disk {
         })
     }
 
+    /// Reads 8 bytes that are in the page cache.
+    pub fn read_cached(&self, slice: Duration) -> Answer<Vec<f64>> {
+        const TOGETHER: u32 = 64;
+        let mut bytes = [0; 8];
+        let samples = sample(slice, || {
+            (0..TOGETHER).try_for_each(|_| self.there.read_exact_at(&mut bytes, BLOCK as u64))?;
+            Ok(())
+        });
+        Ok(samples?.into_iter().map(|took| took / f64::from(TOGETHER)).collect())
+    }
+
     /// Appends blocks, each synced.
     pub fn append(&mut self, slice: Duration) -> Answer<Vec<f64>> {
         sample(slice, || {

@@ -15,12 +15,13 @@ use crate::subject::{Contents, Subject};
 use crate::works::{self, CALLERS, PAGE, Set};
 
 /// The works that can be asked for.
-pub const WORKS: [&str; 8] = [
+pub const WORKS: [&str; 9] = [
     "floor_overwrite_sync",
     "associate",
     "associate_64",
     "resolve",
     "resolve_hot",
+    "follower",
     "list_100",
     "import",
     "size",
@@ -98,6 +99,7 @@ impl Run<'_> {
             self.say(&format!("{count} keys, round {} of {}", round + 1, self.plan.rounds));
             self.associates(&mut subjects, &keys, round)?;
             self.resolves(&mut subjects, &keys, round)?;
+            self.follows(&mut subjects, &keys, round)?;
             self.lists(&mut subjects, (&keys, &small), round)?;
         }
         self.choose_grouping(count);
@@ -214,6 +216,27 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Of who only reads, beside the writer; and what the one system call costs that each of these reads makes.
+    fn follows(&mut self, subjects: &mut [Subject], keys: &Keys, round: usize) -> Answer<()> {
+        if !self.plan.wants("follower") {
+            return Ok(());
+        }
+        let (slice, count) = (self.plan.slice, keys.count());
+        let disk = Disk::new(self.folder.path())?;
+        self.add("floor_read_cached", "disk", (1, count), &disk.read_cached(slice)?);
+        for index in self.plan.order(round) {
+            let subject = &mut subjects[index];
+            let engine = subject.engine.name;
+            if let Some(samples) = works::resolve_follower(subject, keys, Set::Hot(1000), slice)? {
+                self.add("resolve_follower", engine, (1, count), &samples);
+            }
+            if let Some(samples) = works::follower_first_read(subject, keys, slice)? {
+                self.add("follower_first_read", engine, (1, count), &samples);
+            }
+        }
+        Ok(())
+    }
+
     fn lists(&mut self, subjects: &mut [Subject], (keys, small): (&Keys, &Keys), round: usize) -> Answer<()> {
         if !self.plan.wants("list_100") {
             return Ok(());
@@ -240,8 +263,12 @@ impl Run<'_> {
                 let subject = &mut subjects[index];
                 let commits_for = if self.plan.quick { 300 } else { 1000 };
                 let commits_for = Duration::from_millis(commits_for);
-                let sample = crash::open_after_kill(subject, keys, commits_for, !self.plan.quick)?;
-                self.add(OPEN_AFTER_KILL, subject.engine.name, (1, keys.count()), &[sample]);
+                let (followed, opened) =
+                    crash::open_after_kill(subject, keys, commits_for, !self.plan.quick)?;
+                self.add(OPEN_AFTER_KILL, subject.engine.name, (1, keys.count()), &[opened]);
+                if let Some(followed) = followed {
+                    self.add("follow_after_kill", subject.engine.name, (1, keys.count()), &[followed]);
+                }
             }
         }
         let mut random = Random::new(1);

@@ -54,7 +54,7 @@ pub fn text(rows: &[Row]) -> String {
         }
         text += "\n";
     }
-    text + &format!("In brackets: the cost in comparison to {base}; above 1 is dearer.\n")
+    text + &format!("In brackets: the cost in comparison to {BASELINE}; above 1 is dearer.\n")
 }
 
 fn cell(row: Option<&&Row>, base: Option<&&Row>) -> String {

@@ -11,7 +11,7 @@ use keystead::{Alias, KeyId};
 
 use crate::data::{Keys, Planned, Random, Targets};
 use crate::group::Group;
-use crate::peer::{Answer, Outcome, Place, Session};
+use crate::peer::{Answer, Outcome, Peer, Place, Session};
 use crate::record::ENABLED;
 use crate::subject::Subject;
 
@@ -204,11 +204,63 @@ pub fn resolve(
     if set == Set::All && !std::mem::replace(&mut subject.used, true) {
         subject.peer()?.session(&mut |session| use_all(session, keys, set))?;
     }
-    let (peer, targets, start, stop) =
-        (subject.peer()?, &subject.targets, Start::new(), AtomicBool::new(false));
+    let writer = subject.peer()?;
+    resolve_by(subject, (writer, writer), keys, (threads, set), (seed, slice))
+}
+
+/// The same of hot names, by somebody who follows the store; `None` where that is not measured.
+pub fn resolve_follower(
+    subject: &mut Subject,
+    keys: &Keys,
+    set: Set,
+    slice: Duration,
+) -> Answer<Option<Vec<f64>>> {
+    let seed = subject.random.number();
+    let writer = subject.peer()?;
+    let Some(follow) = subject.engine.follow else { return Ok(None) };
+    let follower = follow(subject.folder.path(), subject.settings)?;
+    resolve_by(subject, (writer, &*follower), keys, (1, set), (seed, slice)).map(Some)
+}
+
+/// What the first read of a follower takes after each of some moves was acknowledged; it must see the move.
+pub fn follower_first_read(subject: &mut Subject, keys: &Keys, slice: Duration) -> Answer<Option<Vec<f64>>> {
+    let mut random = Random::new(subject.random.number());
+    let (writer, targets) = (subject.peer()?, &subject.targets);
+    let Some(follow) = subject.engine.follow else { return Ok(None) };
+    let follower = follow(subject.folder.path(), subject.settings)?;
+    let mut samples = Vec::new();
+    writer.session(&mut |writing| {
+        follower.session(&mut |following| {
+            let end = Instant::now() + slice;
+            while Instant::now() < end {
+                let (alias, key) = (random.below(keys.count()), random.below(keys.count()));
+                let planned = keys.plan(targets, alias, key, 1);
+                let outcome = writing.associate(&planned.wanted)?;
+                let start = Instant::now();
+                let found = following.resolve(Place::Large, &keys.aliases[alias])?;
+                samples.push(micros(start.elapsed()));
+                check(&planned, outcome, targets)?;
+                if found.is_none_or(|found| found.key_id() != keys.ids[planned.key]) {
+                    return Err("a follower does not see an acknowledged move".into());
+                }
+            }
+            Ok(())
+        })
+    })?;
+    Ok(Some(samples))
+}
+
+fn resolve_by(
+    subject: &Subject,
+    (writer, peer): (&dyn Peer, &dyn Peer),
+    keys: &Keys,
+    (threads, set): (usize, Set),
+    (seed, slice): (u64, Duration),
+) -> Answer<Vec<f64>> {
+    let (targets, start, stop) = (&subject.targets, Start::new(), AtomicBool::new(false));
     thread::scope(|scope| {
         let writer =
-            scope.spawn(|| peer.session(&mut |session| disturb(session, keys, targets, seed, &stop)));
+            scope.spawn(|| writer.session(&mut |session| disturb(session, keys, targets, seed, &stop)));
         let readers = (0..threads).map(|reader| {
             let start = &start;
             scope.spawn(move || {

@@ -13,6 +13,9 @@ use crate::record::ACTOR;
 /// All keys at once, as the other engines get them.
 const IMPORTED_BYTES: usize = 1 << 30;
 
+/// The name of the store's file.
+const FILE: &str = "kms.redb";
+
 /// A transaction reads at most 200 rows, and a move five.
 const MOVES_AT_ONCE: usize = 40;
 
@@ -23,18 +26,29 @@ struct Keystead {
 
 /// Opens or makes a store.
 pub fn open(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
+    Ok(Box::new(Keystead::of(options(settings).open(folder.join(FILE))?)?))
+}
+
+/// Opens a store as another process opens it that only reads.
+pub fn follow(folder: &Path, settings: Settings) -> Answer<Box<dyn Peer>> {
+    Ok(Box::new(Keystead::of(options(settings).open_read_only(folder.join(FILE))?)?))
+}
+
+fn options(settings: Settings) -> Options {
     let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
     let options = Options::new().quotas(quotas).history(settings.history);
     // Pages and records share what other engines have for pages. Records that are asked for again are worth
     // more than pages, and the table file is small.
     let of_pages = settings.cache_bytes / 4;
-    let options = options.cache_bytes(of_pages).record_cache_bytes(settings.cache_bytes - of_pages);
-    let store = options.open(folder.join("kms.redb"))?;
-    let scope = |place: Place| Scope::new(Place::DOMAIN, place.project());
-    Ok(Box::new(Keystead { store, scopes: [scope(Place::Large)?, scope(Place::Small)?] }))
+    options.cache_bytes(of_pages).record_cache_bytes(settings.cache_bytes - of_pages)
 }
 
 impl Keystead {
+    fn of(store: Store) -> Result<Self> {
+        let scope = |place: Place| Scope::new(Place::DOMAIN, place.project());
+        Ok(Self { store, scopes: [scope(Place::Large)?, scope(Place::Small)?] })
+    }
+
     fn scope(&self, place: Place) -> &Scope {
         &self.scopes[usize::from(place == Place::Small)]
     }
