@@ -145,6 +145,8 @@ fn go_on(
         Since::Killed | Since::Recovered => writer.kill(),
     }
     let again = (since == Since::Recovered).then(|| machine.write_at_ease().unwrap());
+    // Else a follower may look again at what is in motion, and the failure does not count.
+    again.iter().for_each(settle);
     (again, newest)
 }
 
