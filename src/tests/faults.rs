@@ -547,7 +547,8 @@ fn making_a_store_fails() {
 pub(super) fn poisoned() -> Error {
     let disk = disk_with_store();
     let mounted = Mounted::on(&disk, DIRECT).unwrap();
-    disk.fail(Some(Fails { from: 1, ever_after: true }));
+    // The first call reads; if that fails, nothing was written, and the store goes on.
+    disk.fail(Some(Fails { from: 2, ever_after: true }));
     mounted.step(0).unwrap_err();
     // The disk is well again, but who knows what it lost.
     disk.fail(None);

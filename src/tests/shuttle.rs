@@ -409,7 +409,7 @@ fn everybody_who_waits_is_woken() {
 #[test]
 fn a_promise_that_is_broken_is_found_out() {
     for sabotage in [Sabotage::PublishBeforeSync, Sabotage::EndDoesNotWait, Sabotage::CommitDoesNotWait] {
-        let found = complaint(Scenario { sabotage: Some(sabotage), ..GROUPS }, 300);
+        let found = complaint(Scenario { sabotage: Some(sabotage), ..GROUPS }, 3000);
         println!("{sabotage:?}: {found:?}");
         assert!(found.is_some(), "{sabotage:?} was not found out");
     }

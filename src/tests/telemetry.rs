@@ -210,7 +210,8 @@ fn use_a_log() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options::new().wal_bytes(Options::WAL_BYTES_MIN);
     let store = options.checkpoint_bytes(1).open(folder.path().join("store")).unwrap();
-    for number in 0..2 {
+    // The first goes to the table.
+    for number in 0..3 {
         store.write(&of_tenant(), |txn| txn.create_key(&NewKey::new(&format!("key-{number}"))?)).unwrap();
         while store.stats().log.unwrap().checkpointing {
             thread::yield_now();
@@ -372,6 +373,8 @@ fn who_hears_of_it_can_keep_no_commit_from_its_end() {
     let store = options.open_on(disk.storage(TABLE), Some(disk.storage(LOG))).unwrap();
     let heard = Arc::default();
     let create = |name: &str| store.write(&request(), |txn| txn.create_key(&NewKey::new(name)?));
+    // It goes to the table, and no log is told of.
+    create("before").unwrap();
     tracing::subscriber::with_default(Unruly { store: store.clone(), heard: Arc::clone(&heard) }, || {
         create("first").unwrap();
         create("second").unwrap();
