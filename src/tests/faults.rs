@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::disk::{Disk, Fails, Image, LOG, TABLE};
@@ -336,6 +336,66 @@ fn after_a_panic_in_a_commit_nothing_is_written_any_more() {
     let next = create(3);
     assert!(matches!(next, Err(Error::Poisoned)), "{next:?}");
     assert_eq!(store.read(&scope(), |snap| snap.count_keys(&KeyFilter::all())).unwrap(), 1);
+}
+
+/// A storage of which one sync fails, though it was done.
+struct FailsOnce(Box<dyn Storage>, Arc<AtomicU64>);
+
+impl Storage for FailsOnce {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()?;
+        match self.1.fetch_sub(1, SeqCst) {
+            1 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+/// The table names the log before that is made. An import after that has failed goes to the table, and leaves what it says.
+#[test]
+fn an_import_after_a_log_could_not_be_made_leaves_its_id() {
+    let mut failed = 0;
+    for fails in 1..=4 {
+        let (disk, left) = (Disk::default(), Arc::new(AtomicU64::new(u64::MAX)));
+        let log = Box::new(FailsOnce(disk.storage(LOG), left.clone()));
+        let store = Options::new().open_on(disk.storage(TABLE), Some(log)).unwrap();
+        let create =
+            |number| store.write(&request(), |txn| txn.create_key(&new_key(&format!("k{number}"), number)));
+        create(1).unwrap();
+        left.store(fails, SeqCst);
+        failed += u32::from(create(2).is_err());
+        left.store(u64::MAX, SeqCst);
+        let imported: Result<Vec<_>> = store.import(&request(), [new_key("k3", 3)]).collect();
+        if imported.is_err() {
+            // It was a commit whose outcome nobody knows.
+            continue;
+        }
+        let made = (4..7).filter(|number| create(*number).is_ok()).count();
+        assert_eq!(made, 3, "sync {fails}");
+        let found = store.read(&scope(), |snap| snap.count_keys(&KeyFilter::all())).unwrap();
+        // As a power cut leaves them.
+        let disk = Disk::of(disk.synced());
+        let again = Options::new().open_on(disk.storage(TABLE), Some(disk.storage(LOG)));
+        let again = again.unwrap_or_else(|error| panic!("sync {fails}: {error:?}"));
+        assert_eq!(again.read(&scope(), |snap| snap.count_keys(&KeyFilter::all())).unwrap(), found);
+    }
+    assert!(failed > 1, "{failed}");
 }
 
 #[test]

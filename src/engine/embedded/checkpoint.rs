@@ -104,8 +104,9 @@ impl Shared {
         while state.view.frozen.is_some() {
             state = self.after_checkpoint(state)?;
         }
-        let log_state = state.view.base.log_state();
         drop(state);
+        // As the file says now: it may have been marked since the snapshot of it was taken that is read from.
+        let log_state = self.table.log_state()?;
         addresses.by_ref().for_each(|row| self.stripes.mark(RowHash::of(row), last));
         if writer.in_use {
             self.mark_by_lock()?;
