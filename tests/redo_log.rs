@@ -163,6 +163,37 @@ fn a_store_that_was_closed_is_one_file() {
 
 /// What was read before is cached. The first commit of a process changes it, past the log.
 #[test]
+fn a_checkpoint_brings_into_the_table_what_was_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let store = options().checkpoint_bytes(usize::MAX).open(&path).unwrap();
+    let stats = || store.stats().log.unwrap();
+    store.checkpoint().unwrap();
+    assert_eq!(stats().checkpoints, 0, "there is nothing to do");
+    (0..20).for_each(|number| step(&store, number));
+    assert!(stats().commits_behind >= 19, "{:?}", stats());
+    store.checkpoint().unwrap();
+    assert_eq!((stats().commits_behind, stats().checkpoints), (0, 1));
+    // Others commit meanwhile, and what was acknowledged before is in the table each time.
+    std::thread::scope(|threads| {
+        threads.spawn(|| (20..220).for_each(|number| step(&store, number)));
+        loop {
+            let acknowledged = store.position().unwrap().commit().number();
+            store.checkpoint().unwrap();
+            let (behind, newest) = (stats().commits_behind, store.position().unwrap().commit().number());
+            assert!(newest.saturating_sub(behind) >= acknowledged, "{acknowledged} {newest} {behind}");
+            if newest >= 200 {
+                break;
+            }
+        }
+    });
+    assert_eq!(steps_in(&store), 220);
+    let reader = options().open_read_only(&path).unwrap();
+    assert!(matches!(reader.checkpoint(), Err(Error::ReadOnly)));
+    Store::in_memory().unwrap().checkpoint().unwrap();
+}
+
+#[test]
 fn the_first_commit_of_a_process_is_read_at_once() {
     let files = Files::new();
     step(&options().open(files.table()).unwrap(), 0);

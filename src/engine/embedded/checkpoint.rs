@@ -148,16 +148,27 @@ impl Shared {
         published
     }
 
-    /// Brings all that is committed now into the table, durably.
+    /// Brings all that is committed now into the table, durably. Others commit meanwhile.
     pub(super) fn checkpoint_all(&self) -> Result<()> {
-        let mut writer = self.lock_writer();
-        let (mut state, last) = (self.freeze_all(&mut writer)?, writer.newest);
-        // Others go on meanwhile.
-        drop(writer);
-        while state.view.base.commit() < last {
-            state = self.after_checkpoint(state)?;
+        let last = self.lock_writer().newest;
+        loop {
+            let mut state = self.lock();
+            while state.view.frozen.is_some() && state.view.base.commit() < last {
+                state = self.after_checkpoint(state)?;
+            }
+            if state.failed.is_some() {
+                return Err(Error::Poisoned);
+            }
+            if state.view.base.commit() >= last {
+                return Ok(());
+            }
+            drop(state);
+            let mut writer = self.lock_writer();
+            let mut state = self.lock();
+            if state.view.frozen.is_none() && !state.view.active.is_empty() {
+                self.freeze(&mut state, &mut writer);
+            }
         }
-        Ok(())
     }
 
     /// Gives all that is in memory to the checkpoint.
