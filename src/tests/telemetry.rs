@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
+use std::io;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use tracing::{Event, Level, Subscriber};
 
 use super::disk::{Disk, Fails, LOG, TABLE};
 use super::{request, scripted};
+use crate::engine::disk::Storage;
 use crate::engine::scripted::{Call, Outcome};
 use crate::{
     Alias, AsyncLimits, AsyncQueue, AsyncStore, Commit, Error, KeyId, NewKey, Options, Request, RequestId,
@@ -218,6 +221,44 @@ fn use_a_log() {
         }
     }
     assert!(store.stats().log.unwrap().checkpoints > 0);
+    let (disk, was_full) = (Disk::default(), Arc::default());
+    let log = Box::new(Full(disk.storage(LOG), Arc::clone(&was_full)));
+    let store = Options::new().open_on(disk.storage(TABLE), Some(log)).unwrap();
+    // The same key again and again: there is a quota of keys.
+    let key_id = store.write(&of_tenant(), |txn| txn.create_key(&new_key())).unwrap().value.key_id;
+    while !was_full.load(Ordering::SeqCst) {
+        store.write(&of_tenant(), |txn| txn.disable(key_id)).unwrap();
+        store.write(&of_tenant(), |txn| txn.enable(key_id)).unwrap();
+    }
+}
+
+/// A storage without room for a log that is longer than at first.
+struct Full(Box<dyn Storage>, Arc<AtomicBool>);
+
+impl Storage for Full {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        if length > Options::WAL_BYTES_MIN {
+            self.1.store(true, Ordering::SeqCst);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.set_len(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
 }
 
 /// What fails.
