@@ -165,10 +165,7 @@ impl LogBeside {
 impl LogFiles for LogBeside {
     fn open(&self, table: &TableFile, mut state: LogState) -> Result<(LogDisk, LogState)> {
         if state == LogState::None {
-            let id = random_bytes();
-            state = LogState::Closed { id, next: 0 };
-            // First, so that after a crash in between nobody takes the log for another's.
-            table.mark(state)?;
+            state = LogState::Closed { id: random_bytes(), next: 0 };
         }
         if let LogState::Closed { id, .. } = state {
             let found = self.open_file()?;
@@ -177,7 +174,11 @@ impl LogFiles for LogBeside {
                 Some((other, _)) if other != id => return Err(self.mismatch("it is that of another store")),
                 Some((_, segment_bytes)) if log_bytes(segment_bytes) <= self.log_bytes => {}
                 // None, or one that is longer than it may be.
-                _ => self.make(id)?,
+                _ => {
+                    // First, so that after a crash in between nobody takes the log for another's.
+                    table.mark(state)?;
+                    self.make(id)?;
+                }
             }
         }
         let missing = || self.mismatch("it is missing");

@@ -88,13 +88,13 @@ impl LogFiles for LogOnStorage {
     fn open(&self, table: &TableFile, mut state: LogState) -> Result<(LogDisk, LogState)> {
         if state == LogState::None {
             state = LogState::Closed { id: random_bytes(), next: 0 };
-            // First, so that after a crash in between nobody takes the log for another's.
-            table.mark(state)?;
         }
         if let LogState::Closed { id, .. } = state {
             let made = is_made(&*self.log)?;
             let made = made.then(|| RedoLog::id_and_segment_bytes(&*self.disk())).transpose()?;
             if made.is_none_or(|(_, segment_bytes)| log_bytes(segment_bytes) > self.log_bytes) {
+                // First, so that after a crash in between nobody takes the log for another's.
+                table.mark(state)?;
                 RedoLog::create(&*self.disk(), id, first_segment_bytes(self.log_bytes))?;
             }
         }

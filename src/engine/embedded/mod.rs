@@ -172,6 +172,8 @@ impl LogSource {
             return Err(Error::LogMismatch("the table needs one already".into()));
         };
         let mismatch = |what: &str| Error::LogMismatch(what.into());
+        // A process that was killed may have made it and not synced it; the table must not need it before.
+        disk.frames.sync_data()?;
         let mut log = RedoLog::reopen(disk.frames, next)?.ok_or_else(|| mismatch(GOES_ON))?;
         if log.id() != id {
             return Err(mismatch(OF_ANOTHER_STORE));
