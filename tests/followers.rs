@@ -370,6 +370,24 @@ fn a_follower_says_that_another_store_is_in_the_place_of_its_own() {
     again.position().unwrap();
 }
 
+/// A writer that was killed has not said that its store is closed: so nothing tells a read that the file was replaced since.
+#[test]
+fn a_follower_of_a_killed_writer_soon_says_that_its_store_was_replaced() {
+    let (folder, path) = in_folder();
+    let backup = folder.path().join("backup");
+    options().open(&path).unwrap().backup(&backup).unwrap();
+    let mut writer = Process::start(WRITES_ON, &path);
+    (0..5).for_each(|_| assert!(writer.hear().is_some()));
+    let follower = options().open_read_only(&path).unwrap();
+    assert!(newest(&follower).unwrap() >= 5);
+    writer.kill();
+    let other = folder.path().join("other.redb");
+    Restore::of(&backup).into_file(&other).unwrap();
+    fs::rename(&other, &path).unwrap();
+    fs::remove_file(folder.path().join("kms.redb.redo")).unwrap();
+    until(|| matches!(newest(&follower), Err(Error::Replaced(_))));
+}
+
 /// An idle one moves on by itself, and holds no old pages.
 #[test]
 fn a_file_does_not_grow_beside_an_idle_follower() {

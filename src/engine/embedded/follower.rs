@@ -255,7 +255,12 @@ impl Shared {
     ///
     /// `AlreadyOpen` if that is not done in `lock_wait`, also behind other reads of this process.
     fn catch_up(&self) -> Result<()> {
-        lock_wait::reading(self.lock_wait, || self.catch_up_in_time(self.lock(), true))
+        lock_wait::reading(self.lock_wait, || {
+            let state = self.lock();
+            let watched = self.watched.load().file;
+            let is_same_file = watched.is_none() || is_still(watched, &*self.files)?;
+            self.catch_up_in_time(state, is_same_file)
+        })
     }
 
     /// The same, also if the file was replaced behind a writer that was killed.
@@ -263,6 +268,10 @@ impl Shared {
         lock_wait::reading(self.lock_wait, || {
             let state = self.lock();
             let is_same_file = is_still(state.file, &*self.files)?;
+            if !is_same_file {
+                // From here on each read looks, and says what came of it.
+                self.watched.store(Arc::new(Watched { file: state.file, ..state.watched() }));
+            }
             self.catch_up_in_time(state, is_same_file)
         })
     }
