@@ -101,7 +101,7 @@ impl AsyncQueue {
 pub struct AsyncLimits {
     /// Reads that run: 16 by default.
     pub reads: u32,
-    /// Writes that run: 32 by default. Where there is a redo log, those that run together share a sync.
+    /// Writes that run: 32 by default. In a file, those that run together share a sync.
     pub writes: u32,
     /// [Other](AsyncQueue::Others) calls that run: 4 by default.
     pub others: u32,

@@ -15,7 +15,7 @@ use crate::session::{Met, Sabotage, Session, Told};
 /// What is the same in all cases.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
-    /// Always with a redo log, always without; or some cases so and some so, and some changing.
+    /// Always with a write-ahead log, always without; or some cases so and some so, and some changing.
     pub(crate) logged: Option<bool>,
     pub(crate) threads: Option<usize>,
     /// How many crash images are taken in a session, at most.

@@ -1,4 +1,4 @@
-//! A simulated disk with the table and the redo log of a store: its calls fail when they are told to, and a
+//! A simulated disk with the table and the write-ahead log of a store: its calls fail when they are told to, and a
 //! power cut takes any part of what was not synced. On request it keeps what a crash at some of its calls would have left,
 //! while whoever uses it continues.
 

@@ -5,7 +5,7 @@
 //! `cargo run --release --example torture -- --minutes 1 [--seed 7]`
 //!
 //! The seed says which cases there are, and everything that one of them draws. A case with one thread and
-//! without a redo log, such as all with `--threads 1 --mode direct`, does exactly the same each time. In any
+//! without a write-ahead log, such as all with `--threads 1 --mode direct`, does exactly the same each time. In any
 //! other the threads, and the checkpoint, take turns as the system has it: the same seed then tries the same
 //! calls with the same troubles, but they may meet elsewhere.
 
@@ -66,7 +66,7 @@ struct Arguments {
     /// How many crashes at other moments are tried of each session, at most; each of them may crash again.
     #[arg(long, default_value_t = IMAGES_MAX)]
     images: u64,
-    /// With a redo log or without; both, if it is not said.
+    /// With a write-ahead log or without; both, if it is not said.
     #[arg(long)]
     mode: Option<Mode>,
     /// Has something lie, which must be found out: to see that this program can fail.

@@ -1,4 +1,4 @@
-//! Whole frames of a redo log that hold anything.
+//! Whole frames of a write-ahead log that hold anything.
 
 #![no_main]
 

@@ -17,7 +17,7 @@ const SECTOR: usize = 512;
 /// Where it must begin in memory; no system asks for more.
 const ALIGNMENT: usize = 4096;
 
-/// A file of the redo log.
+/// The file of a write-ahead log.
 #[derive(Debug)]
 pub(crate) struct DirectFile {
     /// Through the page cache.

@@ -1,5 +1,5 @@
 //! How the files of a store are read and written: [`Storage`] for what is not a file, and redb's own trait,
-//! for the redo log too, so that both can be put on either.
+//! for the write-ahead log too, so that both can be put on either.
 
 use std::fmt;
 use std::io;
@@ -16,8 +16,8 @@ pub(crate) use redb::{BackendError, StorageBackend};
 /// - When [`sync`](Self::sync) has returned, everything that was written before it began outlives a crash.
 /// - Of a write that no sync followed, a crash may leave all, nothing, or a part. It touches nothing but
 ///   its own bytes: whoever encrypts in blocks must see to it that a write which is cut off leaves the
-///   rest of its first and last block as it was. Sectors of 512 bytes are enough for the redo log, which
-///   never shares one between two writes; the table also overwrites a few bytes in its first page.
+///   rest of its first and last block as it was. Sectors of 512 bytes are enough for the write-ahead log,
+///   which never shares one between two writes; the table also overwrites a few bytes in its first page.
 /// - A call that fails may have been carried out, in part or as a whole. The store does not try it again;
 ///   if it was one of a commit, nothing more is written until the store is opened anew.
 pub trait Storage: Send + Sync + 'static {

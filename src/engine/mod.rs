@@ -288,7 +288,7 @@ pub(crate) trait WriteTransaction {
     fn load(self: Box<Self>, load: &Load) -> Result<Commit>;
 }
 
-/// What the redo log of a store did since the store was opened; see [`Stats`](crate::Stats).
+/// What the write-ahead log of a store did since the store was opened; see [`Stats`](crate::Stats).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LogStats {

@@ -35,15 +35,15 @@ pub struct Compacted {
 }
 
 /// Rewrites a store into full pages, and puts the new file in the place of the old one. The old file stays if the
-/// new one would take more of the disk, or as much without being shorter. It is the same store: its incarnation, commits, versions and positions
-/// stay what they were.
+/// new one would take more of the disk, or as much without being shorter. It is the same store: its incarnation,
+/// commits, versions and positions stay what they were.
 ///
 /// Nobody else may have the store open meanwhile, not even to read. The new file is made as a
 /// [`backup`](crate::Store::backup) is, beside the old one, so there must be room for both; it is verified
 /// and synced before it takes the name. Whenever it fails, or the process is killed, the file of that name is
 /// the old one or the new one, whole. The new one has the permissions and the owner of the old one, but not
-/// its access control lists. A redo log beside it has nothing left that is needed, and is deleted; opening
-/// the store with a log makes another.
+/// its access control lists. A write-ahead log beside it has nothing left that is needed, and is deleted; the store
+/// makes another when it needs one.
 ///
 /// ```
 /// use keystead::{NewKey, Request, Scope, Store, compact};

@@ -332,7 +332,7 @@ impl<'a> NewFile<'a> {
     ///
     /// # Errors
     ///
-    /// `FileExists` if there is a file already, or the redo log of one.
+    /// `FileExists` if there is a file already, or the write-ahead log of one.
     pub(super) fn create(path: &'a Path) -> Result<Self> {
         for taken in [path.to_path_buf(), log_path(path)] {
             match taken.symlink_metadata() {
@@ -409,7 +409,7 @@ fn exists(path: &Path) -> Error {
     Error::FileExists(path.display().to_string().into())
 }
 
-/// Where the redo log of a store is: beside its file, also if the path is a symbolic link to that.
+/// Where the write-ahead log of a store is: beside its file, also if the path is a symbolic link to that.
 pub(super) fn log_path(path: &Path) -> PathBuf {
     let file = if path.is_symlink() { path.canonicalize().ok() } else { None };
     let mut name = OsString::from(file.as_deref().unwrap_or(path));

@@ -118,7 +118,8 @@ pub struct DryRun<T> {
 pub struct Stats {
     /// The cache of decoded records.
     pub cache: CacheStats,
-    /// The redo log; `None` in a store without one, and in a process that only reads.
+    /// The write-ahead log; `None` in a process that only reads, and in a store that has none: in memory, on etcd, and by
+    /// [`Options::open_on`] without a storage for it.
     pub log: Option<LogStats>,
     /// The pages of the table, and checks of them; `None` in a store in memory or on etcd.
     pub pages: Option<PageStats>,
@@ -188,7 +189,7 @@ impl Store {
     ///
     /// What the closure returned. An error of the engine that an operation met in the closure, even
     /// if the closure went on. [`NestedTransaction`](Error::NestedTransaction) inside another write's
-    /// closure. [`TransactionTooLarge`](Error::TransactionTooLarge) if the commit's entry in the log, the
+    /// closure. [`TransactionTooLarge`](Error::TransactionTooLarge) if the commit's entry in the history, the
     /// actor included, would have more than 1 MiB. [`ReadOnly`](Error::ReadOnly). [`Io`](Error::Io):
     /// nothing was written. [`CommitUnknown`](Error::CommitUnknown): it failed so late that it may have
     /// been. After either, [`Poisoned`](Error::Poisoned) until the store is opened again.
@@ -357,9 +358,9 @@ impl Store {
     /// Returns when every commit that was made before is in the table file, durably, and not in the write-ahead log alone.
     /// Commits that are made meanwhile do not wait, and go on in the log.
     ///
-    /// The store does this in the background, and when it is closed: so this is for who wants to know when it is done. To copy
-    /// a store that is in use, take [`backup`](Self::backup): a copy of the files is one of the store only while nobody
-    /// writes it. In memory and on etcd there is nothing to do.
+    /// The store does this in the background too, and when it is closed: call it to know when it is done. The store still
+    /// needs its log until it is closed. To copy a store that is in use, take [`backup`](Self::backup): a copy of the files
+    /// is a copy of the store only if nobody writes it meanwhile. In memory and on etcd there is nothing to do.
     ///
     /// # Errors
     ///

@@ -173,21 +173,23 @@ impl Options {
 
     /// How long the write-ahead log may grow, in bytes; [`WAL_BYTES_DEFAULT`](Self::WAL_BYTES_DEFAULT) by default.
     ///
-    /// The log is made by the second commit of a process, with half a mebibyte, and doubles while it fills before it is time
-    /// for a checkpoint. A commit that is larger than half of it goes to the table at once. A longer log lets longer bursts
-    /// of writes go on before they wait for the table, takes as much memory, and more time to open after a crash. Where
-    /// there is no space for a longer one, it stays as it is. One that is longer than this is made again, shorter, when the
-    /// store is opened after a clean end. Out of the range from [`WAL_BYTES_MIN`](Self::WAL_BYTES_MIN) to
-    /// [`WAL_BYTES_MAX`](Self::WAL_BYTES_MAX) it is [`Error::OptionsMismatch`] at opening.
+    /// The second commit of a process makes the log, if there is none, with less than a mebibyte. The log is doubled when
+    /// half of it is full before [`checkpoint_bytes`](Self::checkpoint_bytes) have gathered; where there is no space for a
+    /// longer one, it stays as it is. A commit that is larger than half of it goes to the table at once. A longer log lets
+    /// longer bursts of writes go on before they wait for the table; it takes more memory, and more time to open after a
+    /// crash. If the log is longer than this after a clean end, a shorter one takes its place. Out of the range from
+    /// [`WAL_BYTES_MIN`](Self::WAL_BYTES_MIN) to [`WAL_BYTES_MAX`](Self::WAL_BYTES_MAX) it is [`Error::OptionsMismatch`]
+    /// at opening.
     #[must_use]
     pub fn wal_bytes(mut self, bytes: u64) -> Self {
         self.wal_bytes = bytes;
         self
     }
 
-    /// After how many bytes of changes, in memory, a checkpoint begins to write them to the table, if it is idle, or when half of the log is full;
-    /// [`CHECKPOINT_BYTES_DEFAULT`](Self::CHECKPOINT_BYTES_DEFAULT) if nothing is said. Fewer make opening
-    /// after a crash faster, more let changes of the same row be written once.
+    /// How many bytes of changes gather in memory before a checkpoint writes them to the table, in the background;
+    /// [`CHECKPOINT_BYTES_DEFAULT`](Self::CHECKPOINT_BYTES_DEFAULT) if nothing is said. It begins earlier if half of the
+    /// log is full, and later if another checkpoint still runs. A smaller number makes opening after a crash faster; with a
+    /// larger one, a row that changes often is written to the table less often.
     pub fn checkpoint_bytes(mut self, bytes: usize) -> Self {
         self.checkpoint_bytes = bytes;
         self
@@ -286,8 +288,9 @@ impl Options {
     /// # Errors
     ///
     /// [`NoStore`](Error::NoStore) if none is to be [made](Self::create), [`AlreadyOpen`](Error::AlreadyOpen),
-    /// [`NotAStore`](Error::NotAStore), [`Unfinished`](Error::Unfinished), [`Unsupported`](Error::Unsupported), [`OptionsMismatch`](Error::OptionsMismatch),
-    /// [`LogMismatch`](Error::LogMismatch), [`Corrupted`](Error::Corrupted), [`Io`](Error::Io).
+    /// [`NotAStore`](Error::NotAStore), [`Unfinished`](Error::Unfinished), [`Unsupported`](Error::Unsupported),
+    /// [`OptionsMismatch`](Error::OptionsMismatch), [`LogMismatch`](Error::LogMismatch),
+    /// [`Corrupted`](Error::Corrupted), [`Io`](Error::Io).
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         self.check()?;
@@ -326,12 +329,13 @@ impl Options {
     }
 
     /// Opens the store that is kept in a [`Storage`] of the caller's instead of a file. An empty one becomes
-    /// a store. With a storage for the write-ahead log, the store has one, as in files: an empty one becomes a log when it is
-    /// needed, and may grow to [`wal_bytes`](Self::wal_bytes). Without one each commit goes to the table, which takes
-    /// longer. Both are the store's alone until its last handle is dropped: nothing is locked, that is the caller's part.
+    /// a store. With a storage for the write-ahead log, the store has one, as in files: an empty storage becomes a log when
+    /// it is needed, and may grow to [`wal_bytes`](Self::wal_bytes). With `None` each commit goes to the table, which takes
+    /// longer. Both storages are the store's alone until its last handle is dropped: nothing is locked, that is the caller's
+    /// part.
     ///
-    /// As with files, a store that was closed needs its log no more, and may be opened without one. After a
-    /// crash both belong together, and both must be there.
+    /// As with files, a store that was closed does not need its log any more, and may be opened without it. After a
+    /// crash both storages belong together, and both must be given.
     ///
     /// ```
     /// use std::io;
@@ -413,7 +417,8 @@ impl Options {
     /// [`Unavailable`](Error::Unavailable) if no member answers within the deadline,
     /// [`AccessDenied`](Error::AccessDenied), [`NoStore`](Error::NoStore) if none is to be [begun](Self::create),
     /// [`NotAStore`](Error::NotAStore) if there is something else at the prefix, [`Unfinished`](Error::Unfinished),
-    /// [`Unsupported`](Error::Unsupported), [`OptionsMismatch`](Error::OptionsMismatch), [`Corrupted`](Error::Corrupted), [`Io`](Error::Io) if etcd has used up its space.
+    /// [`Unsupported`](Error::Unsupported), [`OptionsMismatch`](Error::OptionsMismatch),
+    /// [`Corrupted`](Error::Corrupted), [`Io`](Error::Io) if etcd has used up its space.
     #[cfg(feature = "etcd")]
     pub fn open_etcd(&self, cluster: &Etcd) -> Result<Store> {
         self.check()?;

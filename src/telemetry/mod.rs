@@ -237,7 +237,7 @@ pub(crate) fn conflict(conflicts: u32) {
     numbers::conflict();
 }
 
-/// A group of commits was written to the redo log and synced. To be told while no lock is held, as all that an engine
+/// A group of commits was written to the write-ahead log and synced. To be told while no lock is held, as all that an engine
 /// tells: who hears it may ask the store.
 #[inline]
 pub(crate) fn log_synced(commits: u64, bytes: usize, took: Duration) {
@@ -261,7 +261,7 @@ fn of_engine(tell: impl FnOnce()) {
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(tell));
 }
 
-/// The table file was brought up to date with the redo log, up to this commit.
+/// The table file was brought up to date with the write-ahead log, up to this commit.
 #[inline]
 pub(crate) fn checkpointed(commit: Commit, took: Duration) {
     of_engine(|| {
@@ -272,7 +272,7 @@ pub(crate) fn checkpointed(commit: Commit, took: Duration) {
     });
 }
 
-/// There was no space to make the redo log longer: writes wait for checkpoints more often.
+/// There was no space to make the write-ahead log longer: writes wait for checkpoints more often.
 #[inline]
 pub(crate) fn log_not_grown(error: &std::io::Error) {
     of_engine(|| {
@@ -281,7 +281,7 @@ pub(crate) fn log_not_grown(error: &std::io::Error) {
     });
 }
 
-/// What a crash left in the redo log was read, up to this commit.
+/// What a crash left in the write-ahead log was read, up to this commit.
 #[inline]
 pub(crate) fn recovered(commit: Commit) {
     #[cfg(feature = "tracing")]

@@ -11,7 +11,7 @@ use crate::engine::scripted::Random;
 
 /// The number of the table file.
 pub(crate) const TABLE: usize = 0;
-/// The number of the redo log.
+/// The number of the write-ahead log.
 pub(crate) const LOG: usize = 1;
 
 /// What is in each file.

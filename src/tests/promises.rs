@@ -1,4 +1,4 @@
-//! What a store with a redo log promises to threads that read and write at the same time, and that
+//! What a store with a write-ahead log promises to threads that read and write at the same time, and that
 //! nothing that anybody was told is lost by a crash; and that a store which breaks it is found out.
 
 use std::cell::Cell;

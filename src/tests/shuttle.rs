@@ -1,4 +1,4 @@
-//! The engine with a redo log under shuttle, which chooses after every step which thread makes the next:
+//! The engine with a write-ahead log under shuttle, which chooses after every step which thread makes the next:
 //! `RUSTFLAGS='--cfg shuttle' cargo test --lib shuttle --target-dir target/shuttle`.
 //!
 //! It is the code itself that runs: writers, the group commit, the publication of snapshots, the marks of the

@@ -373,7 +373,7 @@ fn what_is_told_is_what_is_documented_and_no_secret() {
     assert_eq!(seen.described, metrics);
 }
 
-/// Hears what the redo log tells, asks the store in the midst of it, and panics.
+/// Hears what the write-ahead log tells, asks the store in the midst of it, and panics.
 struct Unruly {
     store: Store,
     heard: Arc<Mutex<Vec<&'static str>>>,

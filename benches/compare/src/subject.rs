@@ -72,7 +72,7 @@ impl Subject {
         Ok(())
     }
 
-    /// What the files take on the disk, holes not counted. A redo log of keystead is not: when the store is
+    /// What the files take on the disk, holes not counted. A write-ahead log of keystead is not: when the store is
     /// closed, the log may be deleted.
     pub fn bytes(&self) -> Answer<u64> {
         let mut bytes = 0;

@@ -84,7 +84,7 @@ pub(crate) enum Sabotage {
     FailureIsNotedLate,
 }
 
-/// A store with a redo log that this process may write.
+/// A store with a write-ahead log that this process may write.
 pub(crate) struct EmbeddedEngine {
     shared: Arc<Shared>,
     checkpointer: Option<JoinHandle<()>>,

@@ -1,4 +1,4 @@
-//! The redo log: a file that is overwritten in place, to which groups of commits are appended.
+//! The write-ahead log: a file that is overwritten in place, to which groups of commits are appended.
 //!
 //! ```text
 //! file     = header, mark, segment 0, segment 1    header and mark in 4,096 bytes each
@@ -11,10 +11,11 @@
 //! ```
 //!
 //! Numbers have their lowest byte first. Segments are used in turn; the sequence counts them, and the
-//! one with sequence n lies at n modulo 2. The file grows by doubling its segments, of which its length tells the number of times: then the next one with an odd
-//! sequence begins where both ended before, and the one after it takes the place of both. The checksum of a frame covers all the rest of it, is seeded
-//! with the log's id, and the frame holds that of the one before it (0 in the first of a segment): so what
-//! is left of an older use of the place, or of another log, is no part of the chain. The magic that a frame
+//! one with sequence n lies at n modulo 2. The file grows by doubling its segments; its length tells how often. After a
+//! doubling, the next segment with an odd sequence begins where both ended before, and the one after it takes the place
+//! of both. The checksum of a frame covers all the rest of it, is seeded with the log's id, and the frame holds that of
+//! the one before it (0 in the first of a segment): so what is left of an older use of the place, or of another log, is
+//! no part of the chain. The magic that a frame
 //! begins with is a hash of the log's id too: no text that somebody stores can look like a frame. A frame begins on a
 //! sector of its own, so a write that is torn never damages an older frame; and it is written only when
 //! the one before it is on the disk, so a valid frame behind an invalid one means damage, not a crash.

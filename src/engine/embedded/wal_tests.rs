@@ -1,4 +1,4 @@
-//! The redo log: what an older use of its place left is never taken for damage, and damage never for a crash.
+//! The write-ahead log: what an older use of its place left is never taken for damage, and damage never for a crash.
 
 use super::wal::{LogId, MAGIC_BYTES, Recovered, RedoLog, Segment, encode_commit, magic};
 use crate::error::{Error, Result};

@@ -42,7 +42,7 @@ impl Draft {
         })
     }
 
-    /// Goes on with a store that was closed, and that has all that was in its redo log.
+    /// Goes on with a store that was closed, and that has all that was in its write-ahead log.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         guarded(|| {
             let backend = existing(path)?;

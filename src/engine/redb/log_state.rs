@@ -1,4 +1,4 @@
-//! [`LogState`]: what a table file says of its redo log.
+//! [`LogState`]: what a table file says of its write-ahead log.
 
 use crate::engine::embedded::wal::LogId;
 use crate::error::Result;
@@ -7,7 +7,7 @@ use crate::id::Commit;
 
 use super::spaces::NEWEST;
 
-/// Whether a table file needs the redo log beside it; it is the value of the row with the empty address.
+/// Whether a table file needs the write-ahead log beside it; it is the value of the row with the empty address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogState {
     /// There never was one.

@@ -426,7 +426,7 @@ fn existing_file(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// A file to be read and written, for redb or for the redo log.
+/// A file to be read and written, for redb or for the write-ahead log.
 pub(crate) fn backend(file: File) -> Result<FileBackend> {
     FileBackend::new(file).map_err(of_database)
 }
