@@ -190,6 +190,8 @@ fn a_checkpoint_brings_into_the_table_what_was_committed() {
     assert_eq!(steps_in(&store), 220);
     let reader = options().open_read_only(&path).unwrap();
     assert!(matches!(reader.checkpoint(), Err(Error::ReadOnly)));
+    let nested = store.write(&Request::new(&scope()), |_| store.checkpoint());
+    assert!(matches!(nested, Err(Error::NestedTransaction)), "{nested:?}");
     Store::in_memory().unwrap().checkpoint().unwrap();
 }
 
@@ -416,6 +418,31 @@ fn a_damaged_log_is_refused() {
 
 /// A log that an administrator's command makes can be opened by the service whose store it is.
 #[cfg(unix)]
+/// The log is made by the second commit; where, was decided when the store was opened.
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_elsewhere_after_the_opening_moves_no_log() {
+    let [first, second] = [(); 2].map(|()| Files::new());
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("current");
+    for (files, steps) in [(&second, 1), (&first, 0)] {
+        let store = options().open(files.table()).unwrap();
+        (0..steps).for_each(|number| step(&store, number));
+    }
+    std::os::unix::fs::symlink(first.table(), &link).unwrap();
+    let store = options().open(&link).unwrap();
+    step(&store, 0);
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(second.table(), &link).unwrap();
+    (1..4).for_each(|number| step(&store, number));
+    assert_eq!([first.names(), second.names()], [vec!["kms.redb", "kms.redb.redo"], vec!["kms.redb"]]);
+    let crashed = first.copy();
+    drop(store);
+    for (files, steps) in [(&crashed, 4), (&first, 4), (&second, 1)] {
+        assert_eq!(steps_in(&options().open(files.table()).unwrap()), steps);
+    }
+}
+
 #[test]
 fn a_log_has_the_owner_and_the_permissions_of_its_store() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

@@ -63,7 +63,8 @@ impl Files<'_> {
             }
             opened => opened?,
         };
-        let log = LogBeside { table: self.path.to_path_buf(), log_bytes: self.log_bytes };
+        // Now: the process may change its folder, or somebody the link, before the log is made.
+        let log = LogBeside { table: self.path.canonicalize()?, log_bytes: self.log_bytes };
         log.check(table.log_state()?)?;
         let limits = Limits { log_bytes: self.log_bytes, checkpoint_bytes: self.checkpoint_bytes };
         EmbeddedEngine::open(table, log, limits)
@@ -75,7 +76,7 @@ impl Files<'_> {
     }
 
     fn read_only(&self) -> Result<Box<dyn Engine>> {
-        let files = Beside { path: self.path.to_path_buf(), pages: self.pages };
+        let files = Beside { path: std::path::absolute(self.path)?, pages: self.pages };
         let follower = Follower::open(files, Space::of_store().fixed(), self.pages.lock_wait);
         Ok(Box::new(follower.map_err(|error| self.or_no_store(error))?))
     }
@@ -157,8 +158,7 @@ impl LogBeside {
         // Whoever opens the store must be able to open its log, also when it is an administrator who makes the log.
         share_as(file.file(), &self.table.metadata()?)?;
         file.file().sync_all()?;
-        file.replace(&path)?;
-        sync_folder_of(&path)
+        Ok(file.replace(&path)?)
     }
 }
 
@@ -180,6 +180,8 @@ impl LogFiles for LogBeside {
                     self.make(id)?;
                 }
             }
+            // A process that was killed may have made it and not synced its name; the table must not need it before.
+            sync_folder_of(&log_path(&self.table))?;
         }
         let missing = || self.mismatch("it is missing");
         let frames = self.open_file()?.ok_or_else(missing)?;
@@ -191,6 +193,10 @@ impl LogFiles for LogBeside {
 
     fn boot(&self) -> u64 {
         boot::of(&log_path(&self.table))
+    }
+
+    fn may_be_followed(&self) -> bool {
+        true
     }
 }
 

@@ -367,6 +367,7 @@ impl Store {
     /// [`ReadOnly`](Error::ReadOnly) if the store is open for reading only; [`Poisoned`](Error::Poisoned) if the table can't
     /// be written, now or since an earlier failure.
     pub fn checkpoint(&self) -> Result<()> {
+        let _only = OnlyWrite::on_this_thread()?;
         self.inner.engine.checkpoint()
     }
 
