@@ -44,7 +44,7 @@ pub(crate) use salvage::{LogEnd, SalvagedLog};
 pub(crate) type LogId = [u8; 16];
 
 const MAGIC: &[u8; 12] = b"keystead log";
-const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 /// Where the mark lies: in a page of its own, because frames are written past the page cache and the mark through it.
 const MARK_AT: u64 = 4096;
 /// Where the segments begin.

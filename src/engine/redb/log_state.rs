@@ -1,7 +1,7 @@
 //! [`LogState`]: what a table file says of its write-ahead log.
 
-use crate::engine::embedded::wal::LogId;
-use crate::error::Result;
+use crate::engine::embedded::wal::{FORMAT, LogId};
+use crate::error::{Error, Result};
 use crate::format::corrupted;
 use crate::id::Commit;
 
@@ -33,6 +33,10 @@ impl LogState {
         let Some((kind, rest)) = bytes.split_first() else { return Ok(Self::None) };
         let malformed = || corrupted(NEWEST, "what it says of the redo log is malformed");
         let (id, rest) = rest.split_first_chunk().ok_or_else(malformed)?;
+        if *kind == 0 && rest.is_empty() {
+            // Of a log of format 2 or before it has no sequence.
+            return Err(Error::Unsupported { found: FORMAT - 1, supported: FORMAT });
+        }
         match (kind, <[u8; 8]>::try_from(rest)) {
             (0, Ok(next)) => Ok(Self::Closed { id: *id, next: u64::from_le_bytes(next) }),
             (1, Ok(floor)) => Ok(Self::InUse { id: *id, floor: Commit::new(u64::from_le_bytes(floor)) }),
