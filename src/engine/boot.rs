@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 #[cfg(target_os = "linux")]
 use twox_hash::XxHash3_64;
 
-/// A random number of each start of the system, the same in all containers.
+/// A random number of each start of the system. Some containers have one of their own: processes in different ones then do
+/// not take each other's for the same, as after another start.
 #[cfg(target_os = "linux")]
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 

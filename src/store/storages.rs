@@ -70,7 +70,8 @@ impl LogOnStorage {
     /// As that of files.
     fn check(&self, state: LogState) -> Result<()> {
         match state {
-            LogState::InUse { .. } => Ok(()),
+            LogState::InUse { .. } if is_made(&*self.log)? => Ok(()),
+            LogState::InUse { .. } => Err(mismatch("it is missing")),
             LogState::None if self.log.is_empty()? => Ok(()),
             LogState::None => Err(mismatch("the store has none, but there is the one of another")),
             LogState::Closed { id, next } if is_made(&*self.log)? => {

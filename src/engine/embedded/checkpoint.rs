@@ -110,7 +110,7 @@ impl Shared {
         addresses.by_ref().for_each(|row| self.stripes.mark(RowHash::of(row), last));
         if writer.in_use {
             self.mark_by_lock()?;
-        } else {
+        } else if self.log_source.as_ref().is_some_and(|source| source.0.may_be_followed()) {
             // Followers go by the table and find it there before it is published here: from then on who reads here waits.
             self.table.announce(last)?;
         }

@@ -129,6 +129,10 @@ impl LogFiles for Given {
     fn boot(&self) -> u64 {
         self.1
     }
+
+    fn may_be_followed(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub(crate) struct Mark {
     pub(in crate::engine::embedded) end: Position,
     /// Up to which commit the table has everything.
     pub(in crate::engine::embedded) base: Commit,
-    /// The boot and the file in which it counts; 0 if that is told by the lock.
+    /// The boot and the file in which it counts; 0 if it counts while its writer holds the lock.
     pub(in crate::engine::embedded) boot: u64,
 }
 
