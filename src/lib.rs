@@ -48,7 +48,6 @@
 //! | `tokio` | `AsyncStore`: calls that block no thread of a tokio runtime, so many at a time and so many in line |
 //! | `etcd` | `Etcd`, `Store::open_etcd`: the same store on an etcd cluster; its build needs `protoc` |
 //! | `tracing`, `metrics` | what the store does, told to a subscriber, and to a recorder |
-//! | `cli` | the operator's tool `keystead`; nothing in the library |
 //!
 //! **The documents:** [semantics], the contract, with the source of each rule; [cookbook], whole recipes;
 //! [how it works]; [history], [backup], [durability], [distributed] and [operations]; [cli], the operator's tool, [backend], an HTTP
@@ -119,6 +118,13 @@ extern crate self as keystead;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+
+/// What the operator's tool shares with the library: it makes files as the library does, so that either removes what the
+/// other left. Not part of the API: it may change with each version, and the tool asks for exactly its own.
+#[doc(hidden)]
+pub mod cli_support {
+    pub use crate::store::temporary::{Temporary, TemporaryFile, folder_of, remove_unused};
+}
 
 /// The examples in the documents are tests too.
 #[cfg(doctest)]

@@ -16,7 +16,7 @@ mod restore;
 mod stats;
 mod storages;
 mod sweep;
-mod temporary;
+pub(crate) mod temporary;
 
 pub use backup::Backup;
 pub use compact::{Compacted, compact};

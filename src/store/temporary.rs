@@ -1,5 +1,5 @@
 //! [`Temporary`]: a folder for files that are not complete yet, which goes when its process does; and if that was
-//! killed, when a later one comes. The operator's tool has this file as a module of its own too.
+//! killed, when a later one comes. The operator's tool uses it too, by `keystead::cli_support`.
 //!
 //! Others may write where such a folder lies, and may want that somebody who may do more than they deletes for them.
 //! So a folder is opened once and then used by its descriptor: what is put in its place later is never looked at.
@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 16;
 /// A folder, for its owner only, that is removed with all that is in it when this is dropped.
 ///
 /// A process that is killed leaves it, but not its lock. So whoever gets the lock knows that nobody uses the folder.
-pub(crate) struct Temporary {
+pub struct Temporary {
     folder: PathBuf,
     #[cfg(unix)]
     opened: File,
@@ -36,7 +36,7 @@ impl Temporary {
     /// # Errors
     ///
     /// They name the folder in which it was to be made.
-    pub(crate) fn create_in(folder: &Path) -> io::Result<Self> {
+    pub fn create_in(folder: &Path) -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
             if let Some(made) = Self::attempt(folder).map_err(|error| in_folder(folder, &error))? {
                 return Ok(made);
@@ -46,7 +46,7 @@ impl Temporary {
     }
 
     /// In the folder in which a file is, or will be.
-    pub(crate) fn beside(path: &Path) -> io::Result<Self> {
+    pub fn beside(path: &Path) -> io::Result<Self> {
         Self::create_in(folder_of(path))
     }
 
@@ -69,7 +69,7 @@ impl Temporary {
     }
 
     /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.folder
     }
 }
@@ -88,7 +88,7 @@ fn lock_name_of(folder: &Path) -> io::Result<String> {
 }
 
 #[cfg(unix)]
-pub(crate) use by_descriptor::remove_unused;
+pub use by_descriptor::remove_unused;
 
 /// All by descriptors.
 #[cfg(unix)]
@@ -153,7 +153,7 @@ mod by_descriptor {
     /// anything, has a lock that is a file of this user and is named after the folder, and that nobody holds. So does
     /// one that is empty. All else stays, and so does what can't be removed: nobody needs it, and that is no reason
     /// to fail.
-    pub(crate) fn remove_unused(folder: &Path) {
+    pub fn remove_unused(folder: &Path) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(folder) = openat(CWD, folder, flags, Mode::empty()).map(File::from) else { return };
         for entry in entries(&folder).unwrap_or_default() {
@@ -232,7 +232,7 @@ mod by_descriptor {
 
 /// Nothing: whose folder it is can't be proved here, so what a killed process left stays.
 #[cfg(not(unix))]
-pub(crate) fn remove_unused(_: &Path) {}
+pub fn remove_unused(_: &Path) {}
 
 #[cfg(not(unix))]
 impl Temporary {
@@ -251,7 +251,7 @@ impl Drop for Temporary {
 }
 
 /// A file, for its owner only, that is written in such a folder until it gets its name.
-pub(crate) struct TemporaryFile {
+pub struct TemporaryFile {
     // The order in which they are dropped.
     file: NamedTempFile,
     _folder: Temporary,
@@ -259,7 +259,7 @@ pub(crate) struct TemporaryFile {
 
 impl TemporaryFile {
     /// An empty one, in the folder in which it will be.
-    pub(crate) fn beside(path: &Path) -> io::Result<Self> {
+    pub fn beside(path: &Path) -> io::Result<Self> {
         let folder = Temporary::beside(path)?;
         let file =
             NamedTempFile::new_in(folder.path()).map_err(|error| in_folder(folder_of(path), &error))?;
@@ -267,38 +267,37 @@ impl TemporaryFile {
     }
 
     /// Where it is until it gets its name.
-    #[allow(dead_code, reason = "the tool does without")]
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.file.path()
     }
 
     /// The file, as it was opened when it was made.
-    pub(crate) fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         self.file.as_file()
     }
 
     /// The file, opened once more.
-    #[allow(dead_code, reason = "the tool does without")]
-    pub(crate) fn reopen(&self) -> io::Result<File> {
+    pub fn reopen(&self) -> io::Result<File> {
         self.file.reopen()
     }
 
     /// Gives it its name, in the place of a file that is there; and removes what killed processes left beside it.
-    pub(crate) fn replace(self, path: &Path) -> io::Result<()> {
+    pub fn replace(self, path: &Path) -> io::Result<()> {
         self.file.persist(path).map(drop).map_err(|refused| refused.error)?;
         remove_unused(folder_of(path));
         Ok(())
     }
 
     /// Gives it its name if there is no file of that name; otherwise `AlreadyExists`.
-    pub(crate) fn name(self, path: &Path) -> io::Result<()> {
+    pub fn name(self, path: &Path) -> io::Result<()> {
         self.file.persist_noclobber(path).map(drop).map_err(|refused| refused.error)?;
         remove_unused(folder_of(path));
         Ok(())
     }
 }
 
-pub(crate) fn folder_of(path: &Path) -> &Path {
+/// The folder that a file is in, or will be.
+pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Folders in which sources of this crate lie.
-const FOLDERS: [&str; 4] = ["src", "tests", "benches", "examples"];
+/// Folders in which sources of this workspace lie.
+const FOLDERS: [&str; 5] = ["src", "tests", "benches", "examples", "cli"];
 
 /// All Rust sources below a folder of this crate: those that git tracks. Without a repository, as in a package that was
 /// unpacked, those that lie there, except in folders of builds.

@@ -1,10 +1,10 @@
 //! The operator's tool on damaged files: its commands end with an exit code that is documented, and success means that
-//! nothing is missing. It is there if it was built too, by the feature `cli`.
+//! nothing is missing. It is called if `KEYSTEAD_HOSTILE_TOOL` names its file: it is of another package.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::{env, fs};
 
 use keystead::{KeyId, Options, Result};
 use serde_json::Value;
@@ -12,15 +12,17 @@ use serde_json::Value;
 use crate::operations::{Said, Subject};
 use crate::stores::{NOTHING, Name, TABLE, copy_files, key_id, scope};
 
-/// The tool's file.
-const TOOL: Option<&str> = if cfg!(feature = "cli") { option_env!("CARGO_BIN_EXE_keystead") } else { None };
+/// The tool's file, if it is to be called.
+fn tool() -> Option<PathBuf> {
+    env::var_os("KEYSTEAD_HOSTILE_TOOL").map(PathBuf::from)
+}
 
 /// Every so many cases also the tool is run: it makes six processes.
 const EVERY: u64 = 8;
 
 /// Whether the tool is run in the case with this number.
 pub(crate) fn is_run(number: u64) -> bool {
-    TOOL.is_some() && number.is_multiple_of(EVERY)
+    tool().is_some() && number.is_multiple_of(EVERY)
 }
 
 /// What came of all commands.
@@ -71,11 +73,11 @@ impl Commands {
 
 fn call(store: &Path, command: &str, arguments: &[&str]) -> Output {
     let scope = scope(0);
-    let mut tool = Command::new(TOOL.unwrap());
+    let mut tool = Command::new(tool().unwrap());
     tool.arg(command).args(arguments).env_clear().env("KEYSTEAD_STORE", store);
     tool.env("KEYSTEAD_DOMAIN", scope.domain().as_str()).env("KEYSTEAD_PROJECT", scope.project().as_str());
     tool.env("MALLOC_ARENA_MAX", "1").env("USER", "tester").env("TERM", "dumb");
-    tool.stdin(Stdio::null()).output().unwrap()
+    tool.stdin(Stdio::null()).output().expect("KEYSTEAD_HOSTILE_TOOL names a program")
 }
 
 /// What an export that calls itself whole has not, or has otherwise than it was.

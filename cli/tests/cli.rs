@@ -6,7 +6,7 @@
 #[path = "cli/beside.rs"]
 mod beside;
 #[cfg(feature = "etcd")]
-#[path = "etcd/cluster.rs"]
+#[path = "../../tests/etcd/cluster.rs"]
 mod cluster;
 #[path = "cli/commands.rs"]
 mod commands;
@@ -34,12 +34,12 @@ mod names;
 #[path = "cli/nightly.rs"]
 mod nightly;
 #[cfg(feature = "etcd")]
-#[path = "etcd/raw.rs"]
+#[path = "../../tests/etcd/raw.rs"]
 mod raw;
 #[path = "cli/report.rs"]
 mod report;
 #[cfg(feature = "etcd")]
-#[path = "etcd/secured.rs"]
+#[path = "../../tests/etcd/secured.rs"]
 mod secured;
 #[path = "cli/sizes.rs"]
 mod sizes;

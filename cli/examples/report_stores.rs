@@ -1,7 +1,7 @@
-//! Makes the stores of which `tests/report` makes pages, in a new folder: one with two years of history, an empty one,
+//! Makes the stores of which `cli/tests/report` makes pages, in a new folder: one with two years of history, an empty one,
 //! one without history, and one whose texts are hostile.
 //!
-//! `cargo run --example report_stores -- FOLDER`
+//! `cargo run -p keystead-cli --example report_stores -- FOLDER`
 
 use std::fs;
 use std::path::Path;

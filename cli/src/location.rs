@@ -11,13 +11,13 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 #[cfg(feature = "etcd")]
 use keystead::Etcd;
+use keystead::cli_support::Temporary;
 use keystead::{Compatibility, Error, Options, Position, Quotas, Store};
 use tempfile::TempPath;
 
 use crate::cluster::{Cluster, SETTINGS, SourceOptions};
 use crate::failure::Failure;
 use crate::new_file::sync_folder_of;
-use crate::temporary::Temporary;
 
 /// Where the store is.
 #[derive(Args)]

@@ -1,13 +1,13 @@
 """Makes the pictures in docs/images, behind `.ci/run report`:
 
-KEYSTEAD=target/debug/keystead REPORT_STORES=target/report-stores target/report-venv/bin/python tests/report/screenshots.py
+KEYSTEAD=target/debug/keystead REPORT_STORES=target/report-stores target/report-venv/bin/python cli/tests/report/screenshots.py
 """
 
 import pathlib
 
 from browser import QUOTA, Shown, chromium, temporary_folder, write_page
 
-IMAGES = pathlib.Path(__file__).parents[2] / "docs" / "images"
+IMAGES = pathlib.Path(__file__).parents[3] / "docs" / "images"
 
 IMAGES.mkdir(exist_ok=True)
 with temporary_folder() as folder, chromium() as browser:

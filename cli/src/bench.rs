@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use keystead::cli_support::{Temporary, remove_unused};
 use keystead::{Error, KeyAlias, KeyId, NewKey, Options, Request, Scope, Store};
 use serde_json::json;
 
@@ -13,7 +14,6 @@ use crate::Context;
 use crate::failure::Failure;
 
 use crate::progress::{Bar, now};
-use crate::temporary::{Temporary, remove_unused};
 
 /// Measure this disk: how long a sync takes, how many commits a second a store makes.
 #[derive(Args)]

@@ -131,7 +131,7 @@ impl Cluster<'_> {
     /// Where no store can be.
     pub(crate) fn unsupported(&self) -> Failure {
         Failure::usage(format!("this keystead was built without etcd, so {}etcd can't be used", self.names.0))
-            .advice("build it with the feature etcd, which needs protoc: `cargo install --path . --features cli,etcd`")
+            .advice("build it with the feature etcd, which needs protoc: `cargo install --path cli --features etcd`")
     }
 }
 

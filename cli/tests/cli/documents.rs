@@ -4,7 +4,7 @@ use regex::Regex;
 
 use crate::tool::Tool;
 
-const DOCUMENT: &str = include_str!("../../docs/cli.md");
+const DOCUMENT: &str = include_str!("../../../docs/cli.md");
 
 /// What differs from one run to the other.
 fn without_chance(text: &str) -> String {

@@ -13,7 +13,7 @@ const NAMES: [&str; 8] =
 fn run_script(tool: &Tool, store: &str, folder: &str) -> Answer {
     let tools = Path::new(env!("CARGO_BIN_EXE_keystead")).parent().unwrap();
     let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/backup_every_night");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/backup_every_night");
     let mut command = Command::new("sh");
     command.arg(script).args([store, folder]).current_dir(tool.folder()).env("PATH", path);
     command.env_remove("KEYSTEAD_STORE").output().unwrap().into()

@@ -19,9 +19,6 @@ mod output;
 mod progress;
 mod report;
 mod signals;
-// The tool makes files as the library does, so that either removes what the other left.
-#[path = "../../store/temporary.rs"]
-mod temporary;
 mod upkeep;
 mod values;
 mod write;

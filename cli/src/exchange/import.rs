@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use keystead::cli_support::{Temporary, remove_unused};
 use keystead::{DomainId, Error, ProjectId, Request, Scope, Store};
 use serde_json::json;
 
@@ -16,7 +17,6 @@ use crate::failure::Failure;
 use crate::location::WriteRules;
 use crate::output::Output;
 use crate::progress::{Bar, watched};
-use crate::temporary::{Temporary, remove_unused};
 use crate::write::ActorOption;
 
 /// Create the keys and aliases of an export, checking every rule; what is there already counts as done.

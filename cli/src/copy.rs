@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 #[cfg(feature = "etcd")]
 use keystead::Etcd;
+use keystead::cli_support::Temporary;
 use keystead::{Copied, Error, Limit, Options, Store};
 use serde_json::json;
 
@@ -15,7 +16,6 @@ use crate::failure::Failure;
 use crate::location::{Location, store_must_be_new};
 use crate::output::Output;
 use crate::progress::watched;
-use crate::temporary::Temporary;
 use crate::upkeep::count;
 
 /// Copy the whole store with its history to a new place, and compare: from a file to etcd, back, or to its like.

@@ -166,7 +166,7 @@ fn without_etcd_it_says_how_to_get_it() {
     {
         let said = tool.fails(2, line);
         assert!(
-            said.contains("built without etcd") && said.contains("--features cli,etcd"),
+            said.contains("built without etcd") && said.contains("--path cli --features etcd"),
             "{line}: {said}"
         );
     }

@@ -1,4 +1,4 @@
-//! The page of `report`, as text: `tests/report` looks at it in a browser.
+//! The page of `report`, as text: `cli/tests/report` looks at it in a browser.
 
 use std::fs;
 

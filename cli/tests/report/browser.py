@@ -1,6 +1,6 @@
 """A real Chromium without a window, and the stores and pages that it is shown.
 
-KEYSTEAD is the tool's binary, REPORT_STORES the folder that `examples/report_stores` made.
+KEYSTEAD is the tool's binary, REPORT_STORES the folder that `cli/examples/report_stores` made.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ KEYSTEAD = pathlib.Path(os.environ["KEYSTEAD"]).resolve()
 STORES = pathlib.Path(os.environ["REPORT_STORES"]).resolve()
 CHROMIUM = shutil.which("chromium")
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">.redb"
-# What examples/report_stores gives its largest store.
+# What cli/examples/report_stores gives its largest store.
 QUOTA = 150
 
 ARGUMENTS = [

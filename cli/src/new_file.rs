@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use keystead::Error;
+use keystead::cli_support::{TemporaryFile, folder_of};
 
 use crate::failure::Failure;
 use crate::location::must_be_new;
-use crate::temporary::{TemporaryFile, folder_of};
 
 /// A file that is being written beside its place, for its owner only: it has all names.
 pub(crate) struct NewFile {
