@@ -1,7 +1,7 @@
 //! A KMS service that embeds keystead and speaks the Huawei Cloud KMS API v1.0, so that the service's
 //! official SDK works against it. `docs/backend.md` says how it is used and what it leaves out.
 //!
-//! `cargo run --release --example kms_backend`
+//! `cargo run --release -p keystead-kms`
 
 mod body;
 mod caller;
@@ -39,18 +39,18 @@ use crate::engine::Place;
 use crate::state::App;
 
 /// The configuration that is made, if none is given.
-const DEMO: &str = "kms_backend.toml";
+const DEMO: &str = "keystead-kms.toml";
 
 /// A KMS service on a keystead store.
 #[derive(Debug, Parser)]
-#[command(name = "kms_backend")]
+#[command(name = "keystead-kms")]
 struct Arguments {
     #[command(flatten)]
     place: Place,
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// The configuration file; without it kms_backend.toml, which is made, with a random secret, if it
+    /// The configuration file; without it keystead-kms.toml, which is made, with a random secret, if it
     /// is not there
     #[arg(long)]
     config: Option<PathBuf>,
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(wrong) => {
-            eprintln!("kms_backend: {wrong}");
+            eprintln!("keystead-kms: {wrong}");
             ExitCode::FAILURE
         }
     }

@@ -374,7 +374,7 @@ pub(crate) fn make_demo(path: &Path) -> io::Result<()> {
 /// The two keys are those that the service's documentation names in its examples.
 fn demo(access_key: &str, secret_key: &str) -> String {
     format!(
-        r#"# A demonstration of kms_backend, made on its first start. It holds a secret.
+        r#"# A demonstration of keystead-kms, made on its first start. It holds a secret.
 region = "cn-north-7"
 idempotent_sequence = false
 alias_scope = "domain"

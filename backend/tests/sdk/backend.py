@@ -1,4 +1,4 @@
-"""A kms_backend of one's own: its configuration, its process, and two ways to call it.
+"""A backend of one's own: its configuration, its process, and two ways to call it.
 
 `Tenant.kms` is the official SDK's client, as it comes from the package index. `Tenant.http` and
 `Tenant.signed` send what the SDK would not.
@@ -26,7 +26,7 @@ from huaweicloudsdkcore.sdk_request import SdkRequest
 from huaweicloudsdkcore.signer.signer import Signer
 from huaweicloudsdkkms import v2 as kms
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 REGION = "cn-north-7"
 SERVICES = ["obs", "evs"]
 START_SECONDS = 60
@@ -35,12 +35,12 @@ CALL_SECONDS = 60
 
 
 def binary():
-    """The backend to be tested: KMS_BACKEND, or what `cargo build --example kms_backend` makes."""
+    """The backend to be tested: KMS_BACKEND, or what `cargo build -p keystead-kms` makes."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    path = Path(os.environ.get("KMS_BACKEND", target / "debug" / "examples" / "kms_backend"))
+    path = Path(os.environ.get("KMS_BACKEND", target / "debug" / "keystead-kms"))
     path = path if path.is_absolute() else ROOT / path
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: run `cargo build --example kms_backend`")
+        raise FileNotFoundError(f"{path}: run `cargo build -p keystead-kms`")
     return path
 
 

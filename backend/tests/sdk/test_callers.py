@@ -182,7 +182,7 @@ def test_the_hash_of_the_body(tenant):
 
 
 def test_refused_logins_are_in_the_log(start):
-    backend = start(log="info,kms_backend=warn")
+    backend = start(log="info,keystead_kms=warn")
     tenant = backend.tenant()
     strange = 'AK"\u202e' + "x" * 500
     tenant.send(create(tenant))

@@ -170,7 +170,7 @@ struct Client {
     signatures: [&'static str; 3],
 }
 
-/// As tests/sdk/signing.py signs. Those of Node.js are what the package
+/// As backend/tests/sdk/signing.py signs. Those of Node.js are what the package
 /// `@huaweicloud/huaweicloud-sdk-core` 3.1.211 itself made.
 const CLIENTS: [Client; 8] = [
     // Go

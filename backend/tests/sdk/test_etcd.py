@@ -25,7 +25,7 @@ def cluster(tmp_path_factory):
     arguments = ["--engine", "etcd", "--endpoints", "http://127.0.0.1:1", "--config", "/nonexistent"]
     said = subprocess.run([binary(), *arguments], capture_output=True, text=True, timeout=60).stderr
     if "built without etcd" in said:
-        reason = "the backend was built without etcd: cargo build --example kms_backend --features etcd"
+        reason = "the backend was built without etcd: cargo build -p keystead-kms --features etcd"
         assert "KEYSTEAD_ETCD_REQUIRED" not in os.environ, reason
         pytest.skip(reason)
     with Cluster(tmp_path_factory.mktemp("etcd")) as cluster:
@@ -162,4 +162,4 @@ def test_a_cluster_that_is_not_there_is_told(cluster, tmp_path):
     place = ["--engine", "etcd", "--endpoints", "http://127.0.0.1:1", "--config", config, "--listen", "127.0.0.1:0"]
     ran = subprocess.run([binary(), *place], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1 and ran.stdout == ""
-    assert ran.stderr.splitlines()[-1].startswith("kms_backend: http://127.0.0.1:1: the storage engine can't be reached")
+    assert ran.stderr.splitlines()[-1].startswith("keystead-kms: http://127.0.0.1:1: the storage engine can't be reached")

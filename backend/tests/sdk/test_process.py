@@ -40,7 +40,7 @@ class Demonstration(Backend):
                 env=self.environment,
             )
         first = self.process.stdout.readline().decode()
-        assert first == f"access key and secret key are in {self.folder.resolve() / 'kms_backend.toml'}\n"
+        assert first == f"access key and secret key are in {self.folder.resolve() / 'keystead-kms.toml'}\n"
         second = self.process.stdout.readline().decode()
         self.url = re.fullmatch(r"listening on (http://127\.0\.0\.1:[0-9]+)\n", second)[1]
         self._healthy()
@@ -53,7 +53,7 @@ def test_the_documentations_example(tmp_path, monkeypatch):
     assert example.count("http://127.0.0.1:8080") == 1
     shown = []
     with Demonstration(tmp_path) as backend:
-        config = tmp_path / "kms_backend.toml"
+        config = tmp_path / "keystead-kms.toml"
         assert stat.S_IMODE(config.stat().st_mode) == 0o600
         made = config.read_text(encoding="utf-8")
         secret = re.search('secret_key = "(.+)"', made)[1]

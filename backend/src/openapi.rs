@@ -10,7 +10,7 @@ use crate::routes::{account, aliases, history, keys, lifecycle, lists, operator,
 #[derive(OpenApi)]
 #[openapi(
     info(
-        title = "kms_backend",
+        title = "keystead-kms",
         description = "An example of keystead: keys and aliases by the Huawei Cloud KMS API v1.0.\n\n\
             Requests are signed with SDK-HMAC-SHA256, or carry a token. What lies below /keystead is not \
             part of that API.",
@@ -58,9 +58,9 @@ mod tests {
 
     #[test]
     fn the_checked_in_description_is_this_one() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
         let checked_in = std::fs::read_to_string(path).unwrap();
-        let again = "cargo run --example kms_backend -- --print-openapi > docs/openapi.json";
+        let again = "cargo run -p keystead-kms -- --print-openapi > docs/openapi.json";
         assert!(checked_in == text().unwrap(), "docs/openapi.json is out of date: {again}");
     }
 }
