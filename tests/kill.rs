@@ -3,25 +3,25 @@
 //! Another process follows the store all the time: each of its reads shows no less than the writer had said before, and
 //! what it was told must be true of what the writer left, too.
 //!
-//! What is asked of the store, and what must come of it, is that of the torture (`examples/torture`). So many
+//! What is asked of the store, and what must come of it, is that of the torture (`torture/`). So many
 //! kills as `KEYSTEAD_KILLS` says; `KEYSTEAD_KILL_SEED` repeats what a failure names.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
 #![allow(dead_code, reason = "the torture uses all of its files, this test a part")]
 
-#[path = "../examples/torture/call.rs"]
+#[path = "../torture/src/call.rs"]
 mod call;
-#[path = "../examples/torture/content.rs"]
+#[path = "../torture/src/content.rs"]
 mod content;
-#[path = "../examples/torture/disk.rs"]
+#[path = "../torture/src/disk.rs"]
 mod disk;
-#[path = "../examples/torture/names.rs"]
+#[path = "../torture/src/names.rs"]
 mod names;
-#[path = "../examples/torture/oracle.rs"]
+#[path = "../torture/src/oracle.rs"]
 mod oracle;
-#[path = "../examples/torture/random.rs"]
+#[path = "../torture/src/random.rs"]
 mod random;
-#[path = "../examples/torture/session.rs"]
+#[path = "../torture/src/session.rs"]
 mod session;
 
 use std::collections::hash_map::RandomState;

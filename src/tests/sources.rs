@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Folders in which sources of this workspace lie.
-const FOLDERS: [&str; 6] = ["src", "tests", "benches", "examples", "cli", "backend"];
+const FOLDERS: [&str; 7] = ["src", "tests", "benches", "examples", "cli", "backend", "torture"];
 
 /// All Rust sources below a folder of this crate: those that git tracks. Without a repository, as in a package that was
 /// unpacked, those that lie there, except in folders of builds.

@@ -11,7 +11,7 @@ mod operations;
 #[cfg(target_os = "linux")]
 mod pages;
 #[cfg(target_os = "linux")]
-#[path = "../../examples/torture/random.rs"]
+#[path = "../../torture/src/random.rs"]
 #[allow(dead_code, reason = "the torture uses all of it")]
 mod random;
 #[cfg(target_os = "linux")]

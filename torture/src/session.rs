@@ -13,7 +13,8 @@ use crate::names;
 use crate::random::Random;
 
 /// A lie of the harness, to see that it is found out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Sabotage {
     /// The disk acknowledges syncs that it does not carry out.
     LyingSync,

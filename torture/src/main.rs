@@ -2,7 +2,7 @@
 //! random moments and while they are being opened again. After each time they must hold what they promised.
 //! `docs/durability.md` says more.
 //!
-//! `cargo run --release --example torture -- --minutes 1 [--seed 7]`
+//! `cargo run --release -p keystead-torture -- --minutes 1 [--seed 7]`
 //!
 //! The seed says which cases there are, and everything that one of them draws. A case with one thread and
 //! without a write-ahead log, such as all with `--threads 1 --mode direct`, does exactly the same each time. In any
@@ -32,6 +32,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
 
 use crate::case::{Settings, Verdict};
 use crate::images::IMAGES_MAX;
@@ -70,8 +72,13 @@ struct Arguments {
     #[arg(long)]
     mode: Option<Mode>,
     /// Has something lie, which must be found out: to see that this program can fail.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, value_parser = parse_sabotage)]
     sabotage: Option<Sabotage>,
+}
+
+/// By serde, because tests of the library have that file too, and do without clap.
+fn parse_sabotage(name: &str) -> Result<Sabotage, serde::de::value::Error> {
+    Sabotage::deserialize(name.into_deserializer())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
