@@ -2,7 +2,7 @@
 //! here. Prints tables; `docs/distributed.md` has what came of it.
 //!
 //! ```text
-//! cargo bench --features etcd --bench etcd [-- --seconds 3 --rounds 5]     --test: once, for a moment
+//! cargo bench -p keystead-benches --features etcd --bench etcd [-- --seconds 3 --rounds 5]     --test: once, for a moment
 //! ```
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails says so")]

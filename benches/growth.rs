@@ -1,9 +1,9 @@
 //! A store under many moves: how long a commit takes while a checkpoint runs and while none
 //! does, how the file grows, and how much memory it all takes.
 //!
-//! `cargo bench --bench growth -- [KEYS [MOVES [THREADS]]]`; with `--test` only a few.
+//! `cargo bench -p keystead-benches --bench growth -- [KEYS [MOVES [THREADS]]]`; with `--test` only a few.
 //!
-//! `cargo bench --bench growth -- held [KEYS [COMMITS]]`: how the file grows by each commit while a read holds its
+//! `cargo bench -p keystead-benches --bench growth -- held [KEYS [COMMITS]]`: how the file grows by each commit while a read holds its
 //! snapshot.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails says so")]

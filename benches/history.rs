@@ -1,7 +1,7 @@
 //! What the history costs: the same writes on a store with history and on one without, in turn, in one
 //! run; medians and their ratio, and the bytes that the history keeps of each.
 //!
-//! `cargo bench --bench history`; with `-- --test` a few rounds only, to see that it runs.
+//! `cargo bench -p keystead-benches --bench history`; with `-- --test` a few rounds only, to see that it runs.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

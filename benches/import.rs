@@ -1,4 +1,4 @@
-//! What an import costs: `cargo bench --bench import`.
+//! What an import costs: `cargo bench -p keystead-benches --bench import`.
 //!
 //! Keys with one alias each, made before, go into an empty store in a file: in one batch, in batches of the
 //! default size, and, for comparison, in ordinary transactions, as many keys in each as fit. Each way with

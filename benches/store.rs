@@ -1,4 +1,4 @@
-//! What the operations cost: `cargo bench --bench store`.
+//! What the operations cost: `cargo bench -p keystead-benches --bench store`.
 //!
 //! Each group is one operation, measured on stores in a file: one of 1,000 keys and one of 100,000,
 //! each key with one alias. Every answer is checked while it is measured. With `-- --test` each

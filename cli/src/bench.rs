@@ -41,7 +41,7 @@ impl Bench {
     pub(crate) fn run(&self, context: &mut Context) -> Result<(), Failure> {
         context
             .store
-            .must_be_no_cluster("it measures a disk; a cluster is measured by `cargo bench --bench etcd`")?;
+            .must_be_no_cluster("it measures a disk; a cluster is measured by `cargo bench -p keystead-benches --features etcd --bench etcd`")?;
         let folder = Temporary::create_in(&self.folder)?;
         let at = |failure: Failure| failure.behind(&format!("in {}: ", self.folder.display()));
         let time = Duration::from_secs(self.seconds);

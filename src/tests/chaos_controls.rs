@@ -1,4 +1,4 @@
-//! What makes a commit on etcd right is left out, and the checker of `tests/chaos.rs` must find that out.
+//! What makes a commit on etcd right is left out, and the checker of `tests/etcd/tests/chaos.rs` must find that out.
 
 use std::time::Duration;
 

@@ -6,9 +6,9 @@
     reason = "helpers of tests, outside of the test functions; it waits, and measures"
 )]
 
-#[path = "etcd/cluster.rs"]
+#[path = "../cluster.rs"]
 mod cluster;
-#[path = "etcd/raw.rs"]
+#[path = "../raw.rs"]
 mod raw;
 
 use std::time::{Duration, Instant};

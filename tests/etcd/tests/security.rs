@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
 #![allow(clippy::disallowed_methods, reason = "how long calls take")]
 
-#[path = "etcd/cluster.rs"]
+#[path = "../cluster.rs"]
 mod cluster;
-#[path = "etcd/secured.rs"]
+#[path = "../secured.rs"]
 mod secured;
 
 use std::thread;

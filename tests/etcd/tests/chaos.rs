@@ -1,18 +1,19 @@
 //! A store on an etcd cluster while its members are killed, paused and cut off: nothing acknowledged is lost, nothing
-//! is done twice, and no call waits longer than it may. `src/tests/chaos.rs` breaks the engine, and shows that this
-//! would be found out.
+//! is done twice, and no call waits longer than it may. `src/tests/chaos_controls.rs` breaks the engine, and shows that
+//! this would be found out.
 //!
 //! ```text
-//! KEYSTEAD_CHAOS_SECONDS=600 KEYSTEAD_CHAOS_SEED=1 cargo test --release --features etcd --test chaos -- --nocapture
+//! KEYSTEAD_CHAOS_SECONDS=600 KEYSTEAD_CHAOS_SEED=1 \
+//!     cargo test --release -p keystead-etcd-tests --features etcd --test chaos -- --nocapture
 //! ```
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
 
-#[path = "etcd/chaos/mod.rs"]
+#[path = "../chaos/mod.rs"]
 mod chaos;
-#[path = "etcd/cluster.rs"]
+#[path = "../cluster.rs"]
 mod cluster;
-#[path = "linearizability/mod.rs"]
+#[path = "../../linearizability/mod.rs"]
 mod linearizability;
 
 use std::collections::HashSet;

@@ -1,20 +1,20 @@
-//! The model test on a real etcd cluster: the same random operations and the same specification as in `model.rs`, on
+//! The model test on a real etcd cluster: the same random operations and the same specification as in `tests/model.rs`, on
 //! one and on two processes' stores, with memory for rows and without.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
 #![allow(dead_code, reason = "the rest of it is for stores that are on no servers")]
 
-#[path = "etcd/cluster.rs"]
+#[path = "../cluster.rs"]
 mod cluster;
-#[path = "model/compare.rs"]
+#[path = "../../model/compare.rs"]
 mod compare;
-#[path = "model/ops.rs"]
+#[path = "../../model/ops.rs"]
 mod ops;
-#[path = "model/spec.rs"]
+#[path = "../../model/spec.rs"]
 mod spec;
-#[path = "model/steps.rs"]
+#[path = "../../model/steps.rs"]
 mod steps;
-#[path = "model/values.rs"]
+#[path = "../../model/values.rs"]
 mod values;
 
 use std::cell::Cell;

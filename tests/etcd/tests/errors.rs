@@ -5,9 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of the test functions")]
 #![allow(clippy::disallowed_methods, reason = "how long calls take")]
 
-#[path = "etcd/cluster.rs"]
+#[path = "../cluster.rs"]
 mod cluster;
-#[path = "etcd/raw.rs"]
+#[path = "../raw.rs"]
 mod raw;
 
 use std::collections::BTreeMap;
