@@ -69,7 +69,7 @@ const STRIPES: usize = if crate::sync::SIMULATED { 64 } else { 1 << 12 };
 
 /// How many times the length of a segment its rows may take in memory when a log is recovered: a deleted row with the
 /// shortest address takes 7 bytes in the log and 19 times as much in memory, and there are two segments.
-const MEMORY_OF_LOG: u64 = 40;
+pub(crate) const MEMORY_OF_LOG: u64 = 40;
 
 /// For tests of the tests: a promise that the engine breaks.
 #[cfg(test)]
@@ -317,7 +317,10 @@ fn recover(
         LogState::Closed { .. } if !recovered.frames.is_empty() => {
             return mismatch(GOES_ON);
         }
-        LogState::Closed { .. } | LogState::InUse { .. } => {}
+        LogState::Closed { .. } => {}
+        LogState::InUse { .. } => {
+            log.must_reach_mark(recovered.newest.unwrap_or_default().max(base.commit()))?
+        }
     }
     let end = recovered.end;
     let Some(oldest_sequence) = recovered.oldest_sequence else {

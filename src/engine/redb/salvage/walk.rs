@@ -1,9 +1,9 @@
 //! [`Walk`]: a way through the pages of one commit, with what is found in place of those that do not fit.
 
+use super::super::pages::header::Named;
+use super::super::pages::node::Node;
+use super::super::pages::{PAGE, Tree};
 use super::{DamagedPage, Instead, Part, ROWS, Salvage, Salvaging};
-use crate::engine::redb::pages::header::Named;
-use crate::engine::redb::pages::node::Node;
-use crate::engine::redb::pages::{PAGE, Tree};
 use crate::error::Result;
 
 /// No tree is deeper: with two children for each page, it would fill more than any disk.
