@@ -39,8 +39,6 @@ use std::time::Duration;
 
 use self::checkpoint::Frozen;
 use self::commit::{EmbeddedWrite, Group, Writer};
-#[cfg(any(test, fuzzing))]
-pub(crate) use self::follower::Simulated;
 pub(crate) use self::follower::{FileId, FollowedFiles, Follower};
 use self::memtable::Memtable;
 use self::snapshot::{Snapshot, View};

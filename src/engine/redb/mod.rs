@@ -302,7 +302,6 @@ impl TableReader {
     }
 
     /// The same, on a backend that has one.
-    #[cfg(any(test, fuzzing))]
     pub(crate) fn on(file: impl StorageBackend, pages: Pages) -> Result<Self> {
         Self::of(PageFile::to_be_followed(file, Locks::default())?, pages)
     }
