@@ -13,6 +13,7 @@ mod call;
 mod case;
 mod content;
 mod disk;
+mod follower;
 mod images;
 mod names;
 mod oracle;

@@ -107,7 +107,7 @@ fn each_difference_of_a_crash_image_is_found() {
     let (numbers, newest) = (AtomicU64::new(0), AtomicU64::new(oracle.newest()));
     let session =
         Session { store: &store, disk: &disk, numbers: &numbers, newest, sabotage: None, heavy: false };
-    let told = session.run(&mut Random::new(10), 1, 40);
+    let told = session.run(&mut Random::new(10), 1, 40, &mut []);
     let found = |spoil: Spoil<'_>| {
         let mut told = Told { calls: told.calls.clone(), heard: told.heard.clone(), ..Told::default() };
         let mut held = oracle.held(&store, &told, u64::MAX).unwrap();
