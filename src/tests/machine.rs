@@ -54,6 +54,10 @@ impl Machine {
         Self { disk, locks: simulated::Machine::default() }
     }
 
+    pub(super) fn locks(&self) -> simulated::Machine {
+        self.locks.clone()
+    }
+
     fn open(&self, number: usize, decide: Decide) -> Handle<OnStorage> {
         self.locks.handle(number, self.disk.decided(number, decide))
     }
