@@ -80,6 +80,8 @@ pub(crate) enum Sabotage {
     NextGroupIsNotWoken,
     #[cfg(shuttle)]
     FailureIsNotedLate,
+    #[cfg(shuttle)]
+    MarkIsWrittenLate,
 }
 
 /// A store with a write-ahead log that this process may write.
@@ -478,6 +480,9 @@ impl Shared {
         change(&mut mark);
         self.marked.store(durable.number(), Ordering::SeqCst);
         let written = match &state.log {
+            // Only with the next commit.
+            #[cfg(all(test, shuttle))]
+            Some(_) if self.is_sabotaged(Sabotage::MarkIsWrittenLate) && durable.number() % 2 == 0 => Ok(()),
             Some(log) => log.write_mark(&mark),
             None => Ok(()),
         };
