@@ -70,7 +70,7 @@ enum Logged {
 }
 
 const THREADS_MAX: u64 = 4;
-const FOLLOWERS_MAX: u64 = 2;
+const FOLLOWERS_MAX: usize = 2;
 /// How long a follower waits for a writer: so that a case does not wait for long where a write of the mark has failed.
 const LOCK_WAIT: Duration = Duration::from_millis(10);
 const ROUNDS_MAX: u64 = 6;
@@ -89,7 +89,7 @@ pub(crate) fn run(seed: u64, settings: Settings) -> Verdict {
     };
     // Only a store that always has its log is opened as one that is followed.
     let followed = matches!(logged, Logged::Always) && random.one_in(2);
-    let followers_wanted = if followed { 1 + random.index(FOLLOWERS_MAX as usize) } else { 0 };
+    let followers_wanted = if followed { 1 + random.index(FOLLOWERS_MAX) } else { 0 };
     let heavy = random.one_in(8);
     let checkpoints = if heavy { &[usize::MAX, 300_000][..] } else { &[1, 4_000, 30_000, 300_000] };
     // A check of pages is a thread of its own: with one thread a case is to do the same each time.

@@ -16,6 +16,10 @@ use crate::session::Sabotage;
 /// The number of the file that is the write-ahead log.
 const WAL: usize = 1;
 
+/// By how many bytes at the beginning of each file a writer says to followers what they may show: the first page of the table
+/// is newer than its last sync, and so is the mark of the log.
+const SAID_TO_FOLLOWERS: [usize; 2] = [4096, 8192];
+
 /// A disk; clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Disk(Arc<Mutex<State>>);
@@ -96,6 +100,8 @@ struct State {
     /// Whether a sync of a follower has failed, so that the next one of the writer fails too: a system reports it through
     /// each handle of the file.
     sync_failed: [bool; 2],
+    /// Whether a writer opened the store in a way that others can follow it.
+    is_followed: bool,
     /// The number of the start of the machine, or 0 if it does not number them.
     boot: u64,
     machine: Machine,
@@ -132,6 +138,7 @@ impl Disk {
             dead: None,
             failed: [false; 2],
             sync_failed: [false; 2],
+            is_followed: false,
             boot,
             machine: Machine::new(boot),
             figures: Figures::default(),
@@ -169,6 +176,7 @@ impl Disk {
 
     /// The table and the log, for a writer that is followed.
     pub(crate) fn files(&self) -> [Arc<dyn Storage>; 2] {
+        self.state().is_followed = true;
         self.files_of(Process::Writer)
     }
 
@@ -257,7 +265,7 @@ impl Disk {
             *machine = Machine::new(*number);
             // All, nothing, or one in so many.
             let (kept, torn) = *random.pick(&[(0, 0), (4, 0), (1, 1), (2, 1), (3, 1), (2, 0), (3, 0)]);
-            files.iter_mut().for_each(|file| file.lose(random, kept, torn));
+            files.iter_mut().for_each(|file| file.lose(random, kept, torn, 0));
         }
         (state.dead, state.failed, state.sync_failed) = (None, [false; 2], [false; 2]);
         state.troubles.clear();
@@ -265,9 +273,13 @@ impl Disk {
 }
 
 impl File {
-    /// Of four changes, so many are kept, and of four of these, so many in part.
-    fn lose(&mut self, random: &mut Random, kept: u64, torn: u64) {
+    /// Of four changes, so many are kept, and of four of these, so many in part; and all of those in the first bytes.
+    fn lose(&mut self, random: &mut Random, kept: u64, torn: u64, first_bytes: usize) {
         for change in self.unsynced.drain(..) {
+            if change.is_before(first_bytes) {
+                change.apply(&mut self.synced);
+                continue;
+            }
             if random.below(4) >= kept {
                 continue;
             }
@@ -379,13 +391,16 @@ impl OneFile {
     }
 
     fn sync_fails(state: &mut State, number: usize) {
-        let State { files, random, .. } = state;
+        let State { files, random, is_followed, sabotage, .. } = state;
+        // What followers are to read stays in the cache of the system: see docs/durability.md.
+        let stays = *is_followed && *sabotage != Some(Sabotage::DroppedMarks);
+        let first_bytes = if stays { SAID_TO_FOLLOWERS[number] } else { 0 };
         // A system may keep what it could not write, or drop it and forget that it ever had it.
         if random.one_in(2) {
             let cached = files[number].cached.clone();
             let kept = random.below(5);
-            files[number].lose(random, kept, 1);
-            if state.sabotage == Some(Sabotage::PhantomPages) {
+            files[number].lose(random, kept, 1, first_bytes);
+            if *sabotage == Some(Sabotage::PhantomPages) {
                 files[number].cached = cached;
             }
         }
@@ -450,7 +465,7 @@ impl Storage for OneFile {
             state.failed[Process::Writer as usize] = true;
             effect = effect.or(Some(Effect::Fail(io::ErrorKind::Other)));
         }
-        let lies = matches!(state.sabotage, Some(Sabotage::UnsyncedFollower | Sabotage::BehindTheMark));
+        let lies = matches!(state.sabotage, Some(Sabotage::UnsyncedFollower | Sabotage::BlindFollower));
         match effect {
             None if lies && self.process == Process::Follower => Ok(()),
             None if state.sabotage == Some(Sabotage::LyingSync) && state.random.one_in(3) => Ok(()),

@@ -35,8 +35,8 @@ impl Opening {
     /// `None` if that was not possible in time, or a call of the disk failed.
     pub(crate) fn open(&self, told: &mut Told) -> Option<Follower> {
         let machine = match self.sabotage {
-            // One on which nobody has locked anything: nothing says that only what the mark names may be shown.
-            Some(Sabotage::BehindTheMark) => Machine::default(),
+            // One on which nobody has locked anything.
+            Some(Sabotage::BlindFollower) => Machine::default(),
             _ => self.disk.machine(),
         };
         match machine.follow(&self.options, self.disk.files_to_follow()) {

@@ -20,6 +20,8 @@ pub(crate) enum Sabotage {
     LyingSync,
     /// After a sync that failed, what was not written is still read as if it had been, and forgotten.
     PhantomPages,
+    /// After a sync that failed, the system has dropped also what the writer said to followers since the sync before.
+    DroppedMarks,
     /// A read is answered as it was before.
     StaleRead,
     /// A commit whose outcome is not known counts as acknowledged.
@@ -30,8 +32,9 @@ pub(crate) enum Sabotage {
     StaleFollower,
     /// The disk acknowledges the syncs of followers, and carries out none.
     UnsyncedFollower,
-    /// A follower shows what lies behind the mark of the writer, too.
-    BehindTheMark,
+    /// Followers see no lock of the writer. So they take what lies behind its mark, which they don't sync either, and pages
+    /// that it overwrites.
+    BlindFollower,
 }
 
 /// What came of a call.

@@ -20,19 +20,25 @@ fn cases(seed: u64, count: usize, settings: Settings) -> impl Iterator<Item = Ve
 const FEW_IMAGES: u64 = 2;
 
 /// What must happen: a promise that nothing was asked of is not kept.
-const MUST_HAPPEN: [&str; 21] = [
+const MUST_HAPPEN: [&str; 27] = [
     "checkpoints",
     "crash images",
     "crash images of openings",
+    "crash images that were followed",
     "creations",
     "deletions",
     "entries of the feed",
+    "entries of the feed of followers",
     "failed",
+    "failed reads of followers",
+    "followers",
     "imports",
     "moves",
     "once",
     "purges",
     "reads",
+    "reads of followers",
+    "reads without a writer",
     "refused",
     "renames",
     "replayed",
@@ -77,6 +83,16 @@ fn whoever_lies_is_found_out() {
             let found = cases(2, 40, settings).any(|verdict| verdict.violation.is_some());
             assert!(found, "{sabotage:?} was not found out, log: {logged:?}");
         }
+    }
+}
+
+#[test]
+fn followers_that_lie_are_found_out() {
+    for sabotage in [Sabotage::StaleFollower, Sabotage::UnsyncedFollower, Sabotage::BlindFollower] {
+        let (logged, sabotage, images_max) = (Some(true), Some(sabotage), FEW_IMAGES);
+        let settings = Settings { logged, sabotage, images_max, ..Settings::default() };
+        let found = cases(2, 300, settings).any(|verdict| verdict.violation.is_some());
+        assert!(found, "{sabotage:?} was not found out");
     }
 }
 
