@@ -13,8 +13,9 @@ const HEAVY_ONE_OF: u64 = 6;
 /// How many crashes there are, one upon the other: the second while what the first left is opened, and so on.
 const DEPTH_MAX: u32 = 3;
 
-/// Of how many there is one that a follower reads before a writer opens it.
-const FOLLOWED_ONE_OF: u64 = 4;
+/// Of how many there is one that a follower reads before a writer opens it, after a power cut; and where the writer was
+/// killed, so that there is something to be read that is not synced.
+const FOLLOWED_ONE_OF: [u64; 2] = [8, 2];
 
 /// What is known of a store when it crashes again.
 #[derive(Clone, Copy)]
@@ -63,7 +64,7 @@ impl Case {
         let cut_power = !self.random.one_in(3);
         let disk = Disk::after(image, cut_power, self.random.fork(), self.settings.sabotage);
         let (mut before, mut shown) = (*before, None);
-        if self.followers_wanted > 0 && self.random.one_in(FOLLOWED_ONE_OF) {
+        if self.followers_wanted > 0 && self.random.one_in(FOLLOWED_ONE_OF[usize::from(!cut_power)]) {
             let follower = self.follow_image(&disk, told, &before)?;
             // Also if the power is cut then: it has synced what it showed.
             if self.random.one_in(2) {
