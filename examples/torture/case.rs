@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     /// Always with a write-ahead log, always without; or some cases so and some so, and some changing.
     pub(crate) logged: Option<bool>,
     pub(crate) threads: Option<usize>,
+    /// How many followers there are of a store that always has its log; of half of these there are some otherwise.
+    pub(crate) followers: Option<usize>,
     /// How many crash images are taken in a session, at most.
     pub(crate) images_max: u64,
     pub(crate) sabotage: Option<Sabotage>,
@@ -27,7 +29,7 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { logged: None, threads: None, images_max: IMAGES_MAX, sabotage: None }
+        Self { logged: None, threads: None, followers: None, images_max: IMAGES_MAX, sabotage: None }
     }
 }
 
@@ -88,8 +90,11 @@ pub(crate) fn run(seed: u64, settings: Settings) -> Verdict {
         None => *random.pick(&[Logged::Always, Logged::Always, Logged::Never, Logged::AtRandom]),
     };
     // Only a store that always has its log is opened as one that is followed.
-    let followed = matches!(logged, Logged::Always) && random.one_in(2);
-    let followers_wanted = if followed { 1 + random.index(FOLLOWERS_MAX) } else { 0 };
+    let drawn = if random.one_in(2) { 1 + random.index(FOLLOWERS_MAX) } else { 0 };
+    let followers_wanted = match logged {
+        Logged::Always => settings.followers.unwrap_or(drawn),
+        Logged::Never | Logged::AtRandom => 0,
+    };
     let heavy = random.one_in(8);
     let checkpoints = if heavy { &[usize::MAX, 300_000][..] } else { &[1, 4_000, 30_000, 300_000] };
     // A check of pages is a thread of its own: with one thread a case is to do the same each time.

@@ -64,6 +64,9 @@ struct Arguments {
     /// How many threads use a store; different in each case, if it is not said.
     #[arg(long)]
     threads: Option<usize>,
+    /// How many followers read a store that always has a write-ahead log; different in each case by default.
+    #[arg(long)]
+    followers: Option<usize>,
     /// How many crashes at other moments are tried of each session, at most; each of them may crash again.
     #[arg(long, default_value_t = IMAGES_MAX)]
     images: u64,
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
     let settings = Settings {
         logged: arguments.wal,
         threads: arguments.threads,
+        followers: arguments.followers,
         images_max: arguments.images,
         sabotage: arguments.sabotage,
     };

@@ -89,8 +89,8 @@ fn whoever_lies_is_found_out() {
 #[test]
 fn followers_that_lie_are_found_out() {
     for sabotage in [Sabotage::StaleFollower, Sabotage::UnsyncedFollower, Sabotage::BlindFollower] {
-        let (logged, sabotage, images_max) = (Some(true), Some(sabotage), FEW_IMAGES);
-        let settings = Settings { logged, sabotage, images_max, ..Settings::default() };
+        let (logged, followers, sabotage) = (Some(true), Some(2), Some(sabotage));
+        let settings = Settings { logged, followers, sabotage, images_max: 6, ..Settings::default() };
         let found = cases(2, 300, settings).any(|verdict| verdict.violation.is_some());
         assert!(found, "{sabotage:?} was not found out");
     }
