@@ -36,8 +36,6 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{ArcSwap, Mutex, MutexGuard};
 
 use attach::{Opened, attach, needs, next, read_frames};
-#[cfg(any(test, fuzzing))]
-pub(crate) use files::Simulated;
 pub(crate) use files::{FileId, FollowedFiles};
 
 /// How often it looks for commits while nobody reads: a snapshot of the table that is held for long makes the file grow.

@@ -39,8 +39,6 @@ use std::time::Duration;
 
 use self::checkpoint::Frozen;
 use self::commit::{EmbeddedWrite, Group, Writer};
-#[cfg(any(test, fuzzing))]
-pub(crate) use self::follower::Simulated;
 pub(crate) use self::follower::{FileId, FollowedFiles, Follower};
 use self::memtable::Memtable;
 use self::snapshot::{Snapshot, View};
@@ -82,6 +80,8 @@ pub(crate) enum Sabotage {
     NextGroupIsNotWoken,
     #[cfg(shuttle)]
     FailureIsNotedLate,
+    #[cfg(shuttle)]
+    MarkIsWrittenLate,
 }
 
 /// A store with a write-ahead log that this process may write.
@@ -483,6 +483,9 @@ impl Shared {
         change(&mut mark);
         self.marked.store(durable.number(), Ordering::SeqCst);
         let written = match &state.log {
+            // Only with the next commit.
+            #[cfg(all(test, shuttle))]
+            Some(_) if self.is_sabotaged(Sabotage::MarkIsWrittenLate) && durable.number() % 2 == 0 => Ok(()),
             Some(log) => log.write_mark(&mark),
             None => Ok(()),
         };
