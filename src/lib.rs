@@ -126,6 +126,12 @@ pub mod cli_support {
     pub use crate::store::temporary::{Temporary, TemporaryFile, folder_of, remove_unused};
 }
 
+/// Not part of the API, and may change at any time: stores that several simulated processes have open, for `torture/`.
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::engine::simulated::Machine;
+}
+
 /// The examples in the documents are tests too.
 #[cfg(doctest)]
 mod documents {

@@ -15,6 +15,8 @@ mod call;
 mod content;
 #[path = "../torture/src/disk.rs"]
 mod disk;
+#[path = "../torture/src/follower.rs"]
+mod follower;
 #[path = "../torture/src/names.rs"]
 mod names;
 #[path = "../torture/src/oracle.rs"]
