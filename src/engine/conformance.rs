@@ -519,10 +519,10 @@ fn the_log_keeps_the_order_of_commits(engine: &dyn Engine) {
     assert_eq!(logged(&*read, third, 10), []);
     assert_eq!(logged(&*read, Commit::new(u64::MAX), 10), []);
     assert_eq!(logged(&*before, nothing, 10), [one], "an earlier read does not see a later entry");
-    assert_eq!(read.log_entry(first).unwrap(), Some(b"first".to_vec()));
-    assert_eq!(read.log_entry(silent).unwrap(), None);
-    assert_eq!(before.log_entry(third).unwrap(), None);
-    assert_eq!(engine.begin_write().unwrap().log_entry(third).unwrap(), Some(b"third".to_vec()));
+    assert_eq!(read.changelog_entry(first).unwrap(), Some(b"first".to_vec()));
+    assert_eq!(read.changelog_entry(silent).unwrap(), None);
+    assert_eq!(before.changelog_entry(third).unwrap(), None);
+    assert_eq!(engine.begin_write().unwrap().changelog_entry(third).unwrap(), Some(b"third".to_vec()));
     let rows = read.scan((Bound::Unbounded, Bound::Unbounded), 10).unwrap();
     assert_eq!(rows.len(), 1, "the log is not among the rows");
 }
@@ -535,7 +535,7 @@ fn the_log_is_trimmed_from_its_beginning(engine: &dyn Engine) {
     let read = engine.begin_read().unwrap();
     let left = [(commits[3], vec![3]), (commits[4], vec![4]), (last, b"last".to_vec())];
     assert_eq!(logged(&*read, Commit::default(), 10), left);
-    assert_eq!(read.log_entry(commits[2]).unwrap(), None);
+    assert_eq!(read.changelog_entry(commits[2]).unwrap(), None);
     assert_eq!(logged(&*before, Commit::default(), 10).len(), 5, "an earlier read keeps what it saw");
 }
 

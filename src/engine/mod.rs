@@ -186,25 +186,26 @@ pub enum Waited {
     Closed,
 }
 
-/// One commit, as it was: what came after is not seen.
-pub(crate) trait ReadTransaction: Send + Sync {
-    /// Its number.
-    fn commit(&self) -> Commit;
-
-    /// Whether the row with this hash surely holds here what it held at that commit, earlier or later.
-    /// What is read is cached only with an engine that can tell.
-    fn unchanged_since(&self, _row: RowHash, _commit: Commit) -> bool {
-        false
-    }
+/// Single rows and entries of the changelog, as one commit left them: all that operations read.
+pub(crate) trait RowSource {
+    /// The number of that commit.
+    fn commit_read(&self) -> Commit;
 
     /// The rows at these addresses, in one round trip, each `None` if there is none.
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
 
     /// Shows the row at this address where it lies, if there is one.
-    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
-        self.get(&[row])?.iter().flatten().for_each(|stored| see(stored.into()));
-        Ok(())
-    }
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()>;
+
+    /// The entry of a commit in the changelog, if there is one.
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
+}
+
+/// One commit, as it was: what came after is not seen.
+pub(crate) trait ReadTransaction: RowSource + Send + Sync {
+    /// Whether the row with this hash surely holds here what it held at that commit, earlier or later.
+    /// What is read is cached only with an engine that can tell.
+    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool;
 
     /// Shows the first rows of a range where they lie, at most `limit`, in the order of their addresses. A
     /// row that is damaged is an error in its place; an error of the whole means that nothing can be read
@@ -216,40 +217,37 @@ pub(crate) trait ReadTransaction: Send + Sync {
         see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
     ) -> Result<()>;
 
-    /// The same rows, copied.
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+    /// The first entries of the changelog after a commit, at most `limit`, in order. Damage as in
+    /// [`with_rows`](Self::with_rows).
+    fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>>;
+
+    /// About how many rows and entries of the log there are, if that can be told without counting them; to tell
+    /// how far a walk is.
+    fn length(&self) -> Result<Option<u64>>;
+
+    /// Looks through what the engine keeps for itself, if that is more than rows. Damage there may hide rows,
+    /// so that a scan does not see that they are missing: it is `Corrupted`.
+    fn audit(&self) -> Result<()>;
+}
+
+impl dyn ReadTransaction + '_ {
+    /// The number of the commit.
+    pub(crate) fn commit(&self) -> Commit {
+        self.commit_read()
+    }
+
+    /// The rows that [`with_rows`](Self::with_rows) shows, copied.
+    pub(crate) fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
         let mut scanned = Vec::new();
         self.with_rows(range, limit, &mut |row, value| {
             scanned.push((row.to_vec(), value.map(Value::to_stored)));
         })?;
         Ok(scanned)
     }
-
-    /// The entry of a commit in the log, if there is one.
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
-
-    /// The first entries of the log after a commit, at most `limit`, in order. Damage as in
-    /// [`scan`](Self::scan).
-    fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>>;
-
-    /// About how many rows and entries of the log there are, if that can be told without counting them; to tell
-    /// how far a walk is.
-    fn length(&self) -> Result<Option<u64>> {
-        Ok(None)
-    }
-
-    /// Looks through what the engine keeps for itself, if that is more than rows. Damage there may hide rows,
-    /// so that a scan does not see that they are missing: it is `Corrupted`.
-    fn audit(&self) -> Result<()> {
-        Ok(())
-    }
 }
 
-/// A transaction that may commit.
-pub(crate) trait WriteTransaction {
-    /// The number of the commit that it reads.
-    fn commit_read(&self) -> Commit;
-
+/// A transaction that may commit. What it reads is of the newest commit.
+pub(crate) trait WriteTransaction: RowSource {
     /// The number that its own commit will have; on an engine that can't know it before, what [stands
     /// for](crate::format::is_stand_in) it. Nothing that is written may depend on which of the two it is.
     fn next_commit(&self) -> Commit;
@@ -258,18 +256,6 @@ pub(crate) trait WriteTransaction {
     fn waited(&self) -> Duration {
         Duration::ZERO
     }
-
-    /// As [`ReadTransaction::get`].
-    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
-
-    /// As [`ReadTransaction::with_row`].
-    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
-        self.get(&[row])?.iter().flatten().for_each(|stored| see(stored.into()));
-        Ok(())
-    }
-
-    /// As [`ReadTransaction::log_entry`].
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
 
     /// Ends without writing, and returns when all that was read is durable, and was there at one moment: what
     /// the transaction found, also a refusal, may then be told. If it was not, that is a `Conflict`.

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Batch, Engine, Load, Log, Reading, Waited, WriteTransaction};
+use super::{Batch, Engine, Load, Log, Reading, RowSource, Waited, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{Stored, stand_in};
+use crate::format::{Stored, Value, stand_in};
 use crate::id::Commit;
 
 /// The calls of a writing transaction that a script decides about.
@@ -149,13 +149,9 @@ impl Engine for Scripted {
     }
 }
 
-impl WriteTransaction for ScriptedWrite<'_> {
+impl RowSource for ScriptedWrite<'_> {
     fn commit_read(&self) -> Commit {
         self.transaction.commit_read()
-    }
-
-    fn next_commit(&self) -> Commit {
-        self.stand_in.unwrap_or_else(|| self.transaction.next_commit())
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -165,11 +161,24 @@ impl WriteTransaction for ScriptedWrite<'_> {
         }
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
         match failure(self.script.outcome(Call::Read)) {
             Some(error) => Err(error),
-            None => self.transaction.log_entry(commit),
+            None => self.transaction.with_row(row, see),
         }
+    }
+
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        match failure(self.script.outcome(Call::Read)) {
+            Some(error) => Err(error),
+            None => self.transaction.changelog_entry(commit),
+        }
+    }
+}
+
+impl WriteTransaction for ScriptedWrite<'_> {
+    fn next_commit(&self) -> Commit {
+        self.stand_in.unwrap_or_else(|| self.transaction.next_commit())
     }
 
     fn end(self: Box<Self>) -> Result<()> {

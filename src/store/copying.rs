@@ -11,12 +11,12 @@ use super::Store;
 use super::building::{ENTRIES_AT_ONCE, ROWS_AT_ONCE};
 use crate::alias::AliasRecord;
 use crate::change::{Change, CommitInfo, CommitRecord, Images, Operation, Position, Previous};
-use crate::engine::{Batch, Engine, Load, Log, ReadTransaction, Reading, WriteTransaction};
+use crate::engine::{Batch, Engine, Log, ReadTransaction, Reading, RowSource};
 use crate::error::{Error, Result};
 use crate::format::{
-    Address, Floor, Outcome, RecordId, Row, ScopedTable, Space, Stored, corrupted, decode_alias, decode_key,
-    decode_log_entry, decode_outcome, encode_floor, encode_log_entry, encode_nothing, encode_outcome,
-    log_place, read_address,
+    Address, Floor, Outcome, RecordId, Row, ScopedTable, Space, Stored, Value, corrupted, decode_alias,
+    decode_key, decode_log_entry, decode_outcome, encode_floor, encode_log_entry, encode_nothing,
+    encode_outcome, log_place, read_address,
 };
 use crate::id::{Commit, Scope};
 use crate::key::KeyRecord;
@@ -308,6 +308,13 @@ fn plain_outcome(row: &[u8], stored: &Stored) -> Result<Outcome> {
 }
 
 impl Upon {
+    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        match self.batch.borrow().get(row) {
+            Some(value) => Ok(value.clone().map(|bytes| Stored { bytes, commit: self.next })),
+            None => Ok(self.rows.get(&[row])?.pop().flatten()),
+        }
+    }
+
     /// Adds the rows that a change wrote.
     fn apply(&self, policy: &Policy, info: &CommitInfo, change: &Change) -> Result<()> {
         let batch = replay(self, policy, info, change)?;
@@ -361,39 +368,22 @@ impl Upon {
     }
 }
 
-impl WriteTransaction for Upon {
+impl RowSource for Upon {
     fn commit_read(&self) -> Commit {
         self.rows.commit()
     }
 
-    fn next_commit(&self) -> Commit {
-        self.next
-    }
-
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
-        let batch = self.batch.borrow();
-        let one = |row: &&[u8]| match batch.get(*row) {
-            Some(value) => Ok(value.clone().map(|bytes| Stored { bytes, commit: self.next })),
-            None => Ok(self.rows.get(&[*row])?.pop().flatten()),
-        };
-        rows.iter().map(one).collect()
+        rows.iter().map(|row| self.row(row)).collect()
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.rows.log_entry(commit)
-    }
-
-    fn end(self: Box<Self>) -> Result<()> {
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.row(row)?.iter().for_each(|stored| see(stored.into()));
         Ok(())
     }
 
-    /// What was staged is taken from the transaction, and written by [`Copying`].
-    fn commit(self: Box<Self>, _: &Batch, _: Log<'_>) -> Result<Commit> {
-        Err(Error::ReadOnly)
-    }
-
-    fn load(self: Box<Self>, _: &Load) -> Result<Commit> {
-        Err(Error::ReadOnly)
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.rows.changelog_entry(commit)
     }
 }
 

@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::change::Change;
-use crate::engine::{Batch, Engine, LockStats, Log, LogStats, PageStats, ReadTransaction, WriteTransaction};
+use crate::engine::{Batch, Engine, LockStats, Log, LogStats, PageStats, ReadTransaction, RowSource};
 #[cfg(feature = "etcd")]
 use crate::engine::{ClusterStats, Etcd};
 use crate::error::{Error, Result};
@@ -298,7 +298,7 @@ impl Store {
         let (ran, next) = self.again_after_conflicts(|since| {
             let transaction = self.inner.engine.begin_write_since(since)?;
             let next = transaction.next_commit();
-            let ran = self.run(&*transaction, request, &closure);
+            let ran = self.run(&*transaction, next, request, &closure);
             transaction.end()?;
             Ok((ran?, next))
         })?;
@@ -411,9 +411,9 @@ impl Store {
     ) -> Result<Committed<T>> {
         let transaction = self.inner.engine.begin_write_since(since)?;
         let began = Stopwatch::start();
-        let ran = self.run(&*transaction, request, closure);
-        let took = began.elapsed().saturating_sub(transaction.waited());
         let next = transaction.next_commit();
+        let ran = self.run(&*transaction, next, request, closure);
+        let took = began.elapsed().saturating_sub(transaction.waited());
         let Ran { value, staged } = match ran {
             Ok(ran) if ran.value.is_ok() && !ran.staged.batch.is_empty() => ran,
             ran => {
@@ -482,7 +482,7 @@ impl Store {
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Ran<T>> {
-        let again = telemetry::quietly(|| self.run_once(&first.reads.again(number), request, closure))?;
+        let again = telemetry::quietly(|| self.run_once(&first.reads.again(), number, request, closure))?;
         let entries = (entry_of(request, stand_in, first), entry_of(request, number, &again.staged));
         first.must_be_same(number, &again.staged)?;
         if entries.0 == entries.1 { Ok(again) } else { Err(ran_differently()) }
@@ -490,13 +490,14 @@ impl Store {
 
     fn run<T>(
         &self,
-        transaction: &dyn WriteTransaction,
+        rows: &dyn RowSource,
+        next: Commit,
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Ran<T>> {
-        let first = self.run_once(transaction, request, closure);
+        let first = self.run_once(rows, next, request, closure);
         if self.inner.run_closures_twice {
-            let second = telemetry::quietly(|| self.run_once(transaction, request, closure));
+            let second = telemetry::quietly(|| self.run_once(rows, next, request, closure));
             if what_was_done(&first) != what_was_done(&second) {
                 return Err(ran_differently());
             }
@@ -506,12 +507,13 @@ impl Store {
 
     fn run_once<T>(
         &self,
-        transaction: &dyn WriteTransaction,
+        rows: &dyn RowSource,
+        next: Commit,
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Ran<T>> {
         let place = Place::new(request.scope(), &self.inner.policy);
-        let mut txn = Transaction::new(Staging::new(transaction), place, request.time());
+        let mut txn = Transaction::new(Staging::new(rows, next), place, request.time());
         let value = closure(&mut txn);
         // An error of the engine comes first: the closure may have swallowed it.
         let staged = txn.into_staging().finish()?;

@@ -162,7 +162,7 @@ impl Bench {
     }
 
     fn entry_bytes(&self, commit: u64) -> Vec<u8> {
-        self.engine.begin_read().unwrap().log_entry(Commit::new(commit)).unwrap().unwrap()
+        self.engine.begin_read().unwrap().changelog_entry(Commit::new(commit)).unwrap().unwrap()
     }
 
     fn entry(&self, commit: u64) -> CommitRecord {

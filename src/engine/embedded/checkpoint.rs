@@ -11,7 +11,7 @@ use super::snapshot::View;
 use super::wal::{log_bytes, read_commits};
 use super::{Growth, Shared, State};
 use crate::engine::redb::{LogState, RedbRead};
-use crate::engine::{Load, ReadTransaction, RowHash};
+use crate::engine::{Load, RowHash};
 use crate::error::{Error, Result};
 use crate::format::Stored;
 use crate::id::Commit;

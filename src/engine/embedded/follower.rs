@@ -26,7 +26,7 @@ use crate::engine::disk::StorageBackend;
 use crate::engine::lock_wait;
 use crate::engine::redb::{FirstPage, LogState, RedbRead, TableReader};
 use crate::engine::{
-    Engine, Newest, PageRound, PageState, ReadTransaction, Reading, Stripes, Waited, WriteTransaction,
+    Engine, Newest, PageRound, PageState, Reading, RowSource, Stripes, Waited, WriteTransaction,
 };
 use crate::error::{Error, Locked, Result};
 use crate::format::Row;

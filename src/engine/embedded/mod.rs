@@ -48,10 +48,7 @@ use self::wal::{Mark, Position, RedoLog};
 use super::bell::Bell;
 use super::disk::StorageBackend;
 use super::redb::{LogState, RedbRead, TableFile};
-use super::{
-    Engine, LogStats, Newest, PageRound, PageState, ReadTransaction, Reading, Stripes, Waited,
-    WriteTransaction,
-};
+use super::{Engine, LogStats, Newest, PageRound, PageState, Reading, Stripes, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::sync::atomic::{AtomicU64, Ordering};

@@ -17,7 +17,7 @@ use super::seen::Chapter;
 use super::slots::{Slot, Slots};
 use super::{LeftOut, Shared};
 use crate::engine::seal::seal;
-use crate::engine::{Batch, Load, Log, WriteTransaction};
+use crate::engine::{Batch, Load, Log, RowSource, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored, Value, stand_in};
 use crate::id::{Commit, random_bytes};
@@ -299,18 +299,9 @@ impl<'a> EtcdWrite<'a> {
     }
 }
 
-impl WriteTransaction for EtcdWrite<'_> {
+impl RowSource for EtcdWrite<'_> {
     fn commit_read(&self) -> Commit {
         Commit::new(revision(self.view.at))
-    }
-
-    fn next_commit(&self) -> Commit {
-        let [drawn @ .., _, _, _, _, _, _, _, _] = self.id;
-        stand_in(u64::from_be_bytes(drawn))
-    }
-
-    fn waited(&self) -> Duration {
-        *self.waited.borrow()
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -322,7 +313,7 @@ impl WriteTransaction for EtcdWrite<'_> {
         Ok(())
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         if commit > self.commit_read() && !self.is_newest {
             // What this process has seen may be older than a commit that the caller was told of.
             let newest = revision(self.shared.newest_revision(self.view.until)?);
@@ -332,6 +323,17 @@ impl WriteTransaction for EtcdWrite<'_> {
             }
         }
         self.shared.entry_at(commit, self.view).map_err(|error| self.met(error))
+    }
+}
+
+impl WriteTransaction for EtcdWrite<'_> {
+    fn next_commit(&self) -> Commit {
+        let [drawn @ .., _, _, _, _, _, _, _, _] = self.id;
+        stand_in(u64::from_be_bytes(drawn))
+    }
+
+    fn waited(&self) -> Duration {
+        *self.waited.borrow()
     }
 
     fn end(self: Box<Self>) -> Result<()> {

@@ -30,7 +30,7 @@ use super::lock_holder::FileId;
 use super::lock_wait::LOCK_WAIT_DEFAULT;
 #[cfg(test)]
 use super::{Engine, Reading, Waited, WriteTransaction};
-use super::{Load, PageRound, PageState, ReadTransaction};
+use super::{Load, PageRound, PageState};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored};
 use crate::id::Commit;
