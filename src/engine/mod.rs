@@ -40,13 +40,9 @@ pub(crate) use stripes::{RowHash, Stripes};
 use crate::error::Result;
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
-use crate::time::Stopwatch;
 
 pub(crate) use self::redb::{DamagedPage, Draft, Instead, LogState, NewerCommit, Places, Salvage, Salvaged};
 pub(crate) use load::{Load, LoadedRow};
-
-/// How often a transaction that met another one is run again, if the engine says nothing else.
-const CONFLICTS_MAX: u32 = 16;
 
 /// What a commit writes: a value, or `None` for a row to be deleted.
 pub(crate) type Batch = BTreeMap<Row, Option<Vec<u8>>>;
@@ -72,12 +68,6 @@ pub(crate) trait Engine: Send + Sync {
     /// the transaction before it to end.
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>>;
 
-    /// As [`begin_write`](Self::begin_write), for an operation that began then: it may have met others since, and on
-    /// an engine that waits for servers its time goes on to run.
-    fn begin_write_since(&self, _since: Stopwatch) -> Result<Box<dyn WriteTransaction + '_>> {
-        self.begin_write()
-    }
-
     /// Waits until there is a durable commit after this one, the time is over, or
     /// [`stop_waiting`](Self::stop_waiting) was called.
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited>;
@@ -85,44 +75,28 @@ pub(crate) trait Engine: Send + Sync {
     /// Ends all waiting, now and from now on.
     fn stop_waiting(&self);
 
-    /// Whether [`load`](WriteTransaction::load) can be asked for. An engine that can't know the numbers of
-    /// commits before they are made has none.
-    fn loads(&self) -> bool {
-        true
-    }
+    /// Whether commits are numbered one after the other, so that the number of the next is known before it is made:
+    /// that of the commit that was read, and one. Only such an engine takes a [`load`](WriteTransaction::load).
+    fn knows_next_commit(&self) -> bool;
 
-    /// Whether a transaction that met another one, so often by now, is to be run again; pauses before, where that
-    /// helps. `since` is when the first began.
-    fn goes_on_after_conflict(&self, conflicts: u32, _since: Stopwatch) -> bool {
-        conflicts < CONFLICTS_MAX
-    }
-
-    /// Returns when all that was committed before is where it stays, and no longer in a log only.
-    fn checkpoint(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// What the write-ahead log and its checkpoint did so far; `None` on an engine without one.
-    fn log_stats(&self) -> Option<LogStats> {
-        None
-    }
+    /// Returns when all that was committed before is where it stays, and no longer in the write-ahead log only.
+    fn checkpoint(&self) -> Result<()>;
 
     /// Compares pages of the newest commit with the checksums by which they are named, about as many bytes as are asked
     /// for, from where the last round ended; `None` on an engine whose pages are not in files of the store.
-    fn check_pages(&self, _after: Option<Vec<u8>>, _bytes: u64) -> Result<Option<PageRound>> {
-        Ok(None)
-    }
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>>;
 
-    /// What is known of such pages.
-    fn page_state(&self) -> Option<PageState> {
-        None
-    }
+    /// What the engine did and knows.
+    fn stats(&self) -> EngineStats;
+}
 
-    /// How transactions did on a cluster; `None` on an engine that is none.
-    #[cfg(feature = "etcd")]
-    fn cluster_stats(&self) -> Option<ClusterStats> {
-        None
-    }
+/// What engines did and know.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EngineStats {
+    /// Of the write-ahead log and its checkpoints; `None` without one.
+    pub(crate) wal: Option<LogStats>,
+    /// Of the pages; `None` if they are not in files of the store.
+    pub(crate) pages: Option<PageState>,
 }
 
 /// Pages that were read one after the other.
@@ -248,15 +222,6 @@ impl dyn ReadTransaction + '_ {
 
 /// A transaction that may commit. What it reads is of the newest commit.
 pub(crate) trait WriteTransaction: RowSource {
-    /// The number that its own commit will have; on an engine that can't know it before, what [stands
-    /// for](crate::format::is_stand_in) it. Nothing that is written may depend on which of the two it is.
-    fn next_commit(&self) -> Commit;
-
-    /// How long this transaction has waited for servers: no part of the time that it may take.
-    fn waited(&self) -> Duration {
-        Duration::ZERO
-    }
-
     /// Ends without writing, and returns when all that was read is durable, and was there at one moment: what
     /// the transaction found, also a refusal, may then be told. If it was not, that is a `Conflict`.
     fn end(self: Box<Self>) -> Result<()>;
@@ -266,7 +231,7 @@ pub(crate) trait WriteTransaction: RowSource {
     /// be told.
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit>;
 
-    /// Writes many commits, the first of them [`next_commit`](Self::next_commit), and returns the last when
+    /// Writes many commits, the first of them the next, and returns the last when
     /// they are durable; if there are none, nothing is written. They were made out upon their
     /// [base](Load::base), so it is a `Conflict` if that is not the newest commit. Each keeps within the limits of a transaction, and an engine
     /// may write them one by one; one that can writes all of them or nothing. It fails as

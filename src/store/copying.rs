@@ -8,10 +8,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
+use super::backend::Backend;
 use super::building::{ENTRIES_AT_ONCE, ROWS_AT_ONCE};
 use crate::alias::AliasRecord;
 use crate::change::{Change, CommitInfo, CommitRecord, Images, Operation, Position, Previous};
-use crate::engine::{Batch, Engine, Log, ReadTransaction, Reading, RowSource};
+use crate::engine::{Batch, Log, ReadTransaction, Reading, RowSource};
 use crate::error::{Error, Result};
 use crate::format::{
     Address, Floor, Outcome, RecordId, Row, ScopedTable, Space, Stored, Value, corrupted, decode_alias,
@@ -160,16 +161,16 @@ struct Upon {
 }
 
 impl Copying<'_> {
-    fn engine(&self) -> &dyn Engine {
-        &*self.target.inner.engine
+    fn engine(&self) -> &Backend {
+        &self.target.inner.engine
     }
 
     /// Marks the target as one that is not whole.
     fn begin(&self) -> Result<()> {
         let (fixed, mark) = (Space::of_store().fixed(), Space::of_store().unfinished());
         let marked = Batch::from([(mark.clone(), Some(encode_nothing()))]);
-        self.target.again_after_conflicts(|since| {
-            let (transaction, rows) = (self.engine().begin_write_since(since)?, self.engine().begin_read()?);
+        self.engine().retry_on_conflict(|attempt| {
+            let (transaction, rows) = (self.engine().begin_attempt(attempt)?, self.engine().begin_read()?);
             let found = rows.scan((Bound::Unbounded, Bound::Unbounded), 2)?;
             let is_empty =
                 found.iter().all(|(row, _)| *row == fixed) && rows.log(Commit::default(), 1)?.is_empty();
@@ -200,8 +201,8 @@ impl Copying<'_> {
 
     fn write_if(&self, batch: &Batch, entry: Option<&[u8]>, may: impl Fn() -> Result<()>) -> Result<Commit> {
         let mark = Space::of_store().unfinished();
-        self.target.again_after_conflicts(|since| {
-            let transaction = self.engine().begin_write_since(since)?;
+        self.engine().retry_on_conflict(|attempt| {
+            let transaction = self.engine().begin_attempt(attempt)?;
             // If two copy into the same target, one of them fails.
             if transaction.get(&[&mark])?.iter().any(Option::is_none) {
                 return Err(Error::NotEmpty);
@@ -213,7 +214,7 @@ impl Copying<'_> {
 
     fn upon(&self) -> Result<Upon> {
         let transaction = self.engine().begin_write()?;
-        let next = transaction.next_commit();
+        let next = self.engine().next_commit(&*transaction);
         drop(transaction);
         Ok(Upon { rows: self.engine().begin_read()?, batch: RefCell::default(), next })
     }

@@ -72,10 +72,6 @@ impl RowSource for EmbeddedWrite<'_> {
 }
 
 impl WriteTransaction for EmbeddedWrite<'_> {
-    fn next_commit(&self) -> Commit {
-        Commit::new(self.snapshot.commit.number() + 1)
-    }
-
     fn end(self: Box<Self>) -> Result<()> {
         let (shared, read) = (self.shared, self.snapshot.commit);
         drop(self);
@@ -100,7 +96,7 @@ impl WriteTransaction for EmbeddedWrite<'_> {
     }
 
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
-        let commit = self.next_commit();
+        let commit = Commit::new(self.snapshot.commit.number() + 1);
         let Self { shared, snapshot, mut writer } = *self;
         let own = log_row(commit);
         let trimmed = match log.trim {

@@ -26,7 +26,7 @@ use crate::engine::disk::StorageBackend;
 use crate::engine::lock_wait;
 use crate::engine::redb::{FirstPage, LogState, RedbRead, TableReader};
 use crate::engine::{
-    Engine, Newest, PageRound, PageState, Reading, RowSource, Stripes, Waited, WriteTransaction,
+    Engine, EngineStats, Newest, PageRound, Reading, RowSource, Stripes, Waited, WriteTransaction,
 };
 use crate::error::{Error, Locked, Result};
 use crate::format::Row;
@@ -210,6 +210,10 @@ impl Engine for Follower {
         Err(Error::ReadOnly)
     }
 
+    fn knows_next_commit(&self) -> bool {
+        true
+    }
+
     fn checkpoint(&self) -> Result<()> {
         Err(Error::ReadOnly)
     }
@@ -238,8 +242,8 @@ impl Engine for Follower {
         self.table().check_pages(after, bytes).map(Some)
     }
 
-    fn page_state(&self) -> Option<PageState> {
-        Some(self.table().page_state())
+    fn stats(&self) -> EngineStats {
+        EngineStats { wal: None, pages: Some(self.table().page_state()) }
     }
 }
 
