@@ -13,6 +13,7 @@
 
 mod client;
 mod entries;
+mod failure;
 mod layout;
 mod members;
 mod read;

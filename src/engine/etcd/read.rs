@@ -8,8 +8,9 @@ use std::time::Duration;
 use etcd_client::GetOptions;
 
 use super::Shared;
-use super::client::{At, Failure, Found};
+use super::client::{At, Found};
 use super::entries::{View, revision};
+use super::failure::Failure;
 use super::rows::Known;
 use crate::engine::seal::unseal;
 use crate::engine::{Range, ReadTransaction, RowHash, RowSource};

@@ -9,8 +9,9 @@ use etcd_client::{
     Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 
-use super::client::{At, Failure, Found, Until, pause, revision_of};
+use super::client::{At, Found, Until, pause, revision_of};
 use super::entries::{CHAPTER_REVISIONS, View, etcd_revision, no_chapter, revision};
+use super::failure::Failure;
 use super::layout::Key;
 use super::rows::Known;
 use super::seen::Chapter;
