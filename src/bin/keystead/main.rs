@@ -22,6 +22,7 @@ mod signals;
 // The tool makes files as the library does, so that either removes what the other left.
 #[path = "../../store/temporary.rs"]
 mod temporary;
+mod text;
 mod upkeep;
 mod values;
 mod write;
@@ -39,7 +40,8 @@ use clap_complete::Shell;
 use crate::failure::Failure;
 use crate::location::StoreOptions;
 use crate::names::HOW_TO_NAME;
-use crate::output::{Output, error_line, is_json, printable, say_in_json};
+use crate::output::Output;
+use crate::text::{error_line, is_json, printable, say_in_json};
 
 /// What stands below the list of commands; docs/cli.md says more.
 const AFTER_HELP: &str = "\
