@@ -5,17 +5,28 @@
 //!
 //! `cargo bench --bench growth -- held [KEYS [COMMITS]]`: how the file grows by each commit while a read holds its
 //! snapshot.
+//!
+//! `cargo bench --bench growth -- beside [KEYS [SECONDS]]`: how long a commit takes, of one caller that makes a hundred
+//! a second, while another process verifies the store at the lowest priority, and while none does; in turn, so many
+//! seconds each.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails says so")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark takes the time")]
 
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keystead::{Alias, KeyId, NewKey, Options, Quotas, Request, Scope, Store};
+
+/// The variable by which another process of this program is asked to verify a store, and the path of that.
+const VERIFIED: &str = "KEYSTEAD_BENCH_VERIFIED";
+/// How often a caller commits beside another process, and how many times each of the two is measured.
+const PACE: Duration = Duration::from_millis(10);
+const ROUNDS: u64 = 3;
 
 /// After how many parts of the moves the sizes are told.
 const PARTS: u64 = 10;
@@ -30,6 +41,9 @@ struct Latencies {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let smoke = arguments.iter().any(|argument| argument == "--test");
+    if let Some(path) = std::env::var_os(VERIFIED) {
+        return verify_again_and_again(Path::new(&path));
+    }
     let mut numbers = arguments.iter().filter_map(|argument| argument.parse::<u64>().ok());
     let few = |many: u64, few: u64| if smoke { few } else { many };
     let folder = tempfile::tempdir_in(std::env::var_os("TMPDIR").unwrap_or("/tmp".into())).unwrap();
@@ -37,6 +51,10 @@ fn main() {
         let keys = numbers.next().unwrap_or(few(100_000, 500));
         // Commits reach the table file by checkpoints only: it takes many of them.
         return held(folder.path(), keys, numbers.next().unwrap_or(few(10_000, 200)));
+    }
+    if arguments.iter().any(|argument| argument == "beside") {
+        let keys = numbers.next().unwrap_or(few(1_000_000, 500));
+        return beside(folder.path(), keys, Duration::from_secs(numbers.next().unwrap_or(few(20, 1))));
     }
     let keys = numbers.next().unwrap_or(few(100_000, 500));
     let moves = numbers.next().unwrap_or(few(1_000_000, 2_000));
@@ -129,6 +147,81 @@ fn held(folder: &Path, keys: u64, commits: u64) {
         on_disk(&path),
         length(&path),
     );
+}
+
+/// How long commits take beside a process that verifies the store.
+fn beside(folder: &Path, keys: u64, each: Duration) {
+    let scope = Scope::new("3bab8e245e854f68af5967c00dd43127", "0d0466b0e7274d9cb35df84bb474a37f").unwrap();
+    let request = Request::new(&scope);
+    let path = folder.join("beside.redb");
+    let quotas = Quotas { keys_per_project: u64::MAX, ..Quotas::default() };
+    let store = Options::new().quotas(quotas).open(&path).unwrap();
+    let names = load(&store, &request, keys);
+    println!(
+        "{keys} keys, history on; one caller, a commit each {PACE:?}; {ROUNDS} times {each:?} of each, in turn"
+    );
+    // The first commits of a process make the log.
+    move_at_pace(&store, &request, &names, 1, each / 10);
+    let (mut alone, mut verified) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        alone.extend(move_at_pace(&store, &request, &names, 2 * round, each));
+        let mut verifier = verify_elsewhere(&path);
+        verified.extend(move_at_pace(&store, &request, &names, 2 * round + 1, each));
+        assert_eq!(verifier.try_wait().unwrap(), None, "the process that verifies ended");
+        verifier.kill().unwrap();
+        verifier.wait().unwrap();
+    }
+    let [alone, verified] =
+        [("nobody verifies", alone), ("another process verifies", verified)].map(|(while_so, latencies)| {
+            let [median, p99, longest] = quantiles(latencies);
+            println!("commits while {while_so}: us: median {median:.0}, p99 {p99:.0}, longest {longest:.0}");
+            p99
+        });
+    println!("ratio of p99: {:.2}", verified / alone);
+    assert!(store.verify().unwrap().is_clean());
+}
+
+/// Starts this program once more, at the lowest priority where the system has `nice`.
+fn verify_elsewhere(path: &Path) -> Child {
+    let this = std::env::current_exe().unwrap();
+    let mut command = Command::new("nice");
+    let command = command.args(["-n", "19"]).arg(this).env(VERIFIED, path).stdout(Stdio::null());
+    command.spawn().unwrap()
+}
+
+fn verify_again_and_again(path: &Path) {
+    let store = Options::new().open_read_only(path).unwrap();
+    loop {
+        assert!(store.verify().unwrap().is_clean());
+    }
+}
+
+/// Moves random aliases, one at each tick.
+fn move_at_pace(
+    store: &Store,
+    request: &Request,
+    names: &[(Alias, KeyId)],
+    seed: u64,
+    time: Duration,
+) -> Vec<f64> {
+    let started = Instant::now();
+    let mut all = Vec::new();
+    for number in 0.. {
+        let due = PACE * number;
+        if due > time {
+            break;
+        }
+        thread::sleep(due.saturating_sub(started.elapsed()));
+        let found = move_aliases(store, request, names, seed << 32 | u64::from(number), 1);
+        all.extend(found.while_idle.into_iter().chain(found.while_checkpointing));
+    }
+    all
+}
+
+/// Median, p99 and the longest.
+fn quantiles(mut latencies: Vec<f64>) -> [f64; 3] {
+    latencies.sort_by(f64::total_cmp);
+    [500, 990, 1000].map(|thousandths| latencies[(latencies.len() - 1) * thousandths / 1000])
 }
 
 /// The bytes that the file takes on the disk; its length where that is not known.

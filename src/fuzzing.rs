@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use crate::alias::{Alias, AliasUrn, KeyAlias};
 use crate::engine::disk::StorageBackend;
-use crate::engine::embedded::wal::RedoLog;
-use crate::engine::embedded::{EmbeddedEngine, Follower, Simulated};
-use crate::engine::redb::{LogState, Pages, TableFile, seal, unseal};
+use crate::engine::embedded::wal::{LOCKED_BYTE, RedoLog};
+use crate::engine::embedded::{EmbeddedEngine, Follower};
+use crate::engine::redb::{LogState, Pages, TableFile, WRITER_BYTE, seal, unseal};
+use crate::engine::simulated::{Machine, SimulatedFiles, TABLE, WAL};
 use crate::format;
 use crate::format::changes::{ChangesReader, ChangesWriter};
 use crate::id::{Commit, DomainId, KeyId, RequestId, Scope};
@@ -365,8 +366,21 @@ fn open_to_read(table: &Bytes, log: Option<&Bytes>) -> crate::Result<Store> {
 /// Opens it as it is read beside a writer, or, as after a crash, without one.
 fn follow_files(table: &Bytes, log: &Bytes, is_written: bool) -> crate::Result<Store> {
     let files = [table.clone(), log.clone()];
-    let is_written = Arc::new(is_written.into());
-    let files = Simulated { file: move |number: usize| files[number].clone(), is_written };
+    let machine = Machine::default();
+    // What a writer has locked all the time.
+    let locks = [(TABLE, WRITER_BYTE), (WAL, LOCKED_BYTE)].map(|(number, byte)| {
+        let handle = machine.handle(number, files[number].clone());
+        let byte = Bound::Included(byte);
+        let is_locked = is_written && handle.try_lock_range(byte, byte).unwrap();
+        assert_eq!(is_locked, is_written);
+        handle
+    });
+    let file = move |number: usize| {
+        // They are held as long as the files are followed.
+        let _ = &locks;
+        files[number].clone()
+    };
+    let files = SimulatedFiles { machine, file, pages: PAGES };
     let identity = format::Space::of_store().fixed();
     options().on(Box::new(Follower::open(files, identity, Duration::from_millis(1))?))
 }

@@ -120,6 +120,13 @@ extern crate self as keystead;
 #[doc(hidden)]
 pub mod fuzzing;
 
+/// Not part of the API, and may change at any time: stores that several simulated processes have open, for
+/// `examples/torture`.
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::engine::simulated::Machine;
+}
+
 /// The examples in the documents are tests too.
 #[cfg(doctest)]
 mod documents {

@@ -15,6 +15,8 @@ mod call;
 mod content;
 #[path = "../examples/torture/disk.rs"]
 mod disk;
+#[path = "../examples/torture/follower.rs"]
+mod follower;
 #[path = "../examples/torture/names.rs"]
 mod names;
 #[path = "../examples/torture/oracle.rs"]

@@ -2,8 +2,9 @@
 //! another store, with answers that can be compared.
 
 use keystead::{
-    After, Alias, DomainId, Error, KeyAlias, KeyFilter, KeyId, Limit, NewKey, Options, PendingDays,
-    ProjectId, Quotas, Request, RequestId, Result, Scope, Snapshot, Store, Tags, Timestamp, Transaction,
+    After, Alias, DomainId, Error, HistoryOf, KeyAlias, KeyFilter, KeyId, Limit, NewKey, Options, Order,
+    PendingDays, ProjectId, Quotas, Request, RequestId, Result, Scope, Snapshot, Store, Tags, Timestamp,
+    Transaction,
 };
 
 /// How many scopes there are.
@@ -75,6 +76,8 @@ pub(crate) enum Query {
     ResolveMany(Vec<Alias>),
     Key(KeyId),
     Named(KeyAlias),
+    /// All that is kept of what a key was.
+    History(KeyId),
     Everything,
 }
 
@@ -254,6 +257,11 @@ impl Query {
             Self::ResolveMany(aliases) => snap.resolve_many(aliases).map(|keys| format!("{keys:?}")),
             Self::Key(key) => snap.key(*key).map(|key| format!("{key:?}")),
             Self::Named(name) => snap.find_by_key_alias(name).map(|key| format!("{key:?}")),
+            Self::History(key) => {
+                let (order, start) = (Order::NewestFirst, After::Start);
+                let page = snap.history(HistoryOf::Key(*key), order, start, Limit::MAX);
+                page.map(|changes| format!("{:?}", changes.items))
+            }
             Self::Everything => everything(snap),
         };
         match answer {

@@ -2,11 +2,13 @@
 
 use std::io::ErrorKind;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use keystead::{BackgroundCheck, Error, Options, Store};
 
 use crate::call::options;
 use crate::disk::{Calls, Disk, Effect, Figures, Trouble};
+use crate::follower::{Follower, Opening};
 use crate::images::IMAGES_MAX;
 use crate::oracle::{Found, Oracle};
 use crate::random::Random;
@@ -18,6 +20,8 @@ pub(crate) struct Settings {
     /// Always with a write-ahead log, always without; or some cases so and some so, and some changing.
     pub(crate) logged: Option<bool>,
     pub(crate) threads: Option<usize>,
+    /// How many followers there are of a store that always has its log; of half of these there are some otherwise.
+    pub(crate) followers: Option<usize>,
     /// How many crash images are taken in a session, at most.
     pub(crate) images_max: u64,
     pub(crate) sabotage: Option<Sabotage>,
@@ -25,7 +29,7 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { logged: None, threads: None, images_max: IMAGES_MAX, sabotage: None }
+        Self { logged: None, threads: None, followers: None, images_max: IMAGES_MAX, sabotage: None }
     }
 }
 
@@ -49,6 +53,10 @@ pub(crate) struct Case {
     pub(crate) settings: Settings,
     logged: Logged,
     pub(crate) heavy: bool,
+    /// How many followers there are to be beside the writer.
+    pub(crate) followers_wanted: usize,
+    /// Those that there are: a power cut ends them, the end of the writer does not.
+    followers: Vec<Follower>,
     /// Whether anybody was told that there is a store.
     exists: bool,
     pub(crate) crash_points: u64,
@@ -64,6 +72,9 @@ enum Logged {
 }
 
 const THREADS_MAX: u64 = 4;
+const FOLLOWERS_MAX: usize = 2;
+/// How long a follower waits for a writer: so that a case does not wait for long where a write of the mark has failed.
+const LOCK_WAIT: Duration = Duration::from_millis(10);
 const ROUNDS_MAX: u64 = 6;
 const STEPS_MAX: u64 = 40;
 /// How often the opening is struck, one time after the other.
@@ -77,6 +88,12 @@ pub(crate) fn run(seed: u64, settings: Settings) -> Verdict {
         Some(true) => Logged::Always,
         Some(false) => Logged::Never,
         None => *random.pick(&[Logged::Always, Logged::Always, Logged::Never, Logged::AtRandom]),
+    };
+    // Only a store that always has its log is opened as one that is followed.
+    let drawn = if random.one_in(2) { 1 + random.index(FOLLOWERS_MAX) } else { 0 };
+    let followers_wanted = match logged {
+        Logged::Always => settings.followers.unwrap_or(drawn),
+        Logged::Never | Logged::AtRandom => 0,
     };
     let heavy = random.one_in(8);
     let checkpoints = if heavy { &[usize::MAX, 300_000][..] } else { &[1, 4_000, 30_000, 300_000] };
@@ -105,6 +122,8 @@ pub(crate) fn run(seed: u64, settings: Settings) -> Verdict {
                 settings,
                 logged,
                 heavy,
+                followers_wanted,
+                followers: Vec::new(),
                 exists: false,
                 crash_points: 0,
                 crashes_compared: 0,
@@ -124,11 +143,13 @@ impl Case {
         for _ in 0..rounds {
             self.struck_openings(&mut told)?;
             let store = self.open_and_settle(std::mem::take(&mut told))?;
+            self.attach_followers()?;
             told = self.round(store)?;
         }
         self.struck_openings(&mut told)?;
         let store = self.open_and_settle(told)?;
         // It goes on working: a session on a disk that is well.
+        self.attach_followers()?;
         self.take_images();
         let told = self.session(&store);
         self.met(&store, &told);
@@ -152,9 +173,53 @@ impl Case {
         }
         drop(store);
         self.compare_images(&told)?;
-        let cut_power = !self.random.one_in(3);
-        self.disk.restart(cut_power);
+        self.restart();
         Ok(told)
+    }
+
+    /// Ends the writer, or all processes by a power cut; the disk is well then.
+    fn restart(&mut self) {
+        let cut_power = !self.random.one_in(3);
+        if self.disk.cuts_power(cut_power) {
+            self.followers.clear();
+        }
+        self.disk.restart(cut_power);
+    }
+
+    pub(crate) fn opening(&self, disk: &Disk) -> Opening {
+        let options = self.options.clone().lock_wait(LOCK_WAIT);
+        Opening { disk: disk.clone(), options, sabotage: self.settings.sabotage }
+    }
+
+    /// Opens the followers that are missing, on a disk that is well.
+    fn attach_followers(&mut self) -> Found<()> {
+        let mut told = Told::default();
+        for _ in self.followers.len()..self.followers_wanted {
+            self.followers.extend(self.opening(&self.disk).open(&mut told));
+        }
+        self.met.add(&told.met);
+        told.complaints.pop().map_or(Ok(()), Err)
+    }
+
+    /// Has followers read while there is no writer, those that are there and another one.
+    fn follow_alone(&mut self, told: &mut Told) {
+        let mut opening = Told::default();
+        self.followers.extend(self.opening(&self.disk).open(&mut opening));
+        self.met.add(&opening.met);
+        told.complaints.extend(opening.complaints);
+        let newest = AtomicU64::new(told.newest.max(self.oracle.newest()));
+        for follower in &mut self.followers {
+            let times = 1 + self.random.below(3);
+            let mut read = follower.read_along(&mut self.random, &newest, times);
+            if told.trimmed.is_some() {
+                // Steps of trimming are made at once when it is compared.
+                read.claims.clear();
+            }
+            read.met.note("reads without a writer", times);
+            self.met.add(&read.met);
+            told.add(read);
+        }
+        self.followers.truncate(self.followers_wanted);
     }
 
     fn session(&mut self, store: &Store) -> Told {
@@ -171,7 +236,7 @@ impl Case {
         if self.random.one_in(8) {
             return session.trim(self.random.below(self.oracle.newest() + 1));
         }
-        session.run(&mut self.random, self.settings.threads.unwrap_or(threads), steps)
+        session.run(&mut self.random, self.settings.threads.unwrap_or(threads), steps, &mut self.followers)
     }
 
     fn met(&mut self, store: &Store, told: &Told) {
@@ -188,6 +253,11 @@ impl Case {
         let times = self.random.below(STRUCK_OPENINGS_MAX).saturating_sub(1);
         for _ in 0..times {
             self.strike(60);
+            if self.followers_wanted > 0 && self.exists && self.random.one_in(2) {
+                self.follow_alone(told);
+                self.restart();
+                continue;
+            }
             match self.open(&self.disk.clone()) {
                 Ok(store) => {
                     self.exists = true;
@@ -200,7 +270,7 @@ impl Case {
                         heavy: self.heavy,
                     };
                     let steps = self.random.below(6);
-                    let served = session.run(&mut self.random, 1, steps);
+                    let served = session.run(&mut self.random, 1, steps, &mut self.followers);
                     self.met(&store, &served);
                     told.add(served);
                 }
@@ -208,8 +278,7 @@ impl Case {
                 Err(_) if self.disk.has_failed() => {}
                 Err(error) => return Err(format!("it can't be opened: {error:?}")),
             }
-            let cut_power = !self.random.one_in(3);
-            self.disk.restart(cut_power);
+            self.restart();
         }
         Ok(())
     }
@@ -243,6 +312,9 @@ impl Case {
             Logged::AtRandom => self.random.one_in(2),
         };
         let with_log = || self.options.open_on(disk.table(), Some(disk.log()));
+        if self.followers_wanted > 0 {
+            return disk.machine().open(&self.options, disk.files());
+        }
         if logged {
             return with_log();
         }

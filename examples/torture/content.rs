@@ -119,6 +119,15 @@ impl Change {
         }
     }
 
+    /// Whether it writes nothing but some of these first bytes.
+    pub(crate) fn is_before(&self, bytes: usize) -> bool {
+        match self {
+            Self::Length(_) => false,
+            Self::Write(offset, data) => offset + data.len() <= bytes,
+            Self::Zeros(offset, zeros) => offset + zeros <= bytes,
+        }
+    }
+
     /// What was done of it when it failed, or when there was a crash: nothing, all, or a part.
     pub(crate) fn at_a_crash(&self, random: &mut Random) -> Option<Self> {
         match random.below(3) {

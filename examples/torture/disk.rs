@@ -7,10 +7,18 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keystead::Storage;
+use keystead::simulation::Machine;
 
 use crate::content::{Change, Content};
 use crate::random::Random;
 use crate::session::Sabotage;
+
+/// The number of the file that is the write-ahead log.
+const WAL: usize = 1;
+
+/// By how many bytes at the beginning of each file a writer says to followers what they may show: the first page of the table
+/// is newer than its last sync, and so is the mark of the log.
+const SAID_TO_FOLLOWERS: [usize; 2] = [4096, 8192];
 
 /// A disk; clones are the same one.
 #[derive(Clone)]
@@ -26,12 +34,19 @@ pub(crate) enum Calls {
     Lengths,
 }
 
+/// Whose a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    Writer,
+    Follower,
+}
+
 /// What happens at a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// The power goes: of what was not synced, any part is there afterwards.
     PowerCut,
-    /// The process ends: the operating system has all that was written, but may not have synced it.
+    /// The writing process ends: the operating system has all that was written, but may not have synced it.
     Kill,
     /// The call fails.
     Fail(io::ErrorKind),
@@ -58,6 +73,7 @@ pub(crate) struct CrashImage {
     /// The number of the call.
     pub(crate) call: u64,
     files: [File; 2],
+    boot: u64,
 }
 
 /// A call to be chosen, at which a crash image is taken: each of its kind with the same probability.
@@ -77,10 +93,18 @@ struct State {
     moments: Vec<Moment>,
     /// Each with how many of its calls there were.
     troubles: Vec<(Trouble, u64)>,
-    /// Since the power was cut or the process ended, nothing is done any more.
+    /// Since the power was cut, nothing is done any more; since the writing process ended, nothing of that.
     dead: Option<Effect>,
-    /// Whether any call has failed since the last start.
-    failed: bool,
+    /// Whether any call of the writer, or of a follower, has failed since the last start.
+    failed: [bool; 2],
+    /// Whether a sync of a follower has failed, so that the next one of the writer fails too: a system reports it through
+    /// each handle of the file.
+    sync_failed: [bool; 2],
+    /// Whether a writer opened the store in a way that others can follow it.
+    is_followed: bool,
+    /// The number of the start of the machine, or 0 if it does not number them.
+    boot: u64,
+    machine: Machine,
     figures: Figures,
     random: Random,
     sabotage: Option<Sabotage>,
@@ -99,10 +123,12 @@ struct File {
 struct OneFile {
     disk: Disk,
     number: usize,
+    process: Process,
 }
 
 impl Disk {
-    pub(crate) fn new(random: Random, sabotage: Option<Sabotage>) -> Self {
+    pub(crate) fn new(mut random: Random, sabotage: Option<Sabotage>) -> Self {
+        let boot = boot(&mut random);
         Self(Arc::new(Mutex::new(State {
             files: Default::default(),
             is_shared: false,
@@ -110,7 +136,11 @@ impl Disk {
             moments: Vec::new(),
             troubles: Vec::new(),
             dead: None,
-            failed: false,
+            failed: [false; 2],
+            sync_failed: [false; 2],
+            is_followed: false,
+            boot,
+            machine: Machine::new(boot),
             figures: Figures::default(),
             random,
             sabotage,
@@ -125,7 +155,9 @@ impl Disk {
         sabotage: Option<Sabotage>,
     ) -> Self {
         let disk = Self::new(random, sabotage);
-        disk.state().files = image.files;
+        let mut state = disk.state();
+        (state.files, state.boot, state.machine) = (image.files, image.boot, Machine::new(image.boot));
+        drop(state);
         disk.restart(cut_power);
         disk
     }
@@ -135,11 +167,31 @@ impl Disk {
     }
 
     pub(crate) fn table(&self) -> Box<dyn Storage> {
-        Box::new(OneFile { disk: self.clone(), number: 0 })
+        Box::new(OneFile { disk: self.clone(), number: 0, process: Process::Writer })
     }
 
     pub(crate) fn log(&self) -> Box<dyn Storage> {
-        Box::new(OneFile { disk: self.clone(), number: 1 })
+        Box::new(OneFile { disk: self.clone(), number: WAL, process: Process::Writer })
+    }
+
+    /// The table and the log, for a writer that is followed.
+    pub(crate) fn files(&self) -> [Arc<dyn Storage>; 2] {
+        self.state().is_followed = true;
+        self.files_of(Process::Writer)
+    }
+
+    /// The same for a follower.
+    pub(crate) fn files_to_follow(&self) -> [Arc<dyn Storage>; 2] {
+        self.files_of(Process::Follower)
+    }
+
+    fn files_of(&self, process: Process) -> [Arc<dyn Storage>; 2] {
+        [0, WAL].map(|number| Arc::new(OneFile { disk: self.clone(), number, process }) as Arc<dyn Storage>)
+    }
+
+    /// The machine that has the disk, until its power is cut.
+    pub(crate) fn machine(&self) -> Machine {
+        self.state().machine.clone()
     }
 
     /// This is to happen too, counted from now.
@@ -175,9 +227,19 @@ impl Disk {
         images
     }
 
-    /// Whether a call has failed since the last start.
+    /// Whether a call of the writer has failed since the last start.
     pub(crate) fn has_failed(&self) -> bool {
-        self.state().failed
+        self.state().failed[Process::Writer as usize]
+    }
+
+    /// Whether a call of a follower has failed since the last start.
+    pub(crate) fn has_failed_to_follow(&self) -> bool {
+        self.state().failed[Process::Follower as usize]
+    }
+
+    /// Whether the next restart is one of the machine, which ends all processes, if it is asked for this.
+    pub(crate) fn cuts_power(&self, cut_power: bool) -> bool {
+        cut_power || self.state().dead == Some(Effect::PowerCut)
     }
 
     pub(crate) fn figures(&self) -> Figures {
@@ -197,21 +259,27 @@ impl Disk {
             state.figures.crashes += u64::from(cut_power);
         }
         let cut_power = cut_power || state.dead == Some(Effect::PowerCut);
-        let State { files, random, .. } = &mut *state;
+        let State { files, random, boot: number, machine, .. } = &mut *state;
         if cut_power {
+            *number = boot(random);
+            *machine = Machine::new(*number);
             // All, nothing, or one in so many.
             let (kept, torn) = *random.pick(&[(0, 0), (4, 0), (1, 1), (2, 1), (3, 1), (2, 0), (3, 0)]);
-            files.iter_mut().for_each(|file| file.lose(random, kept, torn));
+            files.iter_mut().for_each(|file| file.lose(random, kept, torn, 0));
         }
-        (state.dead, state.failed) = (None, false);
+        (state.dead, state.failed, state.sync_failed) = (None, [false; 2], [false; 2]);
         state.troubles.clear();
     }
 }
 
 impl File {
-    /// Of four changes, so many are kept, and of four of these, so many in part.
-    fn lose(&mut self, random: &mut Random, kept: u64, torn: u64) {
+    /// Of four changes, so many are kept, and of four of these, so many in part; and all of those in the first bytes.
+    fn lose(&mut self, random: &mut Random, kept: u64, torn: u64, first_bytes: usize) {
         for change in self.unsynced.drain(..) {
+            if change.is_before(first_bytes) {
+                change.apply(&mut self.synced);
+                continue;
+            }
             if random.below(4) >= kept {
                 continue;
             }
@@ -238,9 +306,10 @@ impl File {
 
 impl State {
     /// Counts a call; returns what is to happen to it.
-    fn call(&mut self, of: Calls) -> Option<Effect> {
-        if let Some(effect) = self.dead {
-            return Some(effect);
+    fn call(&mut self, of: Calls, process: Process) -> Option<Effect> {
+        if self.is_dead(process) {
+            self.failed[process as usize] = true;
+            return self.dead;
         }
         self.calls += 1;
         let mut happens = None;
@@ -261,19 +330,36 @@ impl State {
             }
             None => {}
         }
-        self.failed |= happens.is_some();
-        happens
+        match happens {
+            // It is the writer that ends.
+            Some(Effect::Kill) if process == Process::Follower => {
+                self.failed[Process::Writer as usize] = true;
+                None
+            }
+            _ => {
+                self.failed[process as usize] |= happens.is_some();
+                happens
+            }
+        }
+    }
+
+    /// Whether nothing is done any more for this process.
+    fn is_dead(&self, process: Process) -> bool {
+        match self.dead {
+            Some(Effect::Kill) => process == Process::Writer,
+            dead => dead.is_some(),
+        }
     }
 
     /// Takes crash images at a call that was just counted: a sync, or a change of which some may have been done.
     fn take_images(&mut self, change: Option<(usize, &Change)>) {
-        let Self { files, calls, moments, random, .. } = self;
+        let Self { files, calls, moments, random, boot, .. } = self;
         for moment in moments.iter_mut().filter(|moment| change.is_none() || !moment.only_syncs) {
             moment.seen += 1;
             if !random.one_in(moment.seen) {
                 continue;
             }
-            let mut image = CrashImage { call: *calls, files: files.clone() };
+            let mut image = CrashImage { call: *calls, files: files.clone(), boot: *boot };
             if let Some((number, change)) = change
                 && let Some(change) = change.at_a_crash(random)
             {
@@ -287,8 +373,8 @@ impl State {
 impl OneFile {
     fn change(&self, of: Calls, change: Change) -> io::Result<()> {
         let mut state = self.disk.state();
-        let was_dead = state.dead.is_some();
-        let effect = state.call(of);
+        let was_dead = state.is_dead(self.process);
+        let effect = state.call(of, self.process);
         if !was_dead {
             state.take_images(Some((self.number, &change)));
         }
@@ -305,17 +391,25 @@ impl OneFile {
     }
 
     fn sync_fails(state: &mut State, number: usize) {
-        let State { files, random, .. } = state;
+        let State { files, random, is_followed, sabotage, .. } = state;
+        // What followers are to read stays in the cache of the system: see docs/durability.md.
+        let stays = *is_followed && *sabotage != Some(Sabotage::DroppedMarks);
+        let first_bytes = if stays { SAID_TO_FOLLOWERS[number] } else { 0 };
         // A system may keep what it could not write, or drop it and forget that it ever had it.
         if random.one_in(2) {
             let cached = files[number].cached.clone();
             let kept = random.below(5);
-            files[number].lose(random, kept, 1);
-            if state.sabotage == Some(Sabotage::PhantomPages) {
+            files[number].lose(random, kept, 1, first_bytes);
+            if *sabotage == Some(Sabotage::PhantomPages) {
                 files[number].cached = cached;
             }
         }
     }
+}
+
+/// The number of a start of a machine. Some systems don't have one.
+fn boot(random: &mut Random) -> u64 {
+    if random.one_in(3) { 0 } else { 1 + random.below(1 << 40) }
 }
 
 fn error_of(effect: Effect) -> io::Error {
@@ -328,7 +422,7 @@ fn error_of(effect: Effect) -> io::Error {
 impl Storage for OneFile {
     fn len(&self) -> io::Result<u64> {
         let mut state = self.disk.state();
-        match state.call(Calls::Reads) {
+        match state.call(Calls::Reads, self.process) {
             None => Ok(state.files[self.number].cached.length() as u64),
             Some(effect) => Err(error_of(effect)),
         }
@@ -336,7 +430,7 @@ impl Storage for OneFile {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut state = self.disk.state();
-        let effect = state.call(Calls::Reads);
+        let effect = state.call(Calls::Reads, self.process);
         let State { files, random, .. } = &mut *state;
         let (content, offset) = (&files[self.number].cached, to_usize(offset));
         let Some(effect) = effect else { return content.read(offset, out) };
@@ -362,12 +456,18 @@ impl Storage for OneFile {
             std::thread::yield_now();
         }
         let mut state = self.disk.state();
-        let was_dead = state.dead.is_some();
-        let effect = state.call(Calls::Syncs);
+        let was_dead = state.is_dead(self.process);
+        let mut effect = state.call(Calls::Syncs, self.process);
         if !was_dead {
             state.take_images(None);
         }
+        if self.process == Process::Writer && std::mem::take(&mut state.sync_failed[self.number]) {
+            state.failed[Process::Writer as usize] = true;
+            effect = effect.or(Some(Effect::Fail(io::ErrorKind::Other)));
+        }
+        let lies = matches!(state.sabotage, Some(Sabotage::UnsyncedFollower | Sabotage::BlindFollower));
         match effect {
+            None if lies && self.process == Process::Follower => Ok(()),
             None if state.sabotage == Some(Sabotage::LyingSync) && state.random.one_in(3) => Ok(()),
             None => {
                 state.files[self.number].sync();
@@ -375,6 +475,7 @@ impl Storage for OneFile {
             }
             Some(effect) => {
                 if !was_dead && matches!(effect, Effect::Fail(_)) {
+                    state.sync_failed[self.number] |= self.process == Process::Follower;
                     Self::sync_fails(&mut state, self.number);
                 }
                 Err(error_of(effect))

@@ -3,7 +3,7 @@
 
 use crate::case::Case;
 use crate::disk::{CrashImage, Disk};
-use crate::oracle::{Found, Held};
+use crate::oracle::{Found, Held, Shown};
 use crate::session::Told;
 
 /// How many crash images are taken in a session, and while the store is closed after it, by default.
@@ -13,7 +13,12 @@ const HEAVY_ONE_OF: u64 = 6;
 /// How many crashes there are, one upon the other: the second while what the first left is opened, and so on.
 const DEPTH_MAX: u32 = 3;
 
+/// Of how many there is one that a follower reads before a writer opens it, after a power cut; and where the writer was
+/// killed, so that there is something to be read that is not synced.
+const FOLLOWED_ONE_OF: [u64; 2] = [8, 2];
+
 /// What is known of a store when it crashes again.
+#[derive(Clone, Copy)]
 struct Before {
     /// The call of the disk at which the first crash was.
     call: u64,
@@ -58,6 +63,16 @@ impl Case {
     ) -> Found<()> {
         let cut_power = !self.random.one_in(3);
         let disk = Disk::after(image, cut_power, self.random.fork(), self.settings.sabotage);
+        let (mut before, mut shown) = (*before, None);
+        if self.followers_wanted > 0 && self.random.one_in(FOLLOWED_ONE_OF[usize::from(!cut_power)]) {
+            let follower = self.follow_image(&disk, told, &before)?;
+            // Also if the power is cut then: it has synced what it showed.
+            if self.random.one_in(2) {
+                disk.restart(true);
+            }
+            before.at_least = follower.newest;
+            shown = Some(follower);
+        }
         // More often if what was recovered may not be on the disk.
         let times = if self.heavy { 6 } else { 2 + u64::from(cut_power) };
         let crashes_again = before.depth < DEPTH_MAX && self.random.one_in(times);
@@ -74,15 +89,38 @@ impl Case {
                 "{newest} is the newest commit after {depth} crashes, and was between {at_least} and {at_most} before"
             ));
         }
+        if let Some(shown) = shown {
+            shown.must_be(&held)?;
+        }
         let name = if before.depth == 1 { "crash images" } else { "crash images of openings" };
         self.met.note(name, 1);
         all.push(held);
         for again in disk.images() {
             let at_least = if again.call > opened_at { newest } else { before.at_least };
-            let Before { call, depth, .. } = *before;
+            let Before { call, depth, .. } = before;
             let before = Before { call, depth: depth + 1, at_most: newest, at_least };
             self.open_image(again, told, &before, all)?;
         }
         Ok(())
+    }
+
+    /// What a follower shows of what a crash left, while there is no writer.
+    fn follow_image(&mut self, disk: &Disk, told: &Told, before: &Before) -> Found<Shown> {
+        let mut opening = Told::default();
+        let follower = self.opening(disk).open(&mut opening);
+        self.met.add(&opening.met);
+        let Some(follower) = follower else {
+            return Err(format!("the disk is well, and no follower can be opened: {:?}", opening.complaints));
+        };
+        self.met.note("crash images that were followed", 1);
+        let shown = self.oracle.shown(follower.store(), told, before.call)?;
+        let Before { at_least, at_most, .. } = *before;
+        if !(at_least..=at_most).contains(&shown.newest) {
+            return Err(format!(
+                "a follower shows {}, and the newest was between {at_least} and {at_most}",
+                shown.newest
+            ));
+        }
+        Ok(shown)
     }
 }

@@ -5,7 +5,7 @@
 //! `cargo run --release --example torture -- --minutes 1 [--seed 7]`
 //!
 //! The seed says which cases there are, and everything that one of them draws. A case with one thread and
-//! without a write-ahead log, such as all with `--threads 1 --mode direct`, does exactly the same each time. In any
+//! without a write-ahead log, such as all with `--threads 1 --wal false`, does exactly the same each time. In any
 //! other the threads, and the checkpoint, take turns as the system has it: the same seed then tries the same
 //! calls with the same troubles, but they may meet elsewhere.
 
@@ -13,6 +13,7 @@ mod call;
 mod case;
 mod content;
 mod disk;
+mod follower;
 mod images;
 mod names;
 mod oracle;
@@ -31,7 +32,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 use crate::case::{Settings, Verdict};
 use crate::images::IMAGES_MAX;
@@ -63,21 +64,18 @@ struct Arguments {
     /// How many threads use a store; different in each case, if it is not said.
     #[arg(long)]
     threads: Option<usize>,
+    /// How many followers read a store that always has a write-ahead log; different in each case by default.
+    #[arg(long)]
+    followers: Option<usize>,
     /// How many crashes at other moments are tried of each session, at most; each of them may crash again.
     #[arg(long, default_value_t = IMAGES_MAX)]
     images: u64,
-    /// With a write-ahead log or without; both, if it is not said.
+    /// Only stores with a write-ahead log, or only stores without; both by default.
     #[arg(long)]
-    mode: Option<Mode>,
+    wal: Option<bool>,
     /// Has something lie, which must be found out: to see that this program can fail.
     #[arg(long, hide = true)]
     sabotage: Option<Sabotage>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    Direct,
-    Log,
 }
 
 /// What all cases came to.
@@ -100,8 +98,9 @@ fn main() -> ExitCode {
     // A panic inside redb on what a failed read left is caught by the store, and no news.
     std::panic::set_hook(Box::new(|_| {}));
     let settings = Settings {
-        logged: arguments.mode.map(|mode| mode == Mode::Log),
+        logged: arguments.wal,
         threads: arguments.threads,
+        followers: arguments.followers,
         images_max: arguments.images,
         sabotage: arguments.sabotage,
     };

@@ -101,6 +101,11 @@ pub(crate) fn query(random: &mut Random) -> Query {
     }
 }
 
+/// Of a follower: also the history.
+pub(crate) fn query_of_follower(random: &mut Random) -> Query {
+    if random.one_in(6) { Query::History(key_id(random)) } else { query(random) }
+}
+
 fn new_key(random: &mut Random) -> NewKey {
     let mut new = NewKey::new(name(random).as_str()).expect(VALID).id(key_id(random));
     for _ in 0..random.below(3) {

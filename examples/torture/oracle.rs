@@ -43,6 +43,29 @@ pub(crate) struct Held {
     outcomes: BTreeMap<u64, Call>,
 }
 
+/// What a follower showed of what a crash left.
+pub(crate) struct Shown {
+    pub(crate) newest: u64,
+    scopes: Vec<String>,
+}
+
+impl Shown {
+    /// Whether a writer that opens the store later finds the same, if it finds no more.
+    pub(crate) fn must_be(&self, held: &Held) -> Found<()> {
+        if held.newest < self.newest {
+            return Err(format!(
+                "a follower showed {}, and {} is the newest that is left",
+                self.newest, held.newest
+            ));
+        }
+        if held.newest == self.newest && held.scopes != self.scopes {
+            let Self { newest, scopes } = self;
+            return Err(format!("of {newest} a follower showed {scopes:?}, and there is {:?}", held.scopes));
+        }
+        Ok(())
+    }
+}
+
 /// Calls of one session by what they left.
 struct Calls {
     by_actor: BTreeMap<String, Made>,
@@ -114,13 +137,24 @@ impl Oracle {
         must_be_clean(store)
     }
 
-    /// Reads all of a store that was opened after a crash at this call of the disk, in or after a session.
-    pub(crate) fn held(&self, store: &Store, told: &Told, call: u64) -> Found<Held> {
+    /// The newest commit of a store after a crash at this call of the disk: none is missing that was reported before.
+    fn newest_of(&self, store: &Store, told: &Told, call: u64) -> Found<u64> {
         let newest = position(store)?;
         let least = told.newest_before(call).max(self.newest);
-        if newest < least {
-            return Err(format!("commit {least} was told of, and {newest} is the newest that is left"));
+        match newest < least {
+            true => Err(format!("commit {least} was told of, and {newest} is the newest that is left")),
+            false => Ok(newest),
         }
+    }
+
+    /// Reads what a follower shows of what a crash at this call of the disk left.
+    pub(crate) fn shown(&self, store: &Store, told: &Told, call: u64) -> Found<Shown> {
+        Ok(Shown { newest: self.newest_of(store, told, call)?, scopes: scopes_of(store)? })
+    }
+
+    /// Reads all of a store that was opened after a crash at this call of the disk, in or after a session.
+    pub(crate) fn held(&self, store: &Store, told: &Told, call: u64) -> Found<Held> {
+        let newest = self.newest_of(store, told, call)?;
         let least = told.trimmed.filter(|(_, known_at)| *known_at < call).map_or(0, |(floor, _)| floor);
         let floor = floor_of(store, least)?;
         // First of those that did not come to nothing: others may have been answered by what these stored.

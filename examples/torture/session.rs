@@ -9,6 +9,7 @@ use keystead::{CommitRecord, Error, Limit, Store};
 
 use crate::call::{Call, Done, Query, is_refusal, kind, scope};
 use crate::disk::Disk;
+use crate::follower::Follower;
 use crate::names;
 use crate::random::Random;
 
@@ -19,12 +20,21 @@ pub(crate) enum Sabotage {
     LyingSync,
     /// After a sync that failed, what was not written is still read as if it had been, and forgotten.
     PhantomPages,
+    /// After a sync that failed, the system has dropped also what the writer said to followers since the sync before.
+    DroppedMarks,
     /// A read is answered as it was before.
     StaleRead,
     /// A commit whose outcome is not known counts as acknowledged.
     EarlyAcknowledgement,
     /// A commit that was made counts as one that failed cleanly.
     HiddenCommit,
+    /// A follower is answered as it was before.
+    StaleFollower,
+    /// The disk acknowledges the syncs of followers, and carries out none.
+    UnsyncedFollower,
+    /// Followers see no lock of the writer. So they take what lies behind its mark, which they don't sync either, and pages
+    /// that it overwrites.
+    BlindFollower,
 }
 
 /// What came of a call.
@@ -104,7 +114,7 @@ impl Told {
         }
     }
 
-    fn hear(&mut self, commit: u64, disk: &Disk) {
+    pub(crate) fn hear(&mut self, commit: u64, disk: &Disk) {
         if commit > self.newest {
             self.newest = commit;
             self.heard.push((disk.calls(), commit));
@@ -163,18 +173,30 @@ pub(crate) struct Session<'a> {
 const FAILURES_MAX: u32 = 4;
 
 impl Session<'_> {
-    /// Runs so many threads, each so many steps.
-    pub(crate) fn run(&self, random: &mut Random, threads: usize, steps: u64) -> Told {
+    /// Runs so many threads, each so many steps; and beside them followers, each of which reads at most as often.
+    pub(crate) fn run(
+        &self,
+        random: &mut Random,
+        threads: usize,
+        steps: u64,
+        followers: &mut [Follower],
+    ) -> Told {
         let mut told = Told::default();
         let mut seeds: Vec<Random> = (0..threads).map(|_| random.fork()).collect();
-        if let [random] = &mut seeds[..] {
+        if followers.is_empty()
+            && let [random] = &mut seeds[..]
+        {
             told.add(self.work(random, steps));
             return told;
         }
         self.disk.share(true);
         thread::scope(|scope| {
-            let workers: Vec<_> =
+            let mut workers: Vec<_> =
                 seeds.iter_mut().map(|random| scope.spawn(|| self.work(random, steps))).collect();
+            for follower in followers {
+                let (mut random, newest) = (random.fork(), &self.newest);
+                workers.push(scope.spawn(move || follower.read_along(&mut random, newest, steps)));
+            }
             for worker in workers {
                 match worker.join() {
                     Ok(of_thread) => told.add(of_thread),

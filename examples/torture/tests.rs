@@ -20,19 +20,25 @@ fn cases(seed: u64, count: usize, settings: Settings) -> impl Iterator<Item = Ve
 const FEW_IMAGES: u64 = 2;
 
 /// What must happen: a promise that nothing was asked of is not kept.
-const MUST_HAPPEN: [&str; 21] = [
+const MUST_HAPPEN: [&str; 27] = [
     "checkpoints",
     "crash images",
     "crash images of openings",
+    "crash images that were followed",
     "creations",
     "deletions",
     "entries of the feed",
+    "entries of the feed of followers",
     "failed",
+    "failed reads of followers",
+    "followers",
     "imports",
     "moves",
     "once",
     "purges",
     "reads",
+    "reads of followers",
+    "reads without a writer",
     "refused",
     "renames",
     "replayed",
@@ -80,6 +86,16 @@ fn whoever_lies_is_found_out() {
     }
 }
 
+#[test]
+fn followers_that_lie_are_found_out() {
+    for sabotage in [Sabotage::StaleFollower, Sabotage::UnsyncedFollower, Sabotage::BlindFollower] {
+        let (logged, followers, sabotage) = (Some(true), Some(2), Some(sabotage));
+        let settings = Settings { logged, followers, sabotage, images_max: 6, ..Settings::default() };
+        let found = cases(2, 300, settings).any(|verdict| verdict.violation.is_some());
+        assert!(found, "{sabotage:?} was not found out");
+    }
+}
+
 /// A store whose disk lies about a sync has lost something in a crash at another moment than that of the case.
 #[test]
 fn crash_images_find_what_was_lost() {
@@ -107,7 +123,7 @@ fn each_difference_of_a_crash_image_is_found() {
     let (numbers, newest) = (AtomicU64::new(0), AtomicU64::new(oracle.newest()));
     let session =
         Session { store: &store, disk: &disk, numbers: &numbers, newest, sabotage: None, heavy: false };
-    let told = session.run(&mut Random::new(10), 1, 40);
+    let told = session.run(&mut Random::new(10), 1, 40, &mut []);
     let found = |spoil: Spoil<'_>| {
         let mut told = Told { calls: told.calls.clone(), heard: told.heard.clone(), ..Told::default() };
         let mut held = oracle.held(&store, &told, u64::MAX).unwrap();

@@ -6,16 +6,24 @@
 
 use std::cell::Cell;
 use std::ops::Bound;
-use std::thread;
 use std::time::Duration;
 
+use crate::sync::thread;
 use crate::time::Stopwatch;
 
 /// How long an opening waits by default.
 pub(crate) const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(1);
 
-thread_local! {
+crate::sync::thread_local! {
     static PATIENCE: Cell<Option<Patience>> = const { Cell::new(None) };
+}
+
+fn current() -> Option<Patience> {
+    PATIENCE.with(Cell::get)
+}
+
+fn set_patience(patience: Option<Patience>) {
+    PATIENCE.with(|cell| cell.set(patience));
 }
 
 /// How long the call that runs on this thread waits.
@@ -92,20 +100,20 @@ fn limited<T>(patience: Patience, run: impl FnOnce() -> T) -> T {
     struct Over;
     impl Drop for Over {
         fn drop(&mut self) {
-            PATIENCE.set(None);
+            set_patience(None);
         }
     }
-    if PATIENCE.get().is_some() {
+    if current().is_some() {
         return run();
     }
-    PATIENCE.set(Some(patience));
+    set_patience(Some(patience));
     let _over = Over;
     run()
 }
 
 /// Sleeps, at most for what is left of the waiting time; if nothing is, returns false at once.
 pub(crate) fn pause(at_most: Duration) -> bool {
-    let Some(patience) = PATIENCE.get() else {
+    let Some(patience) = current() else {
         thread::sleep(at_most);
         return true;
     };
@@ -116,21 +124,21 @@ pub(crate) fn pause(at_most: Duration) -> bool {
     let since = Stopwatch::start();
     thread::sleep(left.min(at_most));
     if let Spent::Waiting(waited) = patience.spent {
-        PATIENCE.set(Some(Patience { spent: Spent::Waiting(waited + since.elapsed()), ..patience }));
+        set_patience(Some(Patience { spent: Spent::Waiting(waited + since.elapsed()), ..patience }));
     }
     true
 }
 
 /// Notes that somebody else holds a lock on these bytes.
 pub(crate) fn note_refused(wanted: Wanted) {
-    if let Some(patience) = PATIENCE.get() {
-        PATIENCE.set(Some(Patience { refused: Some(wanted), ..patience }));
+    if let Some(patience) = current() {
+        set_patience(Some(Patience { refused: Some(wanted), ..patience }));
     }
 }
 
 /// Which lock was refused last in the call that runs.
 pub(crate) fn refused() -> Option<Wanted> {
-    PATIENCE.get().and_then(|patience| patience.refused)
+    current().and_then(|patience| patience.refused)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub(crate) mod redb;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod seal;
+pub(crate) mod simulated;
 mod stripes;
 
 use std::collections::BTreeMap;

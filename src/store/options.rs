@@ -9,13 +9,14 @@ use super::backend::Backend;
 use super::files::{Files, LOG_BYTES_MAX, LOG_BYTES_MIN};
 use super::incarnation::begin_anew_in_place;
 use super::page_check::{BackgroundCheck, Checker};
-use super::storages::Storages;
+use super::storages::{self, Storages};
 use super::{Inner, Store};
 use crate::engine::embedded::EmbeddedEngine;
 #[cfg(feature = "etcd")]
 use crate::engine::etcd::{Access, Etcd, EtcdEngine};
 use crate::engine::lock_wait::LOCK_WAIT_DEFAULT;
 use crate::engine::redb::{Pages, TableFile};
+use crate::engine::simulated::Machine;
 use crate::engine::{Batch, Engine, Log, ReadTransaction, Storage};
 use crate::error::{Error, Result};
 use crate::format::{Fixed, Space, corrupted, decode_fixed, encode_fixed};
@@ -400,8 +401,18 @@ impl Options {
     /// [`LogMismatch`](Error::LogMismatch) also if the store was not closed and its log is not given.
     pub fn open_on(&self, table: Box<dyn Storage>, log: Option<Box<dyn Storage>>) -> Result<Store> {
         self.check()?;
+        self.open_storages(table, log, None)
+    }
+
+    fn open_storages(
+        &self,
+        table: Box<dyn Storage>,
+        log: Option<Box<dyn Storage>>,
+        machine: Option<Machine>,
+    ) -> Result<Store> {
         let Self { create, wal_bytes: log_bytes, checkpoint_bytes, .. } = *self;
-        let storages = Storages { table, log, create, pages: self.pages(), log_bytes, checkpoint_bytes };
+        let pages = self.pages();
+        let storages = Storages { table, log, create, pages, log_bytes, checkpoint_bytes, machine };
         self.on_to_write(storages.open(|engine: &dyn Engine| self.begin(engine))?)
     }
 
@@ -589,6 +600,31 @@ impl Options {
             run_closures_twice: self.run_closures_twice,
         };
         Ok(Store { inner: Arc::new(inner) })
+    }
+}
+
+/// Not part of the API; see [`simulation`](crate::simulation). The storages are those of the table and of the write-ahead
+/// log; each opening is a process of its own.
+impl Machine {
+    /// Opens the store for writing: the mark is written and locked, so that followers read along.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Options::open`].
+    pub fn open(&self, options: &Options, files: [Arc<dyn Storage>; 2]) -> Result<Store> {
+        options.check()?;
+        let [table, log] = files.map(|file| Box::new(file) as Box<dyn Storage>);
+        options.open_storages(table, Some(log), Some(self.clone()))
+    }
+
+    /// Opens the store as a follower, beside a writer or without one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Options::open_read_only`].
+    pub fn follow(&self, options: &Options, files: [Arc<dyn Storage>; 2]) -> Result<Store> {
+        options.check()?;
+        options.on(Box::new(storages::follow(self, files, options.pages())?))
     }
 }
 

@@ -1,11 +1,13 @@
-//! A store on storages of the caller's, as `files` has it in files.
+//! A store on storages of the caller's, as `files` has it in files; on a simulated machine, with followers.
 
 use crate::engine::Engine;
 use crate::engine::disk::{Memory, OnStorage, Storage, StorageBackend};
 use crate::engine::embedded::wal::{RedoLog, first_segment_bytes, log_bytes};
-use crate::engine::embedded::{EmbeddedEngine, Limits, LogDisk, LogFiles};
+use crate::engine::embedded::{EmbeddedEngine, Follower, Limits, LogDisk, LogFiles};
 use crate::engine::redb::{LogState, Pages, TableFile};
+use crate::engine::simulated::{Machine, SimulatedFiles, TABLE, WAL};
 use crate::error::{Error, Result};
+use crate::format::Space;
 use crate::id::random_bytes;
 
 use std::sync::Arc;
@@ -20,6 +22,8 @@ pub(super) struct Storages {
     /// How long the log may grow.
     pub(super) log_bytes: u64,
     pub(super) checkpoint_bytes: usize,
+    /// If the storages are the files of a simulated machine: that.
+    pub(super) machine: Option<Machine>,
 }
 
 impl Storages {
@@ -30,9 +34,15 @@ impl Storages {
             }
             self.create(begin)?;
         }
-        let table = TableFile::on(OnStorage(self.table), &self.pages.builder())?;
+        let table = match &self.machine {
+            None => TableFile::on(OnStorage(self.table), &self.pages.builder())?,
+            Some(machine) => {
+                let file = machine.handle(TABLE, OnStorage(self.table));
+                TableFile::on(file, &self.pages.shared_builder())?
+            }
+        };
         let Some(log) = self.log else { return Ok(Box::new(EmbeddedEngine::without_log(table)?)) };
-        let log = LogOnStorage { log: log.into(), log_bytes: self.log_bytes };
+        let log = LogOnStorage { log: log.into(), log_bytes: self.log_bytes, machine: self.machine };
         log.check(table.log_state()?)?;
         let limits = Limits { log_bytes: self.log_bytes, checkpoint_bytes: self.checkpoint_bytes };
         Ok(Box::new(EmbeddedEngine::open(table, log, limits)?))
@@ -55,16 +65,28 @@ impl Storages {
     }
 }
 
+/// A follower of the store whose table and write-ahead log a simulated machine has in these storages.
+pub(super) fn follow(machine: &Machine, files: [Arc<dyn Storage>; 2], pages: Pages) -> Result<Follower> {
+    let file = move |number: usize| OnStorage(Box::new(files[number].clone()));
+    let files = SimulatedFiles { machine: machine.clone(), file, pages };
+    Follower::open(files, Space::of_store().fixed(), pages.lock_wait)
+}
+
 /// The log of a store in a storage.
 struct LogOnStorage {
     log: Arc<dyn Storage>,
     /// How long it may grow.
     log_bytes: u64,
+    machine: Option<Machine>,
 }
 
 impl LogOnStorage {
     fn disk(&self) -> Box<dyn StorageBackend> {
-        Box::new(OnStorage(Box::new(self.log.clone())))
+        let file = OnStorage(Box::new(self.log.clone()));
+        match &self.machine {
+            None => Box::new(file),
+            Some(machine) => Box::new(machine.handle(WAL, file)),
+        }
     }
 
     /// As that of files.
@@ -77,6 +99,10 @@ impl LogOnStorage {
             LogState::Closed { id, next } if is_made(&*self.log)? => {
                 if RedoLog::id_and_segment_bytes(&*self.disk())?.0 != id {
                     return Err(mismatch("it is that of another store"));
+                }
+                if self.machine.is_some() {
+                    // As in files: whoever follows it finds that it is not in use.
+                    RedoLog::close_mark(&*self.disk())?;
                 }
                 RedoLog::must_be_behind(self.disk(), next)
             }
@@ -99,7 +125,16 @@ impl LogFiles for LogOnStorage {
                 RedoLog::create(&*self.disk(), id, first_segment_bytes(self.log_bytes))?;
             }
         }
-        Ok((LogDisk { frames: self.disk(), marks: None }, state))
+        let marks = self.machine.is_some().then(|| self.disk());
+        Ok((LogDisk { frames: self.disk(), marks }, state))
+    }
+
+    fn boot(&self) -> u64 {
+        self.machine.as_ref().map_or(0, Machine::boot)
+    }
+
+    fn may_be_followed(&self) -> bool {
+        self.machine.is_some()
     }
 }
 

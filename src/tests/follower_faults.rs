@@ -1,6 +1,7 @@
 //! Each call of a follower fails, reads and syncs: while it attaches, and while it looks again at what a writer has changed
 //! meanwhile. It tells the failure, and never shows a wrong state; the next read is as if nothing had failed.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -8,10 +9,12 @@ use std::time::Duration;
 
 use super::disk::{Call, Decide, Disk, TABLE};
 use super::history::{History, LOAD, STEPS, take};
-use super::machine::Machine;
+use super::machine::{IDENTITY, LOCK_WAIT, Machine, PAGES};
 use crate::engine::Engine;
+use crate::engine::disk::{OnStorage, StorageBackend};
 use crate::engine::embedded::{EmbeddedEngine, Follower};
 use crate::engine::redb::{TableFile, builder};
+use crate::engine::simulated::SimulatedFiles;
 use crate::error::Error;
 
 /// The calls of one thread, of which one fails, or all from one on.
@@ -247,6 +250,62 @@ fn every_call(one: impl Fn(&History, Since, (u64, bool), &mut Met) -> bool) {
             assert_eq!(met.syncs > 0, since == Since::Killed, "{since:?}: {met:?}");
         }
     }
+}
+
+/// A file whose reads end too early for some time, as if it had become too short.
+#[derive(Debug)]
+struct Short {
+    file: OnStorage,
+    is_short: Arc<AtomicBool>,
+}
+
+impl StorageBackend for Short {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        // It has its first page still.
+        if offset >= 4096 && self.is_short.load(SeqCst) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+}
+
+/// After such a read redb reads no more: the follower must open the table again, as after any other failure.
+#[test]
+fn a_read_that_ended_too_early_fails_alone() {
+    let history = History::new();
+    let (machine, writer) = begin(&history);
+    let (disk, is_short) = (machine.disk.clone(), Arc::new(AtomicBool::new(false)));
+    let of_follower = is_short.clone();
+    let file = move |number| Short {
+        file: disk.file(number),
+        is_short: if number == TABLE { of_follower.clone() } else { Arc::default() },
+    };
+    let files = SimulatedFiles { machine: machine.locks(), file, pages: PAGES };
+    let follower = Follower::open(files, IDENTITY.to_vec(), LOCK_WAIT).unwrap();
+    // Its table changes, so that it reads from that.
+    let (writer, newest) = go_on(Since::Load, &history, &machine, writer);
+    is_short.store(true, SeqCst);
+    let error = history.shown_with(&follower).unwrap_err();
+    assert!(matches!(error, Error::Corrupted(_) | Error::Io(_)), "{error:?}");
+    is_short.store(false, SeqCst);
+    assert_eq!(shown(&history, &follower, "after it"), newest);
+    drop(writer);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! between two syncs is one step, because shuttle does not know its locks, and so is what the skip list and the
 //! cache's table do.
 //!
-//! - What the threads were answered must be linearizable.
+//! - What the threads, and followers beside them, were answered must be linearizable.
 //! - If the power is cut, at any step, what the disk is left with must explain all that anybody was told until
 //!   then: reads and refusals too.
 //! - Everybody comes to an end: shuttle finds out if nobody can go on. Here no waiting ever times out.
@@ -30,9 +30,11 @@ use super::linearizability::specification::{Alias, Answer, Call, Key, Name, Name
 use super::linearizability::workload::{Random, Workload};
 use crate::engine::disk::{OnStorage, Storage};
 use crate::engine::embedded::wal::RedoLog;
-use crate::engine::embedded::{EmbeddedEngine, Sabotage};
-use crate::engine::redb::{TableFile, builder};
+use crate::engine::embedded::{EmbeddedEngine, Follower, Sabotage};
+use crate::engine::redb::{Pages, TableFile, builder};
+use crate::engine::simulated::{Machine, SimulatedFiles};
 use crate::engine::{Engine, Waited};
+use crate::format::Space;
 use crate::sync::{atomic::AtomicUsize, thread};
 use crate::{Commit, Error, Options, Result, Store};
 
@@ -54,6 +56,8 @@ struct Scenario {
     checkpoint_bytes: usize,
     /// At some call the disk begins to fail.
     disk_fails: bool,
+    /// How many followers read, each a process of its own.
+    followers: usize,
     sabotage: Option<Sabotage>,
 }
 
@@ -64,6 +68,7 @@ const GROUPS: Scenario = Scenario {
     segment_bytes: 64 * 1024,
     checkpoint_bytes: 1 << 20,
     disk_fails: false,
+    followers: 0,
     sabotage: None,
 };
 
@@ -71,6 +76,9 @@ const GROUPS: Scenario = Scenario {
 const FULL_LOG: Scenario = Scenario { calls: 6, segment_bytes: 5 * 512, checkpoint_bytes: 1500, ..GROUPS };
 
 const FAILING_DISK: Scenario = Scenario { disk_fails: true, ..FULL_LOG };
+
+/// A writer whose log is soon full, so that there is a checkpoint, and one who reads along.
+const FOLLOWED: Scenario = Scenario { threads: 2, followers: 1, ..FULL_LOG };
 
 /// What all executions of a test came across.
 #[derive(Default)]
@@ -81,6 +89,10 @@ struct Met {
     waits_for_checkpoint: AtomicU64,
     cuts: AtomicU64,
     failures: AtomicU64,
+    checkpoints: AtomicU64,
+    follower_reads: AtomicU64,
+    /// How often a follower could not read in time, because what it looked at was in motion.
+    not_in_time: AtomicU64,
 }
 
 /// What a power cut would leave, up to some time.
@@ -102,10 +114,16 @@ struct Slow {
     storage: Box<dyn Storage>,
     power: Power,
     steps: AtomicUsize,
+    /// How many steps a write takes before it is there, and as many after it.
+    steps_of_write: usize,
 }
 
 /// So many steps a sync takes: enough for others to run a transaction each.
 const STEPS_OF_SYNC: usize = 40;
+/// So many the mark takes, and after it: enough for a follower to read.
+const STEPS_OF_MARK: usize = 10;
+/// How often a follower that could not read in time tries once more.
+const TRIES: usize = 20;
 
 impl Power {
     fn note(&self) {
@@ -136,7 +154,10 @@ impl Storage for Slow {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.storage.write(offset, data)
+        self.steps(self.steps_of_write);
+        let written = self.storage.write(offset, data);
+        self.steps(self.steps_of_write);
+        written
     }
 
     fn set_len(&self, length: u64) -> std::io::Result<()> {
@@ -220,13 +241,32 @@ impl Scenario {
         disk.bytes()
     }
 
-    fn open(&self, power: &Power) -> EmbeddedEngine {
-        let file = |number| {
-            let (storage, power) = (power.disk.storage(number), power.clone());
-            OnStorage(Box::new(Slow { storage, power, steps: AtomicUsize::new(0) }))
+    fn open(&self, power: &Power, machine: &Machine) -> EmbeddedEngine {
+        let slow = |number, steps_of_write| {
+            let (storage, power, steps) = (power.disk.storage(number), power.clone(), AtomicUsize::new(0));
+            OnStorage(Box::new(Slow { storage, power, steps, steps_of_write }))
         };
-        let table = TableFile::on(file(TABLE), &builder(1 << 20)).unwrap();
-        EmbeddedEngine::on(table, Box::new(file(LOG)), self.checkpoint_bytes).unwrap()
+        if self.followers == 0 {
+            let table = TableFile::on(slow(TABLE, 0), &builder(1 << 20)).unwrap();
+            return EmbeddedEngine::on(table, Box::new(slow(LOG, 0)), self.checkpoint_bytes).unwrap();
+        }
+        let table = machine.handle(TABLE, slow(TABLE, 0));
+        let table = TableFile::on(table, &Pages::believed(1 << 20).shared_builder()).unwrap();
+        let [frames, marks] = [0, STEPS_OF_MARK].map(|steps| Box::new(machine.handle(LOG, slow(LOG, steps))));
+        EmbeddedEngine::followed(table, frames, Some(marks), self.checkpoint_bytes).unwrap()
+    }
+
+    /// One execution of a follower.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyOpen` also where a process on files would wait: here time does not pass.
+    fn attach(power: &Power, machine: &Machine) -> Result<Store> {
+        let disk = power.disk.clone();
+        let file = move |number| disk.file(number);
+        let files = SimulatedFiles { machine: machine.clone(), file, pages: Pages::believed(1 << 20) };
+        let follower = Follower::open(files, Space::of_store().fixed(), Duration::ZERO)?;
+        Options::new().on(Box::new(follower))
     }
 
     /// One execution.
@@ -234,7 +274,8 @@ impl Scenario {
         let mut random = Random::new(thread_rng().next_u64());
         let (disk, recorder) = (Disk::of(image), Arc::new(Recorder::default()));
         let power = Power { disk: disk.clone(), recorder: recorder.clone(), cuts: Arc::default() };
-        let engine = Arc::new(self.open(&power));
+        let machine = Machine::default();
+        let engine = Arc::new(self.open(&power, &machine));
         engine.sabotage(self.sabotage);
         let store = Options::new().on(Box::new(engine.clone())).unwrap();
         if self.disk_fails {
@@ -244,13 +285,25 @@ impl Scenario {
             }));
         }
         let failed = AtomicBool::new(false);
+        let mut followers = Vec::new();
+        for _ in 0..self.followers {
+            let follower = Self::attach(&power, &machine).map_err(|error| format!("attaching: {error:?}"))?;
+            followers.push(vec![follower]);
+        }
         let complaints: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads)
+            let mut threads: Vec<_> = (0..self.threads)
                 .map(|number| {
                     let (mut random, store, power, failed) = (random.split(), &store, &power, &failed);
                     scope.spawn(move || self.call(number, &mut random, store, power, failed))
                 })
                 .collect();
+            for (number, attached) in followers.iter_mut().enumerate() {
+                let (mut random, power, machine) = (random.split(), &power, &machine);
+                let number = self.threads + number;
+                threads.push(
+                    scope.spawn(move || self.read_along(number, &mut random, attached, power, machine, met)),
+                );
+            }
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         met.note(&engine, failed.load(SeqCst));
@@ -260,6 +313,13 @@ impl Scenario {
         if closed.is_err() && !self.disk_fails {
             return Err(format!("closing: {closed:?}"));
         }
+        for (number, attached) in followers.iter().enumerate() {
+            for follower in attached {
+                let looked = recorder.call(follower, self.threads + number, &WORKLOAD.look());
+                looked.map_err(|error| format!("a follower after it was closed: {error:?}"))?;
+            }
+        }
+        drop(followers);
         let history = recorder.history();
         let found = look(disk.bytes()).map_err(|error| format!("after it was closed: {error:?}"))?;
         must_explain(history.clone(), found, "after it was closed")?;
@@ -270,6 +330,45 @@ impl Scenario {
             let when = format!("the power is cut at {time}");
             let found = look(image).map_err(|error| format!("{when}: {error:?}"))?;
             must_explain(until(&history, time), found, &when)?;
+        }
+        Ok(())
+    }
+
+    /// What one follower does: it reads, and attaches again now and then, as a process that is started again.
+    fn read_along(
+        &self,
+        number: usize,
+        random: &mut Random,
+        attached: &mut Vec<Store>,
+        power: &Power,
+        machine: &Machine,
+        met: &Met,
+    ) -> Result<(), String> {
+        for _ in 0..self.calls {
+            if random.below(3) == 0 {
+                match Self::attach(power, machine) {
+                    // Those of before stay open: who closes the table waits for locks, and here nobody else goes on meanwhile.
+                    Ok(follower) => attached.push(follower),
+                    Err(Error::AlreadyOpen(_)) => drop(met.not_in_time.fetch_add(1, SeqCst)),
+                    Err(error) => return Err(format!("attaching again: {error:?}")),
+                }
+            }
+            let call = if random.below(2) == 0 { WORKLOAD.look() } else { Call::Resolve(Alias(0)) };
+            for _ in 0..TRIES {
+                let follower = attached.last().expect("one is attached before");
+                match power.recorder.call(follower, number, &call) {
+                    Err(Error::AlreadyOpen(_)) => {
+                        met.not_in_time.fetch_add(1, SeqCst);
+                        thread::yield_now();
+                    }
+                    Err(error) => return Err(format!("a follower, {call:?}: {error:?}")),
+                    Ok(_) => {
+                        met.follower_reads.fetch_add(1, SeqCst);
+                        break;
+                    }
+                }
+            }
+            power.note();
         }
         Ok(())
     }
@@ -311,10 +410,11 @@ impl Met {
         self.groups.fetch_add(stats.groups, SeqCst);
         self.waits_for_checkpoint.fetch_add(stats.waits_for_checkpoint, SeqCst);
         self.failures.fetch_add(u64::from(failed), SeqCst);
+        self.checkpoints.fetch_add(stats.checkpoints, SeqCst);
     }
 
     fn all(&self) -> [u64; 6] {
-        let Self { executions, commits, groups, waits_for_checkpoint, cuts, failures } = self;
+        let Self { executions, commits, groups, waits_for_checkpoint, cuts, failures, .. } = self;
         [executions, commits, groups, waits_for_checkpoint, cuts, failures].map(|it| it.load(SeqCst))
     }
 }
@@ -339,6 +439,10 @@ fn explore(iterations: usize, run: impl Fn() + Send + Sync + Clone + 'static) {
 
 /// Every execution must be right. Returns what they came across.
 fn must_hold(scenario: Scenario, iterations: usize) -> [u64; 6] {
+    hold(scenario, iterations).all()
+}
+
+fn hold(scenario: Scenario, iterations: usize) -> Arc<Met> {
     let (image, met) = (scenario.image(), Arc::new(Met::default()));
     let of_run = met.clone();
     explore(iterations, move || {
@@ -348,7 +452,7 @@ fn must_hold(scenario: Scenario, iterations: usize) -> [u64; 6] {
     });
     let all = met.all();
     println!("executions, commits, groups, waits for a checkpoint, power cuts, failures: {all:?}");
-    all
+    met
 }
 
 /// How the first execution that is wrong ended.
@@ -376,6 +480,18 @@ fn a_disk_that_fails_ends_all_writing_and_leaves_what_was_told() {
     assert!(failures > executions / 4 && failures < executions, "{failures} of {executions}");
 }
 
+/// What a follower is answered goes with what the writer's threads are: a commit that was acknowledged is there in each read
+/// that begins after it. And what it was shown outlives a power cut.
+#[test]
+fn who_reads_along_sees_what_was_acknowledged_and_nothing_that_is_lost() {
+    let met = hold(FOLLOWED, 200);
+    let [executions, reads, not_in_time, checkpoints] =
+        [&met.executions, &met.follower_reads, &met.not_in_time, &met.checkpoints].map(|it| it.load(SeqCst));
+    println!("reads of followers, not in time, checkpoints: {reads}, {not_in_time}, {checkpoints}");
+    assert!(reads > executions, "followers read {reads} times");
+    assert!(checkpoints > executions / 4, "there were {checkpoints} checkpoints");
+}
+
 /// One waits for the next commit, one for ever, one commits, and one says that the store is to be closed.
 #[test]
 fn everybody_who_waits_is_woken() {
@@ -383,7 +499,7 @@ fn everybody_who_waits_is_woken() {
     explore(300, move || {
         let (disk, recorder) = (Disk::of(image.clone()), Arc::new(Recorder::default()));
         let power = Power { disk, recorder, cuts: Arc::default() };
-        let engine = Arc::new(GROUPS.open(&power));
+        let engine = Arc::new(GROUPS.open(&power, &Machine::default()));
         let store = Options::new().on(Box::new(engine.clone())).unwrap();
         let before = engine.begin_read().unwrap().commit();
         let wait = |after| engine.wait(after, Duration::MAX).unwrap();
@@ -417,4 +533,8 @@ fn a_promise_that_is_broken_is_found_out() {
     let found = complaint(late, 3000);
     println!("{found:?}");
     assert!(found.is_some(), "a failure that is noted late was not found out");
+    let late = Scenario { sabotage: Some(Sabotage::MarkIsWrittenLate), ..FOLLOWED };
+    let found = complaint(late, 300);
+    println!("{found:?}");
+    assert!(found.is_some(), "a mark that is written after the commit was acknowledged was not found out");
 }

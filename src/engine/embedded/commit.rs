@@ -117,13 +117,13 @@ impl WriteTransaction for EmbeddedWrite<'_> {
         };
         let frame_bytes = wal::frame_bytes(bytes.len());
         let is_first = !std::mem::replace(&mut writer.has_written, true) && !writer.in_use;
-        let is_too_large = writer.in_use && frame_bytes > writer.segment.length;
-        if is_first || is_too_large || shared.log_source.is_none() {
+        if is_first || shared.log_source.is_none() {
             shared.commit_to_table(&mut writer, commit, &bytes)?;
             return Ok(commit);
         }
         shared.use_log(&mut writer)?;
         if frame_bytes > writer.segment.length {
+            shared.want_growth(&mut shared.lock(), &writer);
             shared.commit_to_table(&mut writer, commit, &bytes)?;
             return Ok(commit);
         }

@@ -13,26 +13,30 @@
 //! behind it count too, as for a writer that opens the store; but only after they were synced here, because a power cut
 //! may still take what a writer did not sync.
 
+mod attach;
+mod files;
+
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::checkpoint::Frozen;
-use super::memtable::Memtable;
+use super::must_fit;
 use super::snapshot::{Snapshot, View};
-use super::wal::{Chained, LogId, Mark, Position, RedoLog};
-use super::{OF_ANOTHER_STORE, Recovery, STRIPES, must_fit, recover};
+use super::wal::{Mark, Position, RedoLog};
 use crate::engine::bell::Bell;
-use crate::engine::disk::StorageBackend;
 use crate::engine::lock_wait;
-use crate::engine::redb::{FirstPage, LogState, RedbRead, TableReader};
+use crate::engine::redb::{FirstPage, TableReader};
 use crate::engine::{
     Engine, EngineStats, Newest, PageRound, Reading, RowSource, Stripes, Waited, WriteTransaction,
 };
-use crate::error::{Error, Locked, Result};
+use crate::error::{Error, Result};
 use crate::format::Row;
 use crate::id::Commit;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{ArcSwap, Mutex, MutexGuard};
+
+use attach::{Opened, attach, needs, next, read_frames};
+pub(crate) use files::{FileId, FollowedFiles};
 
 /// How often it looks for commits while nobody reads: a snapshot of the table that is held for long makes the file grow.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -44,34 +48,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// How many segments may lie between the oldest frame that is needed and the newest.
 const SEGMENTS: u64 = 2;
-
-/// Which file it is, if the system can tell.
-pub(crate) type FileId = Option<(u64, u64)>;
-
-/// The files of a store, by their names.
-pub(crate) trait FollowedFiles: Send + Sync + 'static {
-    /// Opens the table file.
-    fn table(&self) -> Result<(TableReader, FileId)>;
-
-    /// Which file has the name of the table file now; `None` if there is none.
-    fn table_now(&self) -> Result<FileId>;
-
-    /// Opens the log, if there is one.
-    fn log(&self) -> Result<Option<Box<dyn StorageBackend>>>;
-
-    /// Which file the log is, as [`boot`](crate::engine::boot) tells it.
-    fn boot(&self) -> u64 {
-        0
-    }
-
-    /// How they are called in an error.
-    fn name(&self) -> String;
-
-    /// `AlreadyOpen`, of these files.
-    fn locked(&self) -> Error {
-        Error::AlreadyOpen(Locked { path: self.name().into(), holder: None })
-    }
-}
 
 /// A store that this process only reads.
 pub(crate) struct Follower {
@@ -123,15 +99,6 @@ struct State {
     identity: Option<Vec<u8>>,
     /// As it was before the table was read, for as long as no log is in use.
     first_page: FirstPage,
-}
-
-/// A table file, and the stripes that go with it. It stays open while it is looked at again: a busy writer would have made
-/// another checkpoint by the time that it was opened again.
-#[derive(Clone)]
-struct Opened {
-    table: Arc<TableReader>,
-    file: FileId,
-    stripes: Arc<Stripes>,
 }
 
 /// A log that is in use.
@@ -415,19 +382,6 @@ impl State {
     }
 }
 
-/// From which commit on a snapshot of the table can be read from: one that was taken while a checkpoint was written has
-/// some rows as that leaves them.
-fn needs(base: &RedbRead) -> Commit {
-    match base.log_state() {
-        LogState::InUse { floor, .. } => base.commit().max(floor),
-        LogState::None | LogState::Closed { .. } => base.commit(),
-    }
-}
-
-fn next(commit: Commit) -> Commit {
-    Commit::new(commit.number().saturating_add(1))
-}
-
 /// Looks until what is looked at is not in motion.
 fn until_at_rest<T>(
     files: &dyn FollowedFiles,
@@ -442,193 +396,5 @@ fn until_at_rest<T>(
         if tries > TRIES_AT_ONCE && !lock_wait::pause(PAUSE) {
             return Err(files.locked());
         }
-    }
-}
-
-/// Reads frames up to there, segment by segment, as long as they are taken.
-fn read_frames(
-    log: &RedoLog,
-    at: &mut Position,
-    to: Position,
-    take: &mut dyn FnMut(Chained) -> Result<bool>,
-) -> Result<()> {
-    while *at != to {
-        let mut is_taken = true;
-        *at = log.read_chain(*at, Some(to), |frame| {
-            is_taken = is_taken && take(frame)?;
-            Ok(())
-        })?;
-        if !is_taken || at.segment.sequence >= to.segment.sequence {
-            return Ok(());
-        }
-        *at = log.begin(at.segment.sequence + 1, to.segment)?;
-    }
-    Ok(())
-}
-
-/// Opens the files again, if they were replaced, and reads what they have.
-fn attach(
-    files: &dyn FollowedFiles,
-    identity: &[u8],
-    opened: &mut Option<Opened>,
-    former: Option<&State>,
-) -> Result<Result<State, InMotion>> {
-    let opened = match opened {
-        Some(opened) if is_still(opened.file, files)? => opened,
-        other => {
-            let (table, file) = files.table()?;
-            other.insert(Opened { table: Arc::new(table), file, stripes: Arc::new(Stripes::new(STRIPES)) })
-        }
-    };
-    let Opened { table, file, stripes } = opened.clone();
-    let first_page = table.first_page()?;
-    let base = Arc::new(table.newest()?);
-    let same = former.filter(|former| Arc::ptr_eq(&former.table, &table));
-    let (followed, rows, commit) = match base.log_state() {
-        LogState::None | LogState::Closed { .. } => (None, Arc::default(), base.commit()),
-        LogState::InUse { id, .. } => {
-            let attached = attach_log(files, id, &table, &base, &stripes);
-            let has_mark = matches!(&attached, Ok(Ok((Followed { mark: Some(_), .. }, ..))));
-            // Else a writer may have come and gone since the table was read, and have taken the log with it.
-            if !has_mark && (table.first_page()? != first_page || !is_still(file, files)?) {
-                return Ok(Err(InMotion));
-            }
-            match attached? {
-                Ok((followed, rows, commit)) => (Some(followed), rows, commit),
-                Err(InMotion) => return Ok(Err(InMotion)),
-            }
-        }
-    };
-    let found = base.get(&[identity])?.pop().flatten().map(|stored| stored.bytes);
-    if former.is_some_and(|former| former.identity != found || former.commit > commit) {
-        return Err(Error::Replaced(files.name().into()));
-    }
-    match (same, former) {
-        // All that the log has was marked just now; what the table has of it before, only if it was read then.
-        (Some(former), _) if former.commit >= base.commit() => {}
-        (Some(_), _) => stripes.raise_floor(base.commit()),
-        // Of another file nothing counts that was read from the former, nor the other way round.
-        (None, Some(former)) => {
-            former.stripes.raise_floor(Commit::new(u64::MAX));
-            stripes.raise_floor(next(commit));
-        }
-        (None, None) => {}
-    }
-    let view = Arc::new(View { active: rows, frozen: None, base });
-    Ok(Ok(State { table, file, followed, view, commit, stripes, identity: found, first_page }))
-}
-
-type Attached = (Followed, Arc<Memtable>, Commit);
-
-/// Reads what the log has that this snapshot of the table has not.
-fn attach_log(
-    files: &dyn FollowedFiles,
-    id: LogId,
-    table: &TableReader,
-    base: &RedbRead,
-    stripes: &Stripes,
-) -> Result<Result<Attached, InMotion>> {
-    let mismatch = |what: &str| Error::LogMismatch(format!("{what}: {}", files.name()).into());
-    let open = || files.log()?.ok_or_else(|| mismatch("it is missing"));
-    let log = RedoLog::follow(open()?)?.of_boot(files.boot());
-    if log.id() != id {
-        return Err(mismatch(OF_ANOTHER_STORE));
-    }
-    if let Some(mark) = log.read_mark_that_counts()? {
-        return attach_to_mark(log, mark, base, stripes);
-    }
-    if log.is_marked()? || table.has_writer()? {
-        // It opens the store.
-        return Ok(Err(InMotion));
-    }
-    let checksum = log.mark_checksum()?;
-    let disk = open()?;
-    disk.sync_data()?;
-    let recovered = recover(base, disk, stripes, true);
-    if table.has_writer()? || log.mark_checksum()? != checksum {
-        return Ok(Err(InMotion));
-    }
-    let Recovery { frozen, end, .. } = recovered?;
-    let (rows, commit) = match frozen {
-        Some(Frozen { rows, last, .. }) => (rows, last),
-        None => (Arc::default(), base.commit()),
-    };
-    Ok(Ok((Followed { log: Arc::new(log), at: end, mark: None, checksum }, rows, commit)))
-}
-
-/// The same, up to the mark of a writer that is there.
-fn attach_to_mark(
-    log: RedoLog,
-    mark: Mark,
-    base: &RedbRead,
-    stripes: &Stripes,
-) -> Result<Result<Attached, InMotion>> {
-    // A bulk load is in the table before the mark says so; and there may have been a checkpoint since.
-    if mark.closed || mark.commit < needs(base) || mark.base > base.commit() {
-        return Ok(Err(InMotion));
-    }
-    let rows = Arc::new(Memtable::default());
-    let mut commit = base.commit();
-    // The oldest segment that has something which the table has not.
-    let oldest = mark.end.segment.sequence.saturating_sub(SEGMENTS);
-    let mut at = log.begin(oldest, mark.end.segment)?;
-    read_frames(&log, &mut at, mark.end, &mut |frame| {
-        if frame.last <= commit {
-            return Ok(true);
-        }
-        if frame.first != next(commit) {
-            return Ok(false);
-        }
-        rows.insert(&frame.commits, stripes)?;
-        must_fit(&rows, &log)?;
-        commit = frame.last;
-        Ok(true)
-    })?;
-    if (at, commit) != (mark.end, mark.commit) {
-        // It was overwritten meanwhile; or if not, what the mark says is not there.
-        let is_still_so = log.read_mark()? == Some(mark);
-        return if is_still_so && log.counts(&mark)? {
-            Err(Error::Corrupted("the write-ahead log: its frames don't reach to its mark".into()))
-        } else {
-            Ok(Err(InMotion))
-        };
-    }
-    let checksum = mark.checksum(&log.id());
-    Ok(Ok((Followed { log: Arc::new(log), at, mark: Some(mark), checksum }, rows, commit)))
-}
-
-/// For tests and fuzzing: files that are in memory, which by their numbers are the table (0) and the log (1).
-#[cfg(any(test, fuzzing))]
-pub(crate) struct Simulated<F> {
-    pub(crate) file: F,
-    /// Whether there seems to be a writer.
-    pub(crate) is_written: Arc<std::sync::atomic::AtomicBool>,
-}
-
-#[cfg(any(test, fuzzing))]
-impl<F: Fn(usize) -> B + Send + Sync + 'static, B: StorageBackend> FollowedFiles for Simulated<F> {
-    fn table(&self) -> Result<(TableReader, FileId)> {
-        let file = self.open(0, crate::engine::redb::WRITER_BYTE);
-        Ok((TableReader::on(file, crate::engine::redb::Pages::believed(1 << 20))?, None))
-    }
-
-    fn table_now(&self) -> Result<FileId> {
-        Ok(None)
-    }
-
-    fn log(&self) -> Result<Option<Box<dyn StorageBackend>>> {
-        Ok(Some(Box::new(self.open(1, super::wal::LOCKED_BYTE))))
-    }
-
-    fn name(&self) -> String {
-        "simulated files".to_owned()
-    }
-}
-
-#[cfg(any(test, fuzzing))]
-impl<F: Fn(usize) -> B, B> Simulated<F> {
-    fn open(&self, number: usize, byte: u64) -> crate::engine::disk::Unlocked<B> {
-        let (file, is_locked) = ((self.file)(number), self.is_written.clone());
-        crate::engine::disk::Unlocked { file, byte, is_locked }
     }
 }

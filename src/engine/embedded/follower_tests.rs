@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::wal::{RedoLog, log_bytes};
+use super::wal::{LogEnd, RedoLog, SalvagedLog, log_bytes};
 use super::{EmbeddedEngine, FileId, FollowedFiles, Follower, Limits, LogDisk};
 use crate::engine::disk::StorageBackend;
 use crate::engine::redb::{LogState, Pages, TableFile, TableReader, backend};
@@ -36,12 +36,41 @@ impl Files {
 
 impl Files {
     pub(super) fn write(&self, checkpoint_bytes: usize) -> EmbeddedEngine {
+        self.try_write(checkpoint_bytes, 0).unwrap()
+    }
+
+    fn try_write(&self, checkpoint_bytes: usize, boot: u64) -> Result<EmbeddedEngine> {
         let table = TableFile::open(&self.path(0), PAGES).unwrap();
         let [frames, marks] = [1; 2].map(|log| Box::new(backend(to_write(&self.path(log))).unwrap()));
         let disk = LogDisk { frames, marks: Some(marks) };
         // It grows, at most to sixteen times its first length.
         let limits = Limits { log_bytes: log_bytes(16 * SEGMENT_BYTES), checkpoint_bytes };
-        EmbeddedEngine::growing(table, disk, limits).unwrap()
+        EmbeddedEngine::in_boot(table, disk, limits, boot)
+    }
+}
+
+/// Files whose log seems to be another file.
+struct InBoot(Files, u64);
+
+impl FollowedFiles for InBoot {
+    fn table(&self) -> Result<(TableReader, FileId)> {
+        self.0.table()
+    }
+
+    fn table_now(&self) -> Result<FileId> {
+        self.0.table_now()
+    }
+
+    fn log(&self) -> Result<Option<Box<dyn StorageBackend>>> {
+        self.0.log()
+    }
+
+    fn boot(&self) -> u64 {
+        self.1
+    }
+
+    fn name(&self) -> String {
+        self.0.name()
     }
 }
 
@@ -317,5 +346,72 @@ fn while_a_writer_opens_the_store_a_follower_waits() {
     drop(opening);
     let follower = after.follow().unwrap();
     must_agree(&writer, &follower);
+    writer.close().unwrap();
+}
+
+/// The mark is written when the frames before it are on the disk: so a log that ends before it lost some.
+#[test]
+fn a_log_that_ends_before_its_mark_is_damaged() {
+    let (place, mut random) = (Place::new(), Random::new(1));
+    let writer = place.write(usize::MAX);
+    for _ in 0..3 {
+        commit(&writer, &batch(&mut random));
+    }
+    let before = place.copy();
+    let last = commit(&writer, &batch(&mut random));
+    let (log, log_before) = [&place, &before].map(|place| fs::read(place.files().path(1)).unwrap()).into();
+    // Another file, so that no mark counts that a follower would go by; and a writer goes by none.
+    let after = place.copy();
+    let frames = [&log[..8192], &log_before[8192..]].concat();
+    fs::write(after.files().path(1), frames).unwrap();
+    let is_damaged = |error: Error| {
+        assert!(matches!(&error, Error::Corrupted(what) if what.contains("was acknowledged")), "{error}");
+    };
+    is_damaged(after.follow().err().unwrap());
+    is_damaged(after.files().try_write(usize::MAX, 0).err().unwrap());
+    let disk = || Box::new(backend(File::open(after.files().path(1)).unwrap()).unwrap());
+    let salvaged = SalvagedLog::read(disk(), None, Commit::default()).unwrap();
+    assert!(matches!(salvaged.end, LogEnd::Damaged { newest, .. } if newest == Some(last)));
+    // A table that has it all needs none of them.
+    let salvaged = SalvagedLog::read(disk(), None, last).unwrap();
+    assert_eq!(salvaged.end, LogEnd::Whole);
+    writer.close().unwrap();
+}
+
+/// A disk that went away and came back, while the system ran on, has an older mark than the table and the frames.
+#[test]
+fn a_mark_that_is_older_than_the_table_keeps_nobody_waiting() {
+    let (place, mut random) = (Place::new(), Random::new(1));
+    let boot = place.files().boot();
+    let writer = place.files().try_write(300, boot).unwrap();
+    commit(&writer, &batch(&mut random));
+    let old = place.mark();
+    for _ in 0..20 {
+        commit(&writer, &batch(&mut random));
+    }
+    let expected = rows(&*writer.begin_read().unwrap());
+    writer.checkpoint().unwrap();
+    let after = place.copy();
+    // As if it were the file that the mark names.
+    after.set_mark(&old);
+    let follower = Follower::open(InBoot(after.files(), boot), IDENTITY.to_vec(), LOCK_WAIT).unwrap();
+    assert_eq!(rows(&*follower.begin_read().unwrap()), expected);
+    writer.close().unwrap();
+}
+
+/// A commit that is larger than a segment goes to the table, and asks for segments that have room for such.
+#[test]
+fn commits_that_fit_in_no_segment_make_the_log_grow() {
+    let place = Place::new();
+    let writer = place.write(usize::MAX);
+    let large = Batch::from([(b"large".to_vec(), Some(vec![7; 6000]))]);
+    commit(&writer, &large);
+    for _ in 0..200 {
+        if place.log_bytes() > log_bytes(SEGMENT_BYTES) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(place.log_bytes(), log_bytes(2 * SEGMENT_BYTES));
     writer.close().unwrap();
 }

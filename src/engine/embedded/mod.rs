@@ -39,8 +39,6 @@ use std::time::Duration;
 
 use self::checkpoint::Frozen;
 use self::commit::{EmbeddedWrite, Group, Writer};
-#[cfg(any(test, fuzzing))]
-pub(crate) use self::follower::Simulated;
 pub(crate) use self::follower::{FileId, FollowedFiles, Follower};
 use self::memtable::Memtable;
 use self::snapshot::{Snapshot, View};
@@ -68,7 +66,7 @@ const STRIPES: usize = if crate::sync::SIMULATED { 64 } else { 1 << 12 };
 
 /// How many times the length of a segment its rows may take in memory when a log is recovered: a deleted row with the
 /// shortest address takes 7 bytes in the log and 19 times as much in memory, and there are two segments.
-const MEMORY_OF_LOG: u64 = 40;
+pub(crate) const MEMORY_OF_LOG: u64 = 40;
 
 /// For tests of the tests: a promise that the engine breaks.
 #[cfg(test)]
@@ -81,6 +79,8 @@ pub(crate) enum Sabotage {
     NextGroupIsNotWoken,
     #[cfg(shuttle)]
     FailureIsNotedLate,
+    #[cfg(shuttle)]
+    MarkIsWrittenLate,
 }
 
 /// A store with a write-ahead log that this process may write.
@@ -316,7 +316,10 @@ fn recover(
         LogState::Closed { .. } if !recovered.frames.is_empty() => {
             return mismatch(GOES_ON);
         }
-        LogState::Closed { .. } | LogState::InUse { .. } => {}
+        LogState::Closed { .. } => {}
+        LogState::InUse { .. } => {
+            log.must_reach_mark(recovered.newest.unwrap_or_default().max(base.commit()))?
+        }
     }
     let end = recovered.end;
     let Some(oldest_sequence) = recovered.oldest_sequence else {
@@ -489,6 +492,9 @@ impl Shared {
         change(&mut mark);
         self.marked.store(durable.number(), Ordering::SeqCst);
         let written = match &state.log {
+            // Only with the next commit.
+            #[cfg(all(test, shuttle))]
+            Some(_) if self.is_sabotaged(Sabotage::MarkIsWrittenLate) && durable.number() % 2 == 0 => Ok(()),
             Some(log) => log.write_mark(&mark),
             None => Ok(()),
         };

@@ -20,7 +20,9 @@
 //! sector of its own, so a write that is torn never damages an older frame; and it is written only when
 //! the one before it is on the disk, so a valid frame behind an invalid one means damage, not a crash.
 
+mod frame;
 mod mark;
+mod recovery;
 mod salvage;
 
 use std::io;
@@ -35,9 +37,13 @@ use crate::id::{Commit, random_bytes};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
+use frame::{COMMITS_MAX, FRAME_HEADER, Frame, checksum_in, encode_frame, malformed, take};
+pub(super) use frame::{MAGIC_BYTES, encode_commit, frame_bytes, magic, read_commits};
 #[cfg(any(test, fuzzing))]
 pub(crate) use mark::LOCKED_BYTE;
 pub(crate) use mark::Mark;
+#[cfg(test)]
+pub(super) use recovery::Recovered;
 pub(crate) use salvage::{LogEnd, SalvagedLog};
 
 /// Which log a file is; the table file names the log that it needs.
@@ -52,23 +58,10 @@ pub(super) const SEGMENTS_AT: u64 = 8192;
 const HEADER_USED: usize = 48;
 const SECTOR_BYTES: usize = 512;
 const SECTOR: u64 = SECTOR_BYTES as u64;
-
-pub(super) const MAGIC_BYTES: usize = 4;
-const FRAME_HEADER: usize = 32;
-
-/// The most bytes of commits that a frame may have: more than the largest transaction makes.
-const COMMITS_MAX: usize = if cfg!(fuzzing) { 64 * 1024 } else { 4 * 1024 * 1024 };
-/// How far behind the last frame of a segment is looked for frames that must not be there: behind a
-/// damaged one, the next begins within the length of the largest.
-const LOOK_AHEAD: u64 = COMMITS_MAX as u64 + SECTOR;
 /// A log begins with segments of more than half of this many bytes.
 const FIRST_SEGMENT_MAX: u64 = if cfg!(fuzzing) { 32 * 1024 } else { 256 * 1024 };
 /// So far numbers never come, and above is room to count on.
 const SEQUENCE_MAX: u64 = u64::MAX >> 1;
-/// How often what looks like a frame may turn out to be none: a crash leaves one or two.
-const FALSE_FRAMES_MAX: u32 = 64;
-/// How much is looked through at once.
-const LOOK_AT_ONCE: usize = 1024 * 1024;
 
 /// The least that a log may be allowed to grow to.
 pub(crate) const LOG_BYTES_MIN: u64 = SEGMENTS_AT + 2 * FIRST_SEGMENT_MAX;
@@ -103,29 +96,6 @@ pub(super) struct Position {
     pub(super) checksum: u64,
 }
 
-/// What a log holds that the table file has not.
-#[derive(Default)]
-pub(super) struct Recovered {
-    /// The commits of each frame, as they were appended, in their order.
-    pub(super) frames: Vec<Arc<[u8]>>,
-    /// The sequence of the first segment that one of them is in.
-    pub(super) oldest_sequence: Option<u64>,
-    /// The newest commit in the log, also if the table file has it too.
-    pub(super) newest: Option<Commit>,
-    /// Where the frames end.
-    pub(super) end: Position,
-}
-
-/// A frame that is whole.
-struct Frame {
-    sequence: u64,
-    previous: u64,
-    checksum: u64,
-    commits: Arc<[u8]>,
-    first: Commit,
-    last: Commit,
-}
-
 /// A frame that goes on from the one before it.
 pub(super) struct Chained {
     pub(super) commits: Arc<[u8]>,
@@ -133,23 +103,9 @@ pub(super) struct Chained {
     pub(super) last: Commit,
 }
 
-/// What is in one segment.
-struct Found {
-    length: u64,
-    frames: Vec<(u64, Frame)>,
-    end: u64,
-    /// The newest commit in whole frames behind the end.
-    stray: Option<Commit>,
-}
-
 /// A number for the marks of one opening.
 pub(super) fn random_session() -> u64 {
     XxHash3_64::oneshot(&random_bytes())
-}
-
-/// How many bytes a frame with this many bytes of commits takes.
-pub(super) fn frame_bytes(commits: usize) -> u64 {
-    (FRAME_HEADER as u64 + commits as u64).next_multiple_of(SECTOR)
 }
 
 /// How many bytes the segments of a log have at first that may grow to this length: by doubling them it comes near to it.
@@ -158,79 +114,12 @@ pub(crate) fn first_segment_bytes(log_bytes_max: u64) -> u64 {
     while length > FIRST_SEGMENT_MAX {
         length /= 2;
     }
-    length & !(SECTOR - 1)
+    length & !(SECTOR * 8 - 1)
 }
 
 /// How long a log is whose segments have so many bytes.
 pub(crate) fn log_bytes(segment_bytes: u64) -> u64 {
     SEGMENTS_AT.saturating_add(segment_bytes.saturating_mul(2))
-}
-
-/// What one commit wrote, as it is in a frame.
-pub(super) fn encode_commit<'a>(
-    commit: Commit,
-    rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-) -> Result<Vec<u8>> {
-    let max = COMMITS_MAX;
-    let too_large = |_| Error::TransactionTooLarge { what: "bytes in the redo log", max };
-    let mut bytes = Vec::with_capacity(1024);
-    bytes.extend(commit.number().to_le_bytes());
-    bytes.extend([0; 4]);
-    let mut count = 0_u32;
-    for (row, value) in rows {
-        count += 1;
-        bytes.extend(u16::try_from(row.len()).map_err(too_large)?.to_le_bytes());
-        let length = value.map_or(Ok(0), |value| u32::try_from(value.len() + 1)).map_err(too_large)?;
-        bytes.extend(length.to_le_bytes());
-        bytes.extend(row);
-        bytes.extend(value.unwrap_or_default());
-    }
-    bytes[8..12].copy_from_slice(&count.to_le_bytes());
-    if bytes.len() > max {
-        return Err(Error::TransactionTooLarge { what: "bytes in the redo log", max });
-    }
-    Ok(bytes)
-}
-
-/// Where a row of a commit and its value are among the bytes of a frame; a row that is deleted has none.
-pub(super) type RowPlace = (Range<usize>, Option<Range<usize>>);
-
-/// Reads the commits of a frame: each is given to `each`, and then each of its rows.
-pub(super) fn read_commits(bytes: &[u8], mut each: impl FnMut(Commit, Option<RowPlace>)) -> Result<()> {
-    let mut at = 0;
-    while at < bytes.len() {
-        let commit = Commit::new(u64::from_le_bytes(take(bytes, &mut at)?));
-        each(commit, None);
-        for _ in 0..u32::from_le_bytes(take(bytes, &mut at)?) {
-            let row_length = u16::from_le_bytes(take(bytes, &mut at)?);
-            let value_length = u32::from_le_bytes(take(bytes, &mut at)?);
-            let row = take_place(bytes, &mut at, usize::from(row_length))?;
-            if row.is_empty() {
-                return Err(malformed());
-            }
-            let value = match value_length.checked_sub(1) {
-                Some(length) => Some(take_place(bytes, &mut at, length as usize)?),
-                None => None,
-            };
-            each(commit, Some((row, value)));
-        }
-    }
-    Ok(())
-}
-
-fn take<const N: usize>(bytes: &[u8], at: &mut usize) -> Result<[u8; N]> {
-    let place = take_place(bytes, at, N)?;
-    bytes[place].try_into().map_err(|_| malformed())
-}
-
-fn take_place(bytes: &[u8], at: &mut usize, length: usize) -> Result<Range<usize>> {
-    let place = *at..at.checked_add(length).filter(|end| *end <= bytes.len()).ok_or_else(malformed)?;
-    *at = place.end;
-    Ok(place)
-}
-
-fn malformed() -> Error {
-    damaged("a frame is whole, but not its commits")
 }
 
 fn damaged(what: &str) -> Error {
@@ -292,53 +181,6 @@ impl RedoLog {
         }
         self.segment_bytes.store(2 * before, Ordering::Release);
         Ok(())
-    }
-
-    /// Opens a log, and reads what it holds behind `durable`, the newest commit in the table file.
-    ///
-    /// The last frame may be on its way to the disk still, from a process that was killed: unless
-    /// `read_only`, it is written once more, and synced, before anybody sees it.
-    pub(super) fn open(
-        disk: Box<dyn StorageBackend>,
-        durable: Commit,
-        read_only: bool,
-    ) -> Result<(Self, Recovered)> {
-        let mut log = Self::follow(disk)?;
-        let mut segments = [log.find_segment(0)?, log.find_segment(1)?];
-        segments.sort_by_key(|found| found.frames.first().map(|(_, frame)| frame.sequence));
-        let mut recovered = Recovered::default();
-        let mut last = durable;
-        for (_, frame) in segments.iter().flat_map(|found| &found.frames) {
-            recovered.newest = recovered.newest.max(Some(frame.last));
-            if frame.last <= durable {
-                continue;
-            }
-            if last.number().checked_add(1) != Some(frame.first.number()) {
-                return Err(damaged("commits between two of its frames, or before the first, are missing"));
-            }
-            last = frame.last;
-            recovered.oldest_sequence.get_or_insert(frame.sequence);
-            recovered.frames.push(frame.commits.clone());
-        }
-        if segments.iter().any(|found| found.stray.is_some_and(|stray| stray > last)) {
-            return Err(damaged("a frame is damaged, and there are whole ones behind it"));
-        }
-        let newest = &segments[1];
-        if let Some((offset, frame)) = newest.frames.last() {
-            if !read_only {
-                log.write_frame(*offset, frame)?;
-                log.disk.sync_data()?;
-            }
-            // The next frame begins the next segment.
-            if frame.sequence > SEQUENCE_MAX || frame.last.number() > SEQUENCE_MAX {
-                return Err(damaged("a number in it is too large"));
-            }
-            let segment = Segment { sequence: frame.sequence, length: newest.length };
-            let offset = offset - segment.start() + frame_bytes(frame.commits.len());
-            recovered.end = Position { segment, offset, checksum: frame.checksum };
-            log.end = Mutex::new(Position::at(log.next(segment)));
-        }
-        Ok((log, recovered))
     }
 
     /// A log whose frames are read where its mark, or a former reader, says that they are.
@@ -461,75 +303,6 @@ impl RedoLog {
             see(Chained { commits: frame.commits, first: frame.first, last: frame.last })?;
         }
         Ok(at)
-    }
-
-    fn write_frame(&self, offset: u64, frame: &Frame) -> io::Result<()> {
-        let bytes = encode_frame(&self.id, frame.sequence, frame.previous, &frame.commits);
-        self.disk.write(offset, &bytes)
-    }
-
-    /// What is in the segments with an even or an odd sequence. An odd one may lie where it did before the log grew.
-    fn find_segment(&self, number: u64) -> Result<Found> {
-        let length = self.segment_bytes();
-        let found = self.read_segment(number, length)?;
-        if number == 0 {
-            return Ok(found);
-        }
-        let before = self.read_segment(number, length / 2)?;
-        let sequence = |found: &Found| found.frames.first().map(|(_, frame)| frame.sequence);
-        let stray = found.stray.max(before.stray);
-        let newer = if sequence(&before) > sequence(&found) { before } else { found };
-        Ok(Found { stray, ..newer })
-    }
-
-    fn read_segment(&self, number: u64, length: u64) -> Result<Found> {
-        let place = Segment { sequence: number, length }.place();
-        let mut found = Found { length, frames: Vec::new(), end: place.start, stray: None };
-        let mut previous = 0;
-        while let Some(frame) = self.read_frame(found.end, &place)? {
-            let first = found.frames.first().map_or(frame.sequence, |(_, first)| first.sequence);
-            if frame.sequence != first || frame.sequence % 2 != number || frame.previous != previous {
-                break;
-            }
-            previous = frame.checksum;
-            let offset = found.end;
-            found.end += frame_bytes(frame.commits.len());
-            found.frames.push((offset, frame));
-        }
-        found.stray = self.read_stray(found.end, &place)?;
-        Ok(found)
-    }
-
-    /// The newest commit in whole frames from this offset on.
-    fn read_stray(&self, from: u64, place: &Range<u64>) -> Result<Option<Commit>> {
-        let to = place.end.min(from + LOOK_AHEAD);
-        let (mut offset, mut behind_frame) = (from, from);
-        let mut bytes =
-            vec![0; LOOK_AT_ONCE.min(usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX))];
-        let (mut stray, mut none) = (None, 0);
-        let magic = magic(&self.id);
-        while offset < to {
-            let length = bytes.len().min(usize::try_from(to - offset).unwrap_or(usize::MAX));
-            self.disk.read(offset, &mut bytes[..length])?;
-            for sector in (0..length).step_by(SECTOR_BYTES) {
-                let start = offset + sector as u64;
-                // What is inside of a frame is none.
-                if start < behind_frame || !bytes[sector..length].starts_with(&magic) {
-                    continue;
-                }
-                if let Some(frame) = self.read_frame(start, place)? {
-                    behind_frame = start + frame_bytes(frame.commits.len());
-                    stray = stray.max(Some(frame.last));
-                    continue;
-                }
-                none += 1;
-                if none > FALSE_FRAMES_MAX {
-                    return Err(damaged("it is full of frames that are none"));
-                }
-            }
-            offset += length as u64;
-        }
-        Ok(stray)
     }
 
     /// The frame at this offset of the file, if there is a whole one.
@@ -658,31 +431,4 @@ fn read_header(disk: &dyn StorageBackend) -> Result<(LogId, u64)> {
         }
         _ => Err(damaged(&format!("the file has {length} bytes, which no log of its kind has"))),
     }
-}
-
-/// What the frames of a log begin with; never zeros, which are where nothing was written.
-pub(super) fn magic(id: &LogId) -> [u8; MAGIC_BYTES] {
-    let [first, second, third, fourth, ..] =
-        XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(id), b"keystead frame").to_le_bytes();
-    [first | 1, second, third, fourth]
-}
-
-fn encode_frame(id: &LogId, sequence: u64, previous: u64, commits: &[u8]) -> Vec<u8> {
-    let bytes = usize::try_from(frame_bytes(commits.len())).expect("it is little more than what is there");
-    let mut frame = Vec::with_capacity(bytes);
-    frame.extend(magic(id));
-    frame.extend(u32::try_from(commits.len()).expect("commits have at most 4 MiB").to_le_bytes());
-    frame.extend(sequence.to_le_bytes());
-    frame.extend(previous.to_le_bytes());
-    let seed = XxHash3_64::oneshot(id);
-    let head = XxHash3_64::oneshot_with_seed(seed, &frame);
-    frame.extend(XxHash3_64::oneshot_with_seed(head, commits).to_le_bytes());
-    frame.extend(commits);
-    frame.resize(bytes, 0);
-    frame
-}
-
-fn checksum_in(frame: &[u8]) -> u64 {
-    let bytes = frame[24..FRAME_HEADER].try_into().expect("a frame begins with its header");
-    u64::from_le_bytes(bytes)
 }

@@ -318,7 +318,6 @@ impl TableReader {
     }
 
     /// The same, on a backend that has one.
-    #[cfg(any(test, fuzzing))]
     pub(crate) fn on(file: impl StorageBackend, pages: Pages) -> Result<Self> {
         Self::of(PageFile::to_be_followed(file, Locks::default())?, pages)
     }
@@ -354,7 +353,7 @@ impl TableReader {
 
     /// Whether a read of the file failed: after it redb reads no more, so it must be opened again.
     pub(crate) fn has_failed(&self) -> bool {
-        self.pages.failure().is_some()
+        self.pages.is_stopped()
     }
 
     /// The beginning of the file, which no commit of the table leaves as it was.

@@ -9,14 +9,13 @@ use std::path::Path;
 
 use super::super::files::WalFile;
 use super::{Looked, Repairing, WalUse};
+use crate::engine::embedded::MEMORY_OF_LOG;
 use crate::engine::embedded::wal::{LogEnd, LogId, SalvagedLog};
 use crate::engine::{Draft, LogState, Salvage, Salvaged};
 use crate::error::Result;
 use crate::format::Row;
 use crate::id::Commit;
 
-/// How many times the length of a segment its rows may take in memory, as when a store is opened.
-const MEMORY_OF_LOG: u64 = 10;
 /// What a row counts besides its bytes.
 const ROW_BYTES: usize = 96;
 

@@ -16,7 +16,8 @@ use std::ops::Bound;
 
 use twox_hash::XxHash3_64;
 
-use super::{LOG_BYTES_MAX, LogId, MARK_AT, Position, RedoLog, Segment, log_bytes, take};
+use super::frame::take;
+use super::{LOG_BYTES_MAX, LogId, MARK_AT, Position, RedoLog, Segment, log_bytes};
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::lock_holder::locked_by_somebody;
 use crate::error::{Error, Result};
@@ -173,6 +174,29 @@ impl RedoLog {
             return Err(super::damaged("its mark names a place that it has not"));
         }
         Ok(Some(mark))
+    }
+
+    /// Looks whether the log reaches as far as its mark, which is written when the frames before it are on the disk;
+    /// `last` is the last commit in the log and the table.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupted` if acknowledged commits are missing.
+    pub(in crate::engine::embedded) fn must_reach_mark(&self, last: Commit) -> Result<()> {
+        match self.newest_marked()? {
+            Some(marked) if marked > last => Err(super::damaged(&format!(
+                "its frames end with commit {last}, but commit {marked} was acknowledged: they are damaged or missing"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The commit of the mark, if the log was in use then. It was durable, whoever wrote the mark, and in whichever boot.
+    pub(super) fn newest_marked(&self) -> Result<Option<Commit>> {
+        let mut bytes = [0; MARK_BYTES];
+        self.disk.read(MARK_AT, &mut bytes)?;
+        let mark = Mark::decode(&self.id, &bytes)?;
+        Ok(mark.filter(|mark| !mark.closed).map(|mark| mark.commit))
     }
 
     /// The checksum of the mark, as it is there now: one small read.

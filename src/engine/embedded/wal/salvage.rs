@@ -1,22 +1,27 @@
 //! [`SalvagedLog`]: what can be read of a write-ahead log, for a repair, also if it is damaged.
 //!
 //! Frames are read up to where their chain ends. A chain that ends is no sign of damage: the log has room for more.
-//! Three things are. Whole frames behind the end: a frame is written only when the one before it is on the disk. Commits
-//! that are missing between two frames, unless they went past the log to the table, as the first of each process does. A frame at the end that names the one before it, and does not fit its checksum:
-//! a crash leaves a write so that nobody was told of, but damage to the last frame looks the same. What can't be seen is
-//! the loss of all frames from one on, as if they had never been written.
+//! Four things are:
+//!
+//! - Whole frames behind the end: a frame is written only when the one before it is on the disk.
+//! - Commits that are missing between two frames, unless they went past the log to the table, as the first of each
+//!   process does.
+//! - A frame at the end that names the one before it, and does not fit its checksum. A crash leaves a write so that was
+//!   never acknowledged, but damage to the last frame looks the same.
+//! - A mark that names a later commit: it is written when the frames before it are on the disk. After a power cut the
+//!   mark may be an older one; then the loss of all frames from one on leaves no trace.
 
 use std::io;
 use std::sync::Arc;
 
 use twox_hash::XxHash3_64;
 
+use super::frame::{FRAME_HEADER, Frame, MAGIC_BYTES, magic, read_commits, take};
 use super::{
-    Frame, HEADER_USED, LOG_BYTES_MAX, LogId, MAGIC_BYTES, RedoLog, SECTOR, SEGMENTS_AT, Segment, damaged,
-    doubled_for, log_bytes, magic, read_commits, take,
+    FORMAT, HEADER_USED, LOG_BYTES_MAX, LogId, MAGIC, RedoLog, SECTOR, SEGMENTS_AT, Segment, damaged,
+    doubled_for, log_bytes,
 };
 use crate::engine::disk::StorageBackend;
-use crate::engine::embedded::wal::{FORMAT, FRAME_HEADER, MAGIC};
 use crate::error::{Error, Result};
 use crate::id::Commit;
 use crate::sync::Mutex;
@@ -85,6 +90,9 @@ impl SalvagedLog {
         if let Some(newest) = newest {
             let why = "a frame is damaged or missing, and there are whole ones behind it".to_owned();
             salvaged.end = LogEnd::Damaged { why, newest: Some(newest) };
+        } else if let Some(marked) = log.newest_marked()?.filter(|marked| *marked > last.max(in_table)) {
+            let why = format!("its frames end with commit {last}, but commit {marked} was acknowledged");
+            salvaged.end = LogEnd::Damaged { why, newest: Some(marked) };
         } else if let Some(why) = segments.iter_mut().find_map(|segment| segment.malformed.take()) {
             salvaged.end = LogEnd::Damaged { why, newest: None };
         } else if length != log_bytes(segment_bytes) {

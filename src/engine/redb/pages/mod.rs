@@ -112,8 +112,10 @@ pub(super) struct PageFile {
     expected: [RwLock<HashMap<u32, Expected, RandomState>>; SHARDS],
     damage: Damage,
     is_open: AtomicBool,
-    /// The first read that failed: after it redb reads no more.
+    /// The first read that failed, unless the file was too short for it.
     failure: OnceLock<Box<str>>,
+    /// Whether any read failed, for whatever reason: after it redb reads no more.
+    is_stopped: AtomicBool,
     /// Whether this process only reads, and reads also what nobody closed.
     is_followed: bool,
     /// Checks of all pages that came to their end, and the bytes of all that were made.
@@ -185,6 +187,7 @@ impl PageFile {
             damage: Damage::default(),
             is_open: AtomicBool::new(false),
             failure: OnceLock::new(),
+            is_stopped: AtomicBool::new(false),
             is_followed: false,
             checks: AtomicU64::new(0),
             checked_bytes: AtomicU64::new(0),
@@ -196,7 +199,13 @@ impl PageFile {
         self.failure.get().map(AsRef::as_ref)
     }
 
+    /// Whether a read failed, so that redb reads no more.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+
     fn note_failure(&self, error: &io::Error) {
+        self.is_stopped.store(true, Ordering::Release);
         if error.kind() != io::ErrorKind::UnexpectedEof {
             self.failure.get_or_init(|| error.to_string().into());
         }
