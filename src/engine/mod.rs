@@ -25,6 +25,7 @@ pub(crate) mod scripted;
 mod seal;
 pub(crate) mod simulated;
 mod stripes;
+mod wal_id;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

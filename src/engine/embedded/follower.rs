@@ -19,16 +19,13 @@ mod files;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::checkpoint::Frozen;
 use super::must_fit;
-use super::snapshot::{Snapshot, View};
+use super::snapshot::{Frozen, Snapshot, View};
 use super::wal::{Mark, Position, RedoLog};
 use crate::engine::bell::Bell;
 use crate::engine::lock_wait;
 use crate::engine::redb::{FirstPage, TableReader};
-use crate::engine::{
-    Engine, EngineStats, Newest, PageRound, Reading, RowSource, Stripes, Waited, WriteTransaction,
-};
+use crate::engine::{Engine, EngineStats, Newest, PageRound, Reading, Stripes, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::Row;
 use crate::id::Commit;

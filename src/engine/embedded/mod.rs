@@ -37,11 +37,10 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use self::checkpoint::Frozen;
 use self::commit::{EmbeddedWrite, Group, Writer};
 pub(crate) use self::follower::{FileId, FollowedFiles, Follower};
 use self::memtable::Memtable;
-use self::snapshot::{Snapshot, View};
+use self::snapshot::{Frozen, Snapshot, View};
 use self::wal::{Mark, Position, RedoLog};
 use super::bell::Bell;
 use super::disk::StorageBackend;

@@ -3,7 +3,6 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::checkpoint::Frozen;
 use super::memtable::Memtable;
 use crate::engine::redb::{RedbRead, log_row};
 use crate::engine::{Range, ReadTransaction, RowHash, RowSource, Stripes};
@@ -19,6 +18,14 @@ pub(super) struct View {
     pub(super) active: Arc<Memtable>,
     pub(super) frozen: Option<Arc<Frozen>>,
     pub(super) base: Arc<RedbRead>,
+}
+
+/// What the checkpoint is to write, or is writing, to the table file.
+pub(super) struct Frozen {
+    pub(super) rows: Arc<Memtable>,
+    pub(super) last: Commit,
+    /// The first segment of the log that it is in.
+    pub(super) oldest_sequence: u64,
 }
 
 /// The rows as one commit left them.
