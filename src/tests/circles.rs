@@ -115,7 +115,8 @@ fn a_circle_is_found() {
             source("bin/tool/failure.rs", "use std::fmt;\n#[cfg(test)]\nmod tests { use crate::output::X; }"),
         ]))
     };
-    let circles = |modules: &Modules| names(modules).values().filter(|names| !circle(names).is_empty()).count();
+    let circles =
+        |modules: &Modules| names(modules).values().filter(|names| !circle(names).is_empty()).count();
     assert_eq!(circles(&crate_with("use crate::engine::Row;")), 0);
     assert_eq!(circles(&crate_with("use super::import::Importing;")), 1);
     assert_eq!(circles(&crate_with("use super::{\n    Limits,\n    import::{Importing, Gap},\n};")), 1);
