@@ -6,6 +6,7 @@ mod backup;
 mod chaos;
 #[cfg(feature = "etcd")]
 mod chaos_controls;
+mod circles;
 #[cfg(feature = "etcd")]
 #[path = "../tests/etcd/cluster.rs"]
 pub(crate) mod cluster;

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap::Args;
 
 use crate::failure::Failure;
-use crate::output::is_json;
+use crate::text::is_json;
 
 /// Whether to ask.
 #[derive(Args)]

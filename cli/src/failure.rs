@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Style};
 use keystead::{ApiCode, Error, Locked};
 use serde_json::json;
 
-use crate::output::{error_line, is_json, print_json, printable};
+use crate::text::{error_line, is_json, print_json, printable};
 
 /// Why a command ended otherwise than well.
 #[derive(Debug)]
@@ -326,7 +326,7 @@ mod tests {
     use keystead::Options;
 
     use super::*;
-    use crate::output::say_in_json;
+    use crate::text::say_in_json;
 
     const ROLE: &str = "KEYSTEAD_TEST_PANICS";
 

@@ -17,7 +17,7 @@ use tempfile::TempPath;
 
 use crate::cluster::{Cluster, SETTINGS, SourceOptions};
 use crate::failure::Failure;
-use crate::new_file::sync_folder_of;
+use crate::new_file::{must_be_new, sync_folder_of};
 
 /// Where the store is.
 #[derive(Args)]
@@ -401,15 +401,6 @@ fn create_file(path: &Path, options: &Options) -> Result<Store, Failure> {
     }
     sync_folder_of(path)?;
     Options::new().open_read_only(path).map_err(&failed)
-}
-
-/// Nothing is overwritten. Asked before anything is confirmed; the library asks again.
-pub(crate) fn must_be_new(path: &Path) -> Result<(), Failure> {
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::of_file(path)(error.into())),
-        Ok(_) => Err(Error::FileExists(path.display().to_string().into()).into()),
-    }
 }
 
 /// Nor is there the write-ahead log of a store that was there.

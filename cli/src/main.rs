@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod report;
 mod signals;
+mod text;
 mod upkeep;
 mod values;
 mod write;
@@ -36,7 +37,8 @@ use clap_complete::Shell;
 use crate::failure::Failure;
 use crate::location::StoreOptions;
 use crate::names::HOW_TO_NAME;
-use crate::output::{Output, error_line, is_json, printable, say_in_json};
+use crate::output::Output;
+use crate::text::{error_line, is_json, printable, say_in_json};
 
 /// What stands below the list of commands; docs/cli.md says more.
 const AFTER_HELP: &str = "\

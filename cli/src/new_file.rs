@@ -8,7 +8,6 @@ use keystead::Error;
 use keystead::cli_support::{TemporaryFile, folder_of};
 
 use crate::failure::Failure;
-use crate::location::must_be_new;
 
 /// A file that is being written beside its place, for its owner only: it has all names.
 pub(crate) struct NewFile {
@@ -76,6 +75,15 @@ impl io::Write for Named<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush().map_err(|error| self.named(&error))
+    }
+}
+
+/// Nothing is overwritten. Asked before anything is confirmed; the library asks again.
+pub(crate) fn must_be_new(path: &Path) -> Result<(), Failure> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::of_file(path)(error.into())),
+        Ok(_) => Err(Error::FileExists(path.display().to_string().into()).into()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use keystead::Progress;
 
-use crate::output::{error_line, is_json, printable};
+use crate::text::{error_line, is_json, printable};
 
 /// How far something is. Silent where the standard error output is no terminal.
 pub(crate) struct Bar(ProgressBar);

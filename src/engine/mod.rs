@@ -25,6 +25,7 @@ pub(crate) mod scripted;
 mod seal;
 pub(crate) mod simulated;
 mod stripes;
+mod wal_id;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -41,13 +42,9 @@ pub(crate) use stripes::{RowHash, Stripes};
 use crate::error::Result;
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
-use crate::time::Stopwatch;
 
 pub(crate) use self::redb::{DamagedPage, Draft, Instead, LogState, NewerCommit, Places, Salvage, Salvaged};
 pub(crate) use load::{Load, LoadedRow};
-
-/// How often a transaction that met another one is run again, if the engine says nothing else.
-const CONFLICTS_MAX: u32 = 16;
 
 /// What a commit writes: a value, or `None` for a row to be deleted.
 pub(crate) type Batch = BTreeMap<Row, Option<Vec<u8>>>;
@@ -73,12 +70,6 @@ pub(crate) trait Engine: Send + Sync {
     /// the transaction before it to end.
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>>;
 
-    /// As [`begin_write`](Self::begin_write), for an operation that began then: it may have met others since, and on
-    /// an engine that waits for servers its time goes on to run.
-    fn begin_write_since(&self, _since: Stopwatch) -> Result<Box<dyn WriteTransaction + '_>> {
-        self.begin_write()
-    }
-
     /// Waits until there is a durable commit after this one, the time is over, or
     /// [`stop_waiting`](Self::stop_waiting) was called.
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited>;
@@ -86,44 +77,28 @@ pub(crate) trait Engine: Send + Sync {
     /// Ends all waiting, now and from now on.
     fn stop_waiting(&self);
 
-    /// Whether [`load`](WriteTransaction::load) can be asked for. An engine that can't know the numbers of
-    /// commits before they are made has none.
-    fn loads(&self) -> bool {
-        true
-    }
+    /// Whether commits are numbered one after the other, so that the number of the next is known before it is made:
+    /// that of the commit that was read, and one. Only such an engine takes a [`load`](WriteTransaction::load).
+    fn knows_next_commit(&self) -> bool;
 
-    /// Whether a transaction that met another one, so often by now, is to be run again; pauses before, where that
-    /// helps. `since` is when the first began.
-    fn goes_on_after_conflict(&self, conflicts: u32, _since: Stopwatch) -> bool {
-        conflicts < CONFLICTS_MAX
-    }
-
-    /// Returns when all that was committed before is where it stays, and no longer in a log only.
-    fn checkpoint(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// What the write-ahead log and its checkpoint did so far; `None` on an engine without one.
-    fn log_stats(&self) -> Option<LogStats> {
-        None
-    }
+    /// Returns when all that was committed before is where it stays, and no longer in the write-ahead log only.
+    fn checkpoint(&self) -> Result<()>;
 
     /// Compares pages of the newest commit with the checksums by which they are named, about as many bytes as are asked
     /// for, from where the last round ended; `None` on an engine whose pages are not in files of the store.
-    fn check_pages(&self, _after: Option<Vec<u8>>, _bytes: u64) -> Result<Option<PageRound>> {
-        Ok(None)
-    }
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>>;
 
-    /// What is known of such pages.
-    fn page_state(&self) -> Option<PageState> {
-        None
-    }
+    /// What the engine did and knows.
+    fn stats(&self) -> EngineStats;
+}
 
-    /// How transactions did on a cluster; `None` on an engine that is none.
-    #[cfg(feature = "etcd")]
-    fn cluster_stats(&self) -> Option<ClusterStats> {
-        None
-    }
+/// What engines did and know.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EngineStats {
+    /// Of the write-ahead log and its checkpoints; `None` without one.
+    pub(crate) wal: Option<LogStats>,
+    /// Of the pages; `None` if they are not in files of the store.
+    pub(crate) pages: Option<PageState>,
 }
 
 /// Pages that were read one after the other.
@@ -187,25 +162,26 @@ pub enum Waited {
     Closed,
 }
 
-/// One commit, as it was: what came after is not seen.
-pub(crate) trait ReadTransaction: Send + Sync {
-    /// Its number.
-    fn commit(&self) -> Commit;
-
-    /// Whether the row with this hash surely holds here what it held at that commit, earlier or later.
-    /// What is read is cached only with an engine that can tell.
-    fn unchanged_since(&self, _row: RowHash, _commit: Commit) -> bool {
-        false
-    }
+/// Single rows and entries of the changelog, as one commit left them: all that operations read.
+pub(crate) trait RowSource {
+    /// The number of that commit.
+    fn commit_read(&self) -> Commit;
 
     /// The rows at these addresses, in one round trip, each `None` if there is none.
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
 
     /// Shows the row at this address where it lies, if there is one.
-    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
-        self.get(&[row])?.iter().flatten().for_each(|stored| see(stored.into()));
-        Ok(())
-    }
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()>;
+
+    /// The entry of a commit in the changelog, if there is one.
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
+}
+
+/// One commit, as it was: what came after is not seen.
+pub(crate) trait ReadTransaction: RowSource + Send + Sync {
+    /// Whether the row with this hash surely holds here what it held at that commit, earlier or later.
+    /// What is read is cached only with an engine that can tell.
+    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool;
 
     /// Shows the first rows of a range where they lie, at most `limit`, in the order of their addresses. A
     /// row that is damaged is an error in its place; an error of the whole means that nothing can be read
@@ -217,61 +193,37 @@ pub(crate) trait ReadTransaction: Send + Sync {
         see: &mut dyn FnMut(&[u8], Result<Value<'_>>),
     ) -> Result<()>;
 
-    /// The same rows, copied.
-    fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
+    /// The first entries of the changelog after a commit, at most `limit`, in order. Damage as in
+    /// [`with_rows`](Self::with_rows).
+    fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>>;
+
+    /// About how many rows and entries of the log there are, if that can be told without counting them; to tell
+    /// how far a walk is.
+    fn length(&self) -> Result<Option<u64>>;
+
+    /// Looks through what the engine keeps for itself, if that is more than rows. Damage there may hide rows,
+    /// so that a scan does not see that they are missing: it is `Corrupted`.
+    fn audit(&self) -> Result<()>;
+}
+
+impl dyn ReadTransaction + '_ {
+    /// The number of the commit.
+    pub(crate) fn commit(&self) -> Commit {
+        self.commit_read()
+    }
+
+    /// The rows that [`with_rows`](Self::with_rows) shows, copied.
+    pub(crate) fn scan(&self, range: Range<'_>, limit: usize) -> Result<Vec<(Row, Result<Stored>)>> {
         let mut scanned = Vec::new();
         self.with_rows(range, limit, &mut |row, value| {
             scanned.push((row.to_vec(), value.map(Value::to_stored)));
         })?;
         Ok(scanned)
     }
-
-    /// The entry of a commit in the log, if there is one.
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
-
-    /// The first entries of the log after a commit, at most `limit`, in order. Damage as in
-    /// [`scan`](Self::scan).
-    fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>>;
-
-    /// About how many rows and entries of the log there are, if that can be told without counting them; to tell
-    /// how far a walk is.
-    fn length(&self) -> Result<Option<u64>> {
-        Ok(None)
-    }
-
-    /// Looks through what the engine keeps for itself, if that is more than rows. Damage there may hide rows,
-    /// so that a scan does not see that they are missing: it is `Corrupted`.
-    fn audit(&self) -> Result<()> {
-        Ok(())
-    }
 }
 
-/// A transaction that may commit.
-pub(crate) trait WriteTransaction {
-    /// The number of the commit that it reads.
-    fn commit_read(&self) -> Commit;
-
-    /// The number that its own commit will have; on an engine that can't know it before, what [stands
-    /// for](crate::format::is_stand_in) it. Nothing that is written may depend on which of the two it is.
-    fn next_commit(&self) -> Commit;
-
-    /// How long this transaction has waited for servers: no part of the time that it may take.
-    fn waited(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    /// As [`ReadTransaction::get`].
-    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>>;
-
-    /// As [`ReadTransaction::with_row`].
-    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
-        self.get(&[row])?.iter().flatten().for_each(|stored| see(stored.into()));
-        Ok(())
-    }
-
-    /// As [`ReadTransaction::log_entry`].
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>>;
-
+/// A transaction that may commit. What it reads is of the newest commit.
+pub(crate) trait WriteTransaction: RowSource {
     /// Ends without writing, and returns when all that was read is durable, and was there at one moment: what
     /// the transaction found, also a refusal, may then be told. If it was not, that is a `Conflict`.
     fn end(self: Box<Self>) -> Result<()>;
@@ -281,7 +233,7 @@ pub(crate) trait WriteTransaction {
     /// be told.
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit>;
 
-    /// Writes many commits, the first of them [`next_commit`](Self::next_commit), and returns the last when
+    /// Writes many commits, the first of them the next, and returns the last when
     /// they are durable; if there are none, nothing is written. They were made out upon their
     /// [base](Load::base), so it is a `Conflict` if that is not the newest commit. Each keeps within the limits of a transaction, and an engine
     /// may write them one by one; one that can writes all of them or nothing. It fails as

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Batch, Engine, Load, Log, Reading, Waited, WriteTransaction};
+use super::{Batch, Engine, EngineStats, Load, Log, PageRound, Reading, RowSource, Waited, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{Stored, stand_in};
+use crate::format::{Stored, Value};
 use crate::id::Commit;
 
 /// The calls of a writing transaction that a script decides about.
@@ -38,20 +38,20 @@ pub(crate) type Script = Box<dyn FnMut(Call) -> Outcome + Send>;
 pub(crate) struct Scripted {
     engine: Arc<dyn Engine>,
     script: Arc<Mutex<Script>>,
-    /// What draws the numbers that stand for those of commits.
-    stand_ins: Option<Arc<Mutex<Random>>>,
+    /// Whether the number of a commit is not known before it is made.
+    stand_ins: bool,
 }
 
 impl Scripted {
     /// Around this engine, with a script that lets every call pass.
     pub(crate) fn new(engine: impl Engine + 'static) -> Self {
         let script: Script = Box::new(|_| Outcome::Pass);
-        Self { engine: Arc::new(engine), script: Arc::new(Mutex::new(script)), stand_ins: None }
+        Self { engine: Arc::new(engine), script: Arc::new(Mutex::new(script)), stand_ins: false }
     }
 
     /// Tells the number of a commit only when it is made, as engines do that can't know it before.
-    pub(crate) fn with_stand_ins(mut self, seed: u64) -> Self {
-        self.stand_ins = Some(Arc::new(Mutex::new(Random::new(seed))));
+    pub(crate) fn with_stand_ins(mut self) -> Self {
+        self.stand_ins = true;
         self
     }
 
@@ -119,7 +119,6 @@ impl Random {
 struct ScriptedWrite<'a> {
     script: &'a Scripted,
     transaction: Box<dyn WriteTransaction + 'a>,
-    stand_in: Option<Commit>,
 }
 
 impl Engine for Scripted {
@@ -128,8 +127,7 @@ impl Engine for Scripted {
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        let stand_in = self.stand_ins.as_ref().map(|drawn| stand_in(drawn.lock().unwrap().next()));
-        Ok(Box::new(ScriptedWrite { script: self, transaction: self.engine.begin_write()?, stand_in }))
+        Ok(Box::new(ScriptedWrite { script: self, transaction: self.engine.begin_write()? }))
     }
 
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
@@ -144,18 +142,22 @@ impl Engine for Scripted {
         self.engine.checkpoint()
     }
 
-    fn loads(&self) -> bool {
-        self.stand_ins.is_none() && self.engine.loads()
+    fn knows_next_commit(&self) -> bool {
+        !self.stand_ins && self.engine.knows_next_commit()
+    }
+
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        self.engine.check_pages(after, bytes)
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.engine.stats()
     }
 }
 
-impl WriteTransaction for ScriptedWrite<'_> {
+impl RowSource for ScriptedWrite<'_> {
     fn commit_read(&self) -> Commit {
         self.transaction.commit_read()
-    }
-
-    fn next_commit(&self) -> Commit {
-        self.stand_in.unwrap_or_else(|| self.transaction.next_commit())
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -165,13 +167,22 @@ impl WriteTransaction for ScriptedWrite<'_> {
         }
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
         match failure(self.script.outcome(Call::Read)) {
             Some(error) => Err(error),
-            None => self.transaction.log_entry(commit),
+            None => self.transaction.with_row(row, see),
         }
     }
 
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        match failure(self.script.outcome(Call::Read)) {
+            Some(error) => Err(error),
+            None => self.transaction.changelog_entry(commit),
+        }
+    }
+}
+
+impl WriteTransaction for ScriptedWrite<'_> {
     fn end(self: Box<Self>) -> Result<()> {
         self.transaction.end()
     }

@@ -338,7 +338,6 @@ pub(crate) fn is_stand_in(commit: Commit) -> bool {
     commit > COMMIT_MAX
 }
 
-#[cfg(any(test, feature = "etcd"))]
 /// What stands for the number of a commit: drawn, so that no text that it stands in has it by chance.
 pub(crate) fn stand_in(drawn: u64) -> Commit {
     Commit::new(drawn | (COMMIT_MAX.number() + 1))

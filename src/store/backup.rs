@@ -231,7 +231,7 @@ fn begin_of(rows: &dyn ReadTransaction, incarnation: [u8; 16], since: Commit) ->
         Some((_, floor)) if floor.commit > since => Err(Error::HistoryTrimmed { floor: floor.commit }),
         _ => {
             let newest = newest_change(rows, since)?;
-            let last = rows.log_entry(newest)?.map(|entry| LastEntry::of(newest, &entry));
+            let last = rows.changelog_entry(newest)?.map(|entry| LastEntry::of(newest, &entry));
             Ok(Begin { incarnation, since, to: rows.commit(), last, floor })
         }
     }

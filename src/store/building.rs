@@ -7,9 +7,9 @@ use std::path::Path;
 use super::Options;
 use super::files::{NewFile, disk_bytes};
 use super::incarnation::another_incarnation;
-use crate::engine::{Batch, Draft, Load, LoadedRow, Log, ReadTransaction, Reading, WriteTransaction};
-use crate::error::{Error, Result};
-use crate::format::{Fixed, Row, Space, Stored, Table, after_space_of, corrupted, scope_of};
+use crate::engine::{Batch, Draft, LoadedRow, ReadTransaction, Reading, RowSource};
+use crate::error::Result;
+use crate::format::{Fixed, Row, Space, Stored, Table, Value, after_space_of, corrupted, scope_of};
 use crate::id::Commit;
 use crate::progress;
 use crate::verify::Report;
@@ -39,12 +39,6 @@ pub(super) struct Built {
     pub(super) report: Report,
     pub(super) bytes: u64,
     pub(super) disk_bytes: u64,
-}
-
-/// What a commit that is carried over reads: all that was written before it.
-pub(super) struct Upon<'a, 'b> {
-    building: &'a Building<'b>,
-    commit: Commit,
 }
 
 impl<'a> Building<'a> {
@@ -120,16 +114,12 @@ impl<'a> Building<'a> {
         batch.into_iter().try_for_each(|(row, value)| self.put(row, commit, value))
     }
 
+    /// One row as it was put, or written before.
     pub(super) fn get(&self, row: &[u8]) -> Result<Option<Stored>> {
         match self.waiting.get(row) {
             Some((commit, value)) => Ok(value.clone().map(|bytes| Stored { bytes, commit: *commit })),
             None => Ok(self.written.get(&[row])?.pop().flatten()),
         }
-    }
-
-    /// What a transaction of this commit reads.
-    pub(super) fn upon(&self, commit: Commit) -> Upon<'_, 'a> {
-        Upon { building: self, commit }
     }
 
     /// Writes what waits, and returns what is there then.
@@ -192,34 +182,23 @@ impl<'a> Building<'a> {
     }
 }
 
-impl WriteTransaction for Upon<'_, '_> {
+/// What a commit that is carried over reads: all that was written before it.
+impl RowSource for Building<'_> {
     fn commit_read(&self) -> Commit {
-        Commit::new(self.commit.number().saturating_sub(1))
-    }
-
-    fn next_commit(&self) -> Commit {
-        self.commit
+        self.newest
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
-        rows.iter().map(|row| self.building.get(row)).collect()
+        rows.iter().map(|row| Building::get(self, row)).collect()
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        Ok(self.building.get(&Draft::log_row(commit))?.map(|stored| stored.bytes))
-    }
-
-    fn end(self: Box<Self>) -> Result<()> {
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        Building::get(self, row)?.iter().for_each(|stored| see(stored.into()));
         Ok(())
     }
 
-    /// What was staged is taken from the transaction, and put there.
-    fn commit(self: Box<Self>, _: &Batch, _: Log<'_>) -> Result<Commit> {
-        Err(Error::ReadOnly)
-    }
-
-    fn load(self: Box<Self>, _: &Load) -> Result<Commit> {
-        Err(Error::ReadOnly)
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        Ok(Building::get(self, &Draft::log_row(commit))?.map(|stored| stored.bytes))
     }
 }
 

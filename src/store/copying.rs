@@ -8,15 +8,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
+use super::backend::Backend;
 use super::building::{ENTRIES_AT_ONCE, ROWS_AT_ONCE};
 use crate::alias::AliasRecord;
 use crate::change::{Change, CommitInfo, CommitRecord, Images, Operation, Position, Previous};
-use crate::engine::{Batch, Engine, Load, Log, ReadTransaction, Reading, WriteTransaction};
+use crate::engine::{Batch, Log, ReadTransaction, Reading, RowSource};
 use crate::error::{Error, Result};
 use crate::format::{
-    Address, Floor, Outcome, RecordId, Row, ScopedTable, Space, Stored, corrupted, decode_alias, decode_key,
-    decode_log_entry, decode_outcome, encode_floor, encode_log_entry, encode_nothing, encode_outcome,
-    log_place, read_address,
+    Address, Floor, Outcome, RecordId, Row, ScopedTable, Space, Stored, Value, corrupted, decode_alias,
+    decode_key, decode_log_entry, decode_outcome, encode_floor, encode_log_entry, encode_nothing,
+    encode_outcome, log_place, read_address,
 };
 use crate::id::{Commit, Scope};
 use crate::key::KeyRecord;
@@ -160,16 +161,16 @@ struct Upon {
 }
 
 impl Copying<'_> {
-    fn engine(&self) -> &dyn Engine {
-        &*self.target.inner.engine
+    fn engine(&self) -> &Backend {
+        &self.target.inner.engine
     }
 
     /// Marks the target as one that is not whole.
     fn begin(&self) -> Result<()> {
         let (fixed, mark) = (Space::of_store().fixed(), Space::of_store().unfinished());
         let marked = Batch::from([(mark.clone(), Some(encode_nothing()))]);
-        self.target.again_after_conflicts(|since| {
-            let (transaction, rows) = (self.engine().begin_write_since(since)?, self.engine().begin_read()?);
+        self.engine().retry_on_conflict(|attempt| {
+            let (transaction, rows) = (self.engine().begin_attempt(attempt)?, self.engine().begin_read()?);
             let found = rows.scan((Bound::Unbounded, Bound::Unbounded), 2)?;
             let is_empty =
                 found.iter().all(|(row, _)| *row == fixed) && rows.log(Commit::default(), 1)?.is_empty();
@@ -200,8 +201,8 @@ impl Copying<'_> {
 
     fn write_if(&self, batch: &Batch, entry: Option<&[u8]>, may: impl Fn() -> Result<()>) -> Result<Commit> {
         let mark = Space::of_store().unfinished();
-        self.target.again_after_conflicts(|since| {
-            let transaction = self.engine().begin_write_since(since)?;
+        self.engine().retry_on_conflict(|attempt| {
+            let transaction = self.engine().begin_attempt(attempt)?;
             // If two copy into the same target, one of them fails.
             if transaction.get(&[&mark])?.iter().any(Option::is_none) {
                 return Err(Error::NotEmpty);
@@ -213,7 +214,7 @@ impl Copying<'_> {
 
     fn upon(&self) -> Result<Upon> {
         let transaction = self.engine().begin_write()?;
-        let next = transaction.next_commit();
+        let next = self.engine().next_commit(&*transaction);
         drop(transaction);
         Ok(Upon { rows: self.engine().begin_read()?, batch: RefCell::default(), next })
     }
@@ -308,6 +309,13 @@ fn plain_outcome(row: &[u8], stored: &Stored) -> Result<Outcome> {
 }
 
 impl Upon {
+    fn row(&self, row: &[u8]) -> Result<Option<Stored>> {
+        match self.batch.borrow().get(row) {
+            Some(value) => Ok(value.clone().map(|bytes| Stored { bytes, commit: self.next })),
+            None => Ok(self.rows.get(&[row])?.pop().flatten()),
+        }
+    }
+
     /// Adds the rows that a change wrote.
     fn apply(&self, policy: &Policy, info: &CommitInfo, change: &Change) -> Result<()> {
         let batch = replay(self, policy, info, change)?;
@@ -361,39 +369,22 @@ impl Upon {
     }
 }
 
-impl WriteTransaction for Upon {
+impl RowSource for Upon {
     fn commit_read(&self) -> Commit {
         self.rows.commit()
     }
 
-    fn next_commit(&self) -> Commit {
-        self.next
-    }
-
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
-        let batch = self.batch.borrow();
-        let one = |row: &&[u8]| match batch.get(*row) {
-            Some(value) => Ok(value.clone().map(|bytes| Stored { bytes, commit: self.next })),
-            None => Ok(self.rows.get(&[*row])?.pop().flatten()),
-        };
-        rows.iter().map(one).collect()
+        rows.iter().map(|row| self.row(row)).collect()
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.rows.log_entry(commit)
-    }
-
-    fn end(self: Box<Self>) -> Result<()> {
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.row(row)?.iter().for_each(|stored| see(stored.into()));
         Ok(())
     }
 
-    /// What was staged is taken from the transaction, and written by [`Copying`].
-    fn commit(self: Box<Self>, _: &Batch, _: Log<'_>) -> Result<Commit> {
-        Err(Error::ReadOnly)
-    }
-
-    fn load(self: Box<Self>, _: &Load) -> Result<Commit> {
-        Err(Error::ReadOnly)
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.rows.changelog_entry(commit)
     }
 }
 

@@ -130,8 +130,8 @@ impl Store {
     /// Carries out one step of trimming; returns the new floor, or `None` if nothing was left to do.
     pub(super) fn trim(&self, to: Commit, may_go: impl Fn(&CommitRecord) -> bool) -> Result<Option<Commit>> {
         let _only = OnlyWrite::on_this_thread()?;
-        self.again_after_conflicts(|since| {
-            let transaction = self.inner.engine.begin_write_since(since)?;
+        self.inner.engine.retry_on_conflict(|attempt| {
+            let transaction = self.inner.engine.begin_attempt(attempt)?;
             let rows = self.inner.engine.begin_read()?;
             let step = trim_step(&*rows, &*transaction, to, &may_go);
             let Ok(Some((batch, floor))) = step else {

@@ -140,8 +140,8 @@ impl Store {
             Err(Error::Conflict) => {}
             written => return written.map(|_| (imported.clone(), true)),
         }
-        self.again_after_conflicts(|since| {
-            let transaction = self.inner.engine.begin_write_since(since)?;
+        self.inner.engine.retry_on_conflict(|attempt| {
+            let transaction = self.inner.engine.begin_attempt(attempt)?;
             // It builds on what can be read, so what the transaction reads must be durable.
             let before = transaction.commit_read().number().saturating_sub(1);
             self.inner.engine.wait(Commit::new(before), DURABLE_WITHIN)?;
@@ -197,7 +197,7 @@ impl<I: Iterator<Item = NewKey>> Import<I> {
         }
         let first = self.position;
         self.position += keys.len() as u64;
-        let loads = self.store.inner.engine.loads();
+        let loads = self.store.inner.engine.knows_next_commit();
         let outcome = loads.then(|| self.store.make_out(&self.request, first, &keys, before)).transpose()?;
         Ok(Some(Batch { first, keys, outcome }))
     }
@@ -210,7 +210,7 @@ impl<I: Iterator<Item = NewKey>> Import<I> {
             None => self.batch(None),
         };
         let Some(Batch { first, keys, outcome }) = next? else { return Ok(None) };
-        if !self.store.inner.engine.loads() {
+        if !self.store.inner.engine.knows_next_commit() {
             return self.store.write_in_small_commits(&self.request, first, &keys).map(Some);
         }
         let outcome = match outcome {

@@ -1,5 +1,6 @@
 //! [`Store`]: the handle that runs closures in transactions.
 
+mod backend;
 mod backup;
 mod building;
 mod compact;
@@ -40,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::change::Change;
-use crate::engine::{Batch, Engine, LockStats, Log, LogStats, PageStats, ReadTransaction, WriteTransaction};
+use crate::engine::{Batch, EngineStats, LockStats, Log, LogStats, PageStats, ReadTransaction, RowSource};
 #[cfg(feature = "etcd")]
 use crate::engine::{ClusterStats, Etcd};
 use crate::error::{Error, Result};
@@ -56,6 +57,7 @@ use crate::txn::{
     was_lost,
 };
 use crate::verify::{self, Report};
+use backend::{Attempt, Backend};
 
 /// A store of keys and their aliases. A handle: clones share the store, on any thread.
 ///
@@ -68,7 +70,7 @@ pub struct Store {
 struct Inner {
     // The first, so that it has ended when the engine is closed.
     _checker: Option<page_check::Checker>,
-    engine: Arc<dyn Engine>,
+    engine: Backend,
     cache: Option<Cache>,
     policy: Policy,
     retention: Retention,
@@ -201,7 +203,7 @@ impl Store {
         let write = || {
             request.check()?;
             let _only = OnlyWrite::on_this_thread()?;
-            self.again_after_conflicts(|since| self.attempt(request, &closure, since))
+            self.inner.engine.retry_on_conflict(|attempt| self.attempt(request, &closure, attempt))
         };
         telemetry::told(Call::Write, request, write, |done: &Committed<T>| Summary {
             changed: Some(done.changed),
@@ -295,10 +297,10 @@ impl Store {
     ) -> Result<DryRun<T>> {
         request.check()?;
         let _only = OnlyWrite::on_this_thread()?;
-        let (ran, next) = self.again_after_conflicts(|since| {
-            let transaction = self.inner.engine.begin_write_since(since)?;
-            let next = transaction.next_commit();
-            let ran = self.run(&*transaction, request, &closure);
+        let (ran, next) = self.inner.engine.retry_on_conflict(|attempt| {
+            let transaction = self.inner.engine.begin_attempt(attempt)?;
+            let next = self.inner.engine.next_commit(&*transaction);
+            let ran = self.run(&*transaction, next, request, &closure);
             transaction.end()?;
             Ok((ran?, next))
         })?;
@@ -374,10 +376,10 @@ impl Store {
     /// How the store has done since it was opened.
     pub fn stats(&self) -> Stats {
         let cache = self.inner.cache.as_ref().map(Cache::stats).unwrap_or_default();
-        let pages = self.inner.engine.page_state();
+        let EngineStats { wal, pages } = self.inner.engine.stats();
         Stats {
             cache,
-            log: self.inner.engine.log_stats(),
+            log: wal,
             pages: pages.map(|state| state.stats),
             locks: pages.map(|state| state.locks),
             #[cfg(feature = "etcd")]
@@ -385,35 +387,17 @@ impl Store {
         }
     }
 
-    /// Runs what may meet another transaction, until it does not, or the engine gives up.
-    fn again_after_conflicts<T>(&self, run: impl Fn(Stopwatch) -> Result<T>) -> Result<T> {
-        let since = Stopwatch::start();
-        let mut conflicts = 0;
-        loop {
-            match run(since) {
-                Err(Error::Conflict) => {
-                    conflicts += 1;
-                    telemetry::conflict(conflicts);
-                    if !self.inner.engine.goes_on_after_conflict(conflicts, since) {
-                        return Err(Error::Conflict);
-                    }
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
     fn attempt<T>(
         &self,
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
-        since: Stopwatch,
+        attempt: &Attempt,
     ) -> Result<Committed<T>> {
-        let transaction = self.inner.engine.begin_write_since(since)?;
+        let transaction = self.inner.engine.begin_attempt(attempt)?;
         let began = Stopwatch::start();
-        let ran = self.run(&*transaction, request, closure);
-        let took = began.elapsed().saturating_sub(transaction.waited());
-        let next = transaction.next_commit();
+        let next = self.inner.engine.next_commit(&*transaction);
+        let ran = self.run(&*transaction, next, request, closure);
+        let took = began.elapsed().saturating_sub(attempt.waited());
         let Ran { value, staged } = match ran {
             Ok(ran) if ran.value.is_ok() && !ran.staged.batch.is_empty() => ran,
             ran => {
@@ -482,7 +466,7 @@ impl Store {
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Ran<T>> {
-        let again = telemetry::quietly(|| self.run_once(&first.reads.again(number), request, closure))?;
+        let again = telemetry::quietly(|| self.run_once(&first.reads.again(), number, request, closure))?;
         let entries = (entry_of(request, stand_in, first), entry_of(request, number, &again.staged));
         first.must_be_same(number, &again.staged)?;
         if entries.0 == entries.1 { Ok(again) } else { Err(ran_differently()) }
@@ -490,13 +474,14 @@ impl Store {
 
     fn run<T>(
         &self,
-        transaction: &dyn WriteTransaction,
+        rows: &dyn RowSource,
+        next: Commit,
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Ran<T>> {
-        let first = self.run_once(transaction, request, closure);
+        let first = self.run_once(rows, next, request, closure);
         if self.inner.run_closures_twice {
-            let second = telemetry::quietly(|| self.run_once(transaction, request, closure));
+            let second = telemetry::quietly(|| self.run_once(rows, next, request, closure));
             if what_was_done(&first) != what_was_done(&second) {
                 return Err(ran_differently());
             }
@@ -506,12 +491,13 @@ impl Store {
 
     fn run_once<T>(
         &self,
-        transaction: &dyn WriteTransaction,
+        rows: &dyn RowSource,
+        next: Commit,
         request: &Request,
         closure: &impl Fn(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<Ran<T>> {
         let place = Place::new(request.scope(), &self.inner.policy);
-        let mut txn = Transaction::new(Staging::new(transaction), place, request.time());
+        let mut txn = Transaction::new(Staging::new(rows, next), place, request.time());
         let value = closure(&mut txn);
         // An error of the engine comes first: the closure may have swallowed it.
         let staged = txn.into_staging().finish()?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backend::Backend;
 use super::files::{Files, LOG_BYTES_MAX, LOG_BYTES_MIN};
 use super::incarnation::begin_anew_in_place;
 use super::page_check::{BackgroundCheck, Checker};
@@ -441,11 +442,11 @@ impl Options {
         {
             // Another process may begin it at the same time.
             conflicts += 1;
-            if !matches!(error, Error::Conflict) || !engine.goes_on_after_conflict(conflicts, since) {
+            if !matches!(error, Error::Conflict) || !engine.should_retry(conflicts, since) {
                 return Err(error);
             }
         }
-        self.on(Box::new(engine))
+        self.on_engine(Backend::on_cluster(engine), None)
     }
 
     /// Opens the store on an etcd cluster for reading only, by the feature `etcd`, while any number of processes
@@ -459,7 +460,8 @@ impl Options {
     #[cfg(feature = "etcd")]
     pub fn open_etcd_read_only(&self, cluster: &Etcd) -> Result<Store> {
         self.check()?;
-        self.on(Box::new(EtcdEngine::open(cluster, self.cache_bytes, Access::Read)?))
+        let engine = EtcdEngine::open(cluster, self.cache_bytes, Access::Read)?;
+        self.on_engine(Backend::on_cluster(engine), None)
     }
 
     /// A store that lives in memory and ends with its last handle; for tests.
@@ -546,7 +548,7 @@ impl Options {
     /// The store on an engine that writes files, whose pages are to be checked.
     fn on_to_write(&self, engine: Box<dyn Engine>) -> Result<Store> {
         let engine: Arc<dyn Engine> = engine.into();
-        let state = engine.page_state().unwrap_or_default();
+        let state = engine.stats().pages.unwrap_or_default();
         let check = match self.page_check {
             BackgroundCheck::Never => false,
             BackgroundCheck::AfterUncleanEnd => state.unclean,
@@ -555,15 +557,15 @@ impl Options {
         // If no thread can be had for it, the store is as good without: `Stats::pages` counts no check then.
         let checked = || Checker::begin(Arc::clone(&engine), self.page_check_rate).ok();
         let checker = check.then(checked).flatten();
-        self.on_engine(engine, checker)
+        self.on_engine(engine.into(), checker)
     }
 
     /// The store on an engine on which one was begun.
     pub(crate) fn on(&self, engine: Box<dyn Engine>) -> Result<Store> {
-        self.on_engine(engine.into(), None)
+        self.on_engine(Arc::<dyn Engine>::from(engine).into(), None)
     }
 
-    fn on_engine(&self, engine: Arc<dyn Engine>, checker: Option<Checker>) -> Result<Store> {
+    fn on_engine(&self, engine: Backend, checker: Option<Checker>) -> Result<Store> {
         let (row, unfinished) = (Space::of_store().fixed(), Space::of_store().unfinished());
         let rows = engine.begin_read()?;
         let (commit, mut stored) = (rows.commit(), rows.get(&[&row, &unfinished])?);
@@ -588,7 +590,7 @@ impl Options {
         };
         let inner = Inner {
             _checker: checker,
-            _open: telemetry::Open::new(commit, fixed.history, engine.log_stats().is_some()),
+            _open: telemetry::Open::new(commit, fixed.history, engine.stats().wal.is_some()),
             engine,
             cache: Cache::new(self.record_cache_bytes),
             policy,

@@ -207,7 +207,7 @@ impl Checker {
         let of_thread = Arc::clone(&stop);
         let thread = thread::Builder::new().name("keystead page check".to_owned()).spawn(move || {
             let is_much_left = |read| {
-                let all = engine.page_state().map_or(0, |state| state.bytes);
+                let all = engine.stats().pages.map_or(0, |state| state.bytes);
                 all.saturating_sub(read) > FINISHED_WHEN_CLOSED
             };
             let stopped = |pause, read| {
@@ -246,7 +246,7 @@ mod tests {
 
     use super::*;
     use crate::engine::lock_holder::locked_by_somebody;
-    use crate::engine::{PageState, Reading, Waited, WriteTransaction};
+    use crate::engine::{EngineStats, PageState, Reading, Waited, WriteTransaction};
     use crate::id::Commit;
 
     /// Pages of so many bytes, of which so many were read.
@@ -280,6 +280,14 @@ mod tests {
 
         fn stop_waiting(&self) {}
 
+        fn knows_next_commit(&self) -> bool {
+            true
+        }
+
+        fn checkpoint(&self) -> Result<()> {
+            Ok(())
+        }
+
         fn check_pages(&self, _: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
             thread::sleep(self.slow);
             let locked =
@@ -292,8 +300,9 @@ mod tests {
             Ok(Some(PageRound { next, bytes, ..PageRound::default() }))
         }
 
-        fn page_state(&self) -> Option<PageState> {
-            Some(PageState { bytes: self.bytes, ..PageState::default() })
+        fn stats(&self) -> EngineStats {
+            let pages = PageState { bytes: self.bytes, ..PageState::default() };
+            EngineStats { wal: None, pages: Some(pages) }
         }
     }
 

@@ -249,7 +249,7 @@ impl Replaying<'_, '_> {
         }
         let entry = decode_log_entry(commit, &bytes)?;
         for change in &entry.changes {
-            let batch = replay(&self.building.upon(commit), self.policy, &entry.info, change)?;
+            let batch = replay(&*self.building, self.policy, &entry.info, change)?;
             self.building.put_batch(commit, batch)?;
         }
         self.building.put_entry(commit, bytes)

@@ -33,7 +33,12 @@ const ORDER: [&[&str]; 19] = [
 
 /// The sources without comments and without what is compiled for tests only, by their place in `src`.
 fn sources() -> BTreeMap<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    sources_in("src")
+}
+
+/// As [`sources`], by their place in a folder.
+pub(super) fn sources_in(folder: &str) -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut sources = BTreeMap::new();
     for path in source_files() {
         if let Ok(place) = path.strip_prefix(&root) {

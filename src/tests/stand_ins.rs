@@ -23,9 +23,9 @@ struct Twins {
 }
 
 impl Twins {
-    fn new(seed: u64, options: &Options) -> Self {
+    fn new(options: &Options) -> Self {
         let scripted = || Scripted::new(EmbeddedEngine::in_memory());
-        let engines = [scripted(), scripted().with_stand_ins(seed)];
+        let engines = [scripted(), scripted().with_stand_ins()];
         let open = |engine: &Scripted| {
             options.begin(engine).unwrap();
             options.on(Box::new(engine.clone())).unwrap()
@@ -95,7 +95,7 @@ fn request_id(number: u64) -> RequestId {
 
 #[test]
 fn what_is_told_has_the_number_of_the_commit() {
-    let twins = Twins::new(1, &Options::new());
+    let twins = Twins::new(&Options::new());
     let new = new_key("one", 1).alias(alias("first"));
     let created = twins.write(|txn| Ok((txn.create_key(&new)?, txn.alias(&alias("first"))?))).unwrap();
     assert_eq!((created.value.0.version, created.value.1.version), (created.commit, created.commit));
@@ -111,7 +111,7 @@ fn what_is_told_has_the_number_of_the_commit() {
 
 #[test]
 fn a_transaction_meets_its_own_version_before_it_has_a_number() {
-    let twins = Twins::new(2, &Options::new());
+    let twins = Twins::new(&Options::new());
     let written = twins.write(|txn| {
         let key = txn.create_key(&new_key("one", 1))?;
         txn.expect_key(ONE, Expect::Version(key.version))?;
@@ -136,7 +136,7 @@ fn a_transaction_meets_its_own_version_before_it_has_a_number() {
 
 #[test]
 fn two_changes_of_a_record_in_one_commit_are_a_chain() {
-    let twins = Twins::new(3, &Options::new());
+    let twins = Twins::new(&Options::new());
     twins.write(|txn| txn.create_key(&new_key("one", 1).alias(alias("first")))).unwrap();
     twins.write(|txn| txn.create_key(&new_key("two", 2))).unwrap();
     twins
@@ -163,7 +163,7 @@ fn two_changes_of_a_record_in_one_commit_are_a_chain() {
 
 #[test]
 fn an_outcome_is_repeated_with_the_number_of_its_commit() {
-    let twins = Twins::new(4, &Options::new());
+    let twins = Twins::new(&Options::new());
     let once = |store: &Store| {
         store.write_once(&request(), &request_id(1), b"create", |txn| {
             let key = txn.create_key(&new_key("one", 1))?;
@@ -195,7 +195,7 @@ fn an_outcome_that_could_not_be_repeated_is_not_committed() {
         |version| format!("{}", version.number() / 2),
     ];
     for (number, value) in values.into_iter().enumerate() {
-        let twins = Twins::new(5, &Options::new());
+        let twins = Twins::new(&Options::new());
         let refused = twins.store.write_once(&request(), &request_id(number as u64), b"", |txn| {
             Ok(value(txn.create_key(&new_key("one", 1))?.version))
         });
@@ -210,7 +210,7 @@ fn an_outcome_that_could_not_be_repeated_is_not_committed() {
 
 #[test]
 fn a_dry_run_tells_of_the_next_commit() {
-    let twins = Twins::new(6, &Options::new());
+    let twins = Twins::new(&Options::new());
     let dry =
         twins.both(|store| store.dry_run(&request(), |txn| Ok(txn.create_key(&new_key("one", 1))?.version)));
     let (dry, made) =
@@ -243,7 +243,7 @@ fn a_closure_that_does_something_else_is_told_so() {
     ];
     for (number, other) in others.into_iter().enumerate() {
         for history in [true, false] {
-            let twins = Twins::new(7, &Options::new().history(history));
+            let twins = Twins::new(&Options::new().history(history));
             let runs = Cell::new(0);
             let closure = |txn: &mut Transaction<'_>| {
                 runs.set(runs.get() + 1);
@@ -278,7 +278,7 @@ fn a_closure_that_does_something_else_is_told_so() {
 /// The same rows by other operations are told otherwise by the history.
 #[test]
 fn a_closure_that_gets_there_in_another_way_is_told_so() {
-    let twins = Twins::new(9, &Options::new());
+    let twins = Twins::new(&Options::new());
     let runs = Cell::new(0);
     let outcome = twins.store.write(&request(), |txn| {
         runs.set(runs.get() + 1);
@@ -297,7 +297,7 @@ fn a_closure_that_gets_there_in_another_way_is_told_so() {
 fn everything_is_as_on_an_engine_that_counts() {
     for seed in 0..30 {
         let options = Options::new().history(seed % 4 != 0).run_closures_twice(seed % 3 == 0);
-        let (twins, mut random) = (Twins::new(seed, &options), Random::new(seed));
+        let (twins, mut random) = (Twins::new(&options), Random::new(seed));
         for _ in 0..40 {
             let ops: Vec<_> = (0..random.below(4) + 1).map(|_| Op::at_random(&mut random)).collect();
             let run = |txn: &mut Transaction<'_>| {
@@ -383,7 +383,7 @@ impl Op {
 #[test]
 fn every_answer_is_true_under_random_failures() {
     for seed in 0..20 {
-        let twins = Twins::new(seed, &Options::new());
+        let twins = Twins::new(&Options::new());
         let (store, engine, mut random) = (&twins.store, &twins.engines[1], Random::new(seed));
         engine.at_random(seed, 5);
         let (mut made, mut unknown) = (0_u64, 0_u64);
@@ -431,7 +431,7 @@ fn every_answer_is_true_under_random_failures() {
 
 #[test]
 fn a_conflict_runs_the_closure_again_with_another_stand_in() {
-    let twins = Twins::new(8, &Options::new());
+    let twins = Twins::new(&Options::new());
     twins.engines[1].queue(Call::Commit, &[Outcome::Conflict; 3]);
     let met = std::cell::RefCell::new(Vec::new());
     let made = twins.store.write(&request(), |txn| {

@@ -8,7 +8,7 @@ use super::{Place, Snapshot};
 use crate::alias::{Alias, AliasRecord, AliasUrn, KeyAlias};
 use crate::engine::embedded::EmbeddedEngine;
 use crate::engine::scripted::{Random, Scripted};
-use crate::engine::{Engine, Newest, Range, ReadTransaction, Reading, RowHash, Stripes};
+use crate::engine::{Engine, Newest, Range, ReadTransaction, Reading, RowHash, RowSource, Stripes};
 use crate::error::Result;
 use crate::format::{Stored, Value};
 use crate::id::{Commit, KeyId, Region, Scope};
@@ -139,17 +139,27 @@ fn answers_are_the_same(seed: u64, credulous: bool) -> std::result::Result<Cache
 /// A snapshot that is read from more than once.
 struct Again(Arc<Reading>);
 
-impl ReadTransaction for Again {
-    fn commit(&self) -> Commit {
+impl RowSource for Again {
+    fn commit_read(&self) -> Commit {
         self.0.commit()
-    }
-
-    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
-        self.0.unchanged_since(row, commit)
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         self.0.get(rows)
+    }
+
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.0.with_row(row, see)
+    }
+
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.0.changelog_entry(commit)
+    }
+}
+
+impl ReadTransaction for Again {
+    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
+        self.0.unchanged_since(row, commit)
     }
 
     fn with_rows(
@@ -161,12 +171,16 @@ impl ReadTransaction for Again {
         self.0.with_rows(range, limit, see)
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.0.log_entry(commit)
-    }
-
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         self.0.log(after, limit)
+    }
+
+    fn length(&self) -> Result<Option<u64>> {
+        self.0.length()
+    }
+
+    fn audit(&self) -> Result<()> {
+        self.0.audit()
     }
 }
 
@@ -307,29 +321,43 @@ fn scope(project: &str) -> Scope {
 /// A commit in which nothing ever changes.
 struct Still(Stripes);
 
-impl ReadTransaction for Still {
-    fn commit(&self) -> Commit {
+impl RowSource for Still {
+    fn commit_read(&self) -> Commit {
         Commit::default()
-    }
-
-    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
-        self.0.last(row) <= commit
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         Ok(vec![None; rows.len()])
     }
 
+    fn with_row(&self, _: &[u8], _: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        Ok(())
+    }
+
+    fn changelog_entry(&self, _: Commit) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+}
+
+impl ReadTransaction for Still {
+    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
+        self.0.last(row) <= commit
+    }
+
     fn with_rows(&self, _: Range<'_>, _: usize, _: &mut dyn FnMut(&[u8], Result<Value<'_>>)) -> Result<()> {
         Ok(())
     }
 
-    fn log_entry(&self, _: Commit) -> Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
-
     fn log(&self, _: Commit, _: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         Ok(Vec::new())
+    }
+
+    fn length(&self) -> Result<Option<u64>> {
+        Ok(Some(0))
+    }
+
+    fn audit(&self) -> Result<()> {
+        Ok(())
     }
 }
 

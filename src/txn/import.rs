@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use super::staging::Staged;
 use super::{Place, Staging, Transaction, TransactionLimits};
-use crate::engine::{Load, Reading};
+use crate::engine::{Load, Reading, RowSource};
 use crate::error::{Error, Result};
 use crate::format::{ENTRY_MAX, EncodedChange, Row, Stored, Value, after_all, encode_changes, table_of};
 use crate::id::Commit;
@@ -70,7 +70,8 @@ impl<'a> Importing<'a> {
     /// Creates a key with its aliases; returns why not, if it is refused. An error is one of the engine.
     pub(crate) fn create(&mut self, new: &NewKey) -> Result<Option<Error>> {
         let place = self.place.again();
-        let mut txn = Transaction::new(Staging::of_import(self), place, self.request.time());
+        let mut txn =
+            Transaction::new(Staging::of_import(self, self.load.open_commit()), place, self.request.time());
         let created = txn.create_key(new);
         let staging = txn.into_staging();
         let bytes = staging.bytes();
@@ -110,28 +111,28 @@ impl<'a> Importing<'a> {
         }
         Ok(self.load)
     }
+}
 
-    pub(super) fn commit_read(&self) -> Commit {
+/// What is to be written, and behind that the engine.
+impl RowSource for Importing<'_> {
+    fn commit_read(&self) -> Commit {
         self.engine.commit()
     }
 
-    pub(super) fn next_commit(&self) -> Commit {
-        self.load.open_commit()
+    fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        let one = |row: &&[u8]| {
+            let mut found = None;
+            self.with_row(row, &mut |value| found = Some(value.to_stored()))?;
+            Ok(found)
+        };
+        rows.iter().map(one).collect()
     }
 
-    pub(super) fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.engine.log_entry(commit)
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.engine.changelog_entry(commit)
     }
 
-    /// The row at this address: of what is to be written, or of the engine.
-    pub(super) fn get(&self, row: &[u8]) -> Result<Option<Stored>> {
-        let mut found = None;
-        self.with_row(row, &mut |value| found = Some(value.to_stored()))?;
-        Ok(found)
-    }
-
-    /// Shows it, if there is one.
-    pub(super) fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
         if let Some(loaded) = self.load.get(self.before, row) {
             let commit = loaded.commit;
             loaded.value.into_iter().for_each(|bytes| see(Value { bytes, commit }));

@@ -156,7 +156,7 @@ impl Rows for Snapshot<'_> {
     }
 
     fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.rows.log_entry(commit)
+        self.rows.changelog_entry(commit)
     }
 
     fn met(&self, error: Error) -> Error {
@@ -243,7 +243,7 @@ impl Rows for Transaction<'_> {
     }
 
     fn log_bytes(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.staging.log_entry(commit)
+        self.staging.changelog_entry(commit)
     }
 
     fn met(&self, error: Error) -> Error {

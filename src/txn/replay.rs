@@ -5,25 +5,25 @@ use std::sync::Arc;
 use super::{Place, Rows, Staging, Transaction, read};
 use crate::alias::AliasRecord;
 use crate::change::{Change, CommitInfo, Images};
-use crate::engine::{Batch, WriteTransaction};
+use crate::engine::{Batch, RowSource};
 use crate::error::{Error, Result};
 use crate::format::{RecordId, Space, corrupted, log_place};
 use crate::key::KeyRecord;
 use crate::policy::Policy;
 
-/// What a change wrote, on what is there before it. The transaction's next commit is that of the change.
+/// What a change wrote, on what is there before it. It is made anew by the commit of the change's info.
 ///
 /// # Errors
 ///
 /// `Corrupted` if what is there is not what was there before the change.
 pub(crate) fn replay(
-    transaction: &dyn WriteTransaction,
+    rows: &dyn RowSource,
     policy: &Policy,
     info: &CommitInfo,
     change: &Change,
 ) -> Result<Batch> {
     let place = Place::new(&info.scope, policy);
-    let mut txn = Transaction::new(Staging::new(transaction), place, info.time);
+    let mut txn = Transaction::new(Staging::new(rows, info.commit), place, info.time);
     let record = RecordId::of(&change.images);
     match &change.images {
         Images::Key { before, after } => txn.replay_key(change, &record, before, after)?,

@@ -4,9 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::TransactionLimits;
-use super::import::Importing;
 use crate::change::Change;
-use crate::engine::{Batch, Load, Log, WriteTransaction};
+use crate::engine::{Batch, RowSource};
 use crate::error::{Error, Result};
 use crate::format::{EncodedChange, ROW_MAX, Row, Stored, VALUE_MAX, Value, decode_outcome};
 use crate::id::Commit;
@@ -16,7 +15,9 @@ const CHANGE_BYTES: usize = 320;
 
 /// The rows that a transaction read and those that it is to write.
 pub(crate) struct Staging<'a> {
-    below: Below<'a>,
+    source: &'a dyn RowSource,
+    next_commit: Commit,
+    kind: Kind,
     read: RefCell<BTreeMap<Row, Option<Stored>>>,
     entries: RefCell<BTreeMap<Commit, Option<Vec<u8>>>>,
     staged: Batch,
@@ -78,96 +79,47 @@ impl Reads {
         self.commit_read
     }
 
-    /// A transaction that finds what was read, and has this number.
-    pub(crate) fn again(&self, next_commit: Commit) -> impl WriteTransaction {
-        Again { reads: self, next_commit }
+    /// What was read, for another run.
+    pub(crate) fn again(&self) -> impl RowSource {
+        Again(self)
     }
 }
 
-struct Again<'a> {
-    reads: &'a Reads,
-    next_commit: Commit,
-}
+struct Again<'a>(&'a Reads);
 
 /// That a closure does not do the same each time.
 pub(crate) fn ran_differently() -> Error {
     Error::abort("the closure did something else when it was run again")
 }
 
-impl WriteTransaction for Again<'_> {
+impl RowSource for Again<'_> {
     fn commit_read(&self) -> Commit {
-        self.reads.commit_read
-    }
-
-    fn next_commit(&self) -> Commit {
-        self.next_commit
+        self.0.commit_read
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
-        let found = rows.iter().map(|row| self.reads.rows.get(*row).cloned());
+        let found = rows.iter().map(|row| self.0.rows.get(*row).cloned());
         found.collect::<Option<_>>().ok_or_else(ran_differently)
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.reads.entries.get(&commit).cloned().ok_or_else(ran_differently)
-    }
-
-    fn end(self: Box<Self>) -> Result<()> {
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        let found = self.0.rows.get(row).ok_or_else(ran_differently)?;
+        found.iter().for_each(|stored| see(stored.into()));
         Ok(())
     }
 
-    fn commit(self: Box<Self>, _batch: &Batch, _log: Log<'_>) -> Result<Commit> {
-        Err(Error::ReadOnly)
-    }
-
-    fn load(self: Box<Self>, _load: &Load) -> Result<Commit> {
-        Err(Error::ReadOnly)
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.0.entries.get(&commit).cloned().ok_or_else(ran_differently)
     }
 }
 
-/// What a transaction builds upon.
-#[derive(Clone, Copy)]
-enum Below<'a> {
-    Engine(&'a dyn WriteTransaction),
-    /// The commits of an import that are not written yet, on the engine.
-    Import(&'a Importing<'a>),
-}
-
-impl Below<'_> {
-    fn commit_read(self) -> Commit {
-        match self {
-            Self::Engine(engine) => engine.commit_read(),
-            Self::Import(import) => import.commit_read(),
-        }
-    }
-
-    fn next_commit(self) -> Commit {
-        match self {
-            Self::Engine(engine) => engine.next_commit(),
-            Self::Import(import) => import.next_commit(),
-        }
-    }
-
-    fn get(self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
-        match self {
-            Self::Engine(engine) => engine.get(rows),
-            Self::Import(import) => rows.iter().map(|row| import.get(row)).collect(),
-        }
-    }
-
-    fn with_row(self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
-        match self {
-            Self::Engine(engine) => engine.with_row(row, see),
-            Self::Import(import) => import.with_row(row, see),
-        }
-    }
-
-    fn log_entry(self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        match self {
-            Self::Engine(engine) => engine.log_entry(commit),
-            Self::Import(import) => import.log_entry(commit),
-        }
-    }
+/// What a transaction is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A write of several operations. Any of them may be refused.
+    Write,
+    /// An import: it is one operation, on a source that has most rows in memory.
+    Import,
 }
 
 /// The point to which an operation that is refused returns.
@@ -178,18 +130,21 @@ pub(super) struct Mark {
 }
 
 impl<'a> Staging<'a> {
-    pub(crate) fn new(engine: &'a dyn WriteTransaction) -> Self {
-        Self::on(Below::Engine(engine))
+    /// For operations upon these rows, whose commit will have this number.
+    pub(crate) fn new(source: &'a dyn RowSource, next_commit: Commit) -> Self {
+        Self::on(source, next_commit, Kind::Write)
     }
 
     /// For one operation of an import. If it is refused, nothing is rolled back: all of this is dropped.
-    pub(super) fn of_import(import: &'a Importing<'a>) -> Self {
-        Self::on(Below::Import(import))
+    pub(super) fn of_import(source: &'a dyn RowSource, next_commit: Commit) -> Self {
+        Self::on(source, next_commit, Kind::Import)
     }
 
-    fn on(below: Below<'a>) -> Self {
+    fn on(source: &'a dyn RowSource, next_commit: Commit, kind: Kind) -> Self {
         Self {
-            below,
+            source,
+            next_commit,
+            kind,
             read: RefCell::default(),
             entries: RefCell::default(),
             staged: Batch::new(),
@@ -202,12 +157,12 @@ impl<'a> Staging<'a> {
 
     /// The number of the commit that is read.
     pub(super) fn commit_read(&self) -> Commit {
-        self.below.commit_read()
+        self.source.commit_read()
     }
 
     /// The number that the commit will have.
     pub(super) fn next_commit(&self) -> Commit {
-        self.below.next_commit()
+        self.next_commit
     }
 
     /// The bytes of what is staged, and of what the changes take in the log, at most.
@@ -233,9 +188,9 @@ impl<'a> Staging<'a> {
         self.staged.is_empty()
     }
 
-    /// The entry of a commit in the log, if there is one.
-    pub(super) fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        let entry = self.below.log_entry(commit).map_err(|error| self.fail(error))?;
+    /// The entry of a commit in the changelog, if there is one.
+    pub(super) fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        let entry = self.source.changelog_entry(commit).map_err(|error| self.fail(error))?;
         self.entries.borrow_mut().insert(commit, entry.clone());
         Ok(entry)
     }
@@ -269,10 +224,10 @@ impl<'a> Staging<'a> {
             return Err(too_large("rows read", TransactionLimits::ROWS_READ_MAX));
         }
         if !missing.is_empty() {
-            let found = self.below.get(&missing).map_err(|error| self.fail(error))?;
+            let found = self.source.get(&missing).map_err(|error| self.fail(error))?;
             read.extend(missing.iter().map(|row| row.to_vec()).zip(found));
         }
-        let commit = self.below.next_commit();
+        let commit = self.next_commit;
         Ok(rows
             .iter()
             .map(|row| match self.staged.get(*row) {
@@ -285,13 +240,13 @@ impl<'a> Staging<'a> {
     /// Shows the row at this address, if there is one.
     pub(super) fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
         if let Some(staged) = self.staged.get(row) {
-            let commit = self.below.next_commit();
+            let commit = self.next_commit;
             staged.iter().for_each(|bytes| see(Value { bytes, commit }));
             return Ok(());
         }
-        if let Below::Import(import) = self.below {
+        if self.kind == Kind::Import {
             // It is in memory already, and no key reads as many rows as a transaction may.
-            return import.with_row(row, see).map_err(|error| self.fail(error));
+            return self.source.with_row(row, see).map_err(|error| self.fail(error));
         }
         let mut read = self.read.borrow_mut();
         if !read.contains_key(row) {
@@ -299,7 +254,7 @@ impl<'a> Staging<'a> {
                 return Err(too_large("rows read", TransactionLimits::ROWS_READ_MAX));
             }
             let mut found = None;
-            let looked = self.below.with_row(row, &mut |value| found = Some(value.to_stored()));
+            let looked = self.source.with_row(row, &mut |value| found = Some(value.to_stored()));
             looked.map_err(|error| self.fail(error))?;
             read.insert(row.to_vec(), found);
         }
@@ -324,7 +279,7 @@ impl<'a> Staging<'a> {
             return Err(too_large("bytes in a row", VALUE_MAX));
         }
         self.bytes += bytes_of(&row, &value);
-        if let Below::Import(_) = self.below {
+        if self.kind == Kind::Import {
             let length = row.len();
             let former = self.staged.insert(row, value);
             self.bytes -= former.map_or(0, |former| length + former.map_or(0, |former| former.len()));

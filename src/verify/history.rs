@@ -228,7 +228,7 @@ impl Walk<'_> {
         if let Some(entry) = self.entries.get(&commit) {
             return Ok(Found::There(entry));
         }
-        let found = self.rows.log_entry(commit).and_then(|bytes| {
+        let found = self.rows.changelog_entry(commit).and_then(|bytes| {
             let decoded = bytes.map(|bytes| Ok((decode_log_entry(commit, &bytes)?, bytes.len())));
             decoded.transpose()
         });

@@ -2,44 +2,20 @@
 //! decoding makes of any others.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use proptest::prelude::*;
 
 use super::Report;
 use crate::change::{Change, CommitInfo, CommitRecord, Images, Operation, Previous};
+use crate::engine::Engine;
 use crate::engine::embedded::EmbeddedEngine;
 use crate::engine::redb::seal;
-use crate::engine::{Engine, Reading, Waited, WriteTransaction};
 use crate::format::{
     Floor, Outcome, RecordId, Row, Space, decode_floor, decode_log_entry, decode_outcome, decode_tombstone,
     encode_floor, encode_log_entry, encode_nothing, encode_outcome, encode_tombstone,
 };
-use crate::{
-    Alias, Commit, KeyAlias, KeyId, NewKey, Options, Request, RequestId, Result, Scope, Store, Timestamp,
-};
-
-/// An engine that the test and the store share.
-struct Shared(Arc<EmbeddedEngine>);
-
-impl Engine for Shared {
-    fn begin_read(&self) -> Result<Reading> {
-        self.0.begin_read()
-    }
-
-    fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        self.0.begin_write()
-    }
-
-    fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
-        self.0.wait(after, timeout)
-    }
-
-    fn stop_waiting(&self) {
-        self.0.stop_waiting();
-    }
-}
+use crate::{Alias, Commit, KeyAlias, KeyId, NewKey, Options, Request, RequestId, Scope, Store, Timestamp};
 
 const MISSING: &str = "a change of the record is not in the log";
 const NOT_ITS_OWN: &str = "the entry has no change of the record";
@@ -116,8 +92,7 @@ impl Bench {
     fn with(options: &Options) -> Self {
         let engine = Arc::new(EmbeddedEngine::in_memory());
         options.begin(&*engine).unwrap();
-        let store =
-            options.clone().run_closures_twice(true).on(Box::new(Shared(Arc::clone(&engine)))).unwrap();
+        let store = options.clone().run_closures_twice(true).on(Box::new(Arc::clone(&engine))).unwrap();
         let bench = Self { engine, store };
         bench.fill();
         bench.expect(&[]);
@@ -162,7 +137,7 @@ impl Bench {
     }
 
     fn entry_bytes(&self, commit: u64) -> Vec<u8> {
-        self.engine.begin_read().unwrap().log_entry(Commit::new(commit)).unwrap().unwrap()
+        self.engine.begin_read().unwrap().changelog_entry(Commit::new(commit)).unwrap().unwrap()
     }
 
     fn entry(&self, commit: u64) -> CommitRecord {

@@ -9,7 +9,7 @@ use super::{Report, Violation, verify};
 use crate::alias::{Alias, AliasRecord, KeyAlias};
 use crate::engine::embedded::EmbeddedEngine;
 use crate::engine::scripted::Scripted;
-use crate::engine::{Batch, Engine, Log, Range, ReadTransaction, Reading};
+use crate::engine::{Batch, Engine, Log, Range, ReadTransaction, Reading, RowHash, RowSource};
 use crate::error::{Error, Result};
 use crate::format::{
     Counts, Fixed, Row, Space, Stored, Table, Value, decode_alias, decode_key_unchecked, encode_alias,
@@ -882,13 +882,27 @@ struct Told {
     readable_rows: usize,
 }
 
-impl ReadTransaction for Told {
-    fn commit(&self) -> Commit {
+impl RowSource for Told {
+    fn commit_read(&self) -> Commit {
         self.commit
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
         self.rows.get(rows)
+    }
+
+    fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
+        self.rows.with_row(row, see)
+    }
+
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.rows.changelog_entry(commit)
+    }
+}
+
+impl ReadTransaction for Told {
+    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
+        self.rows.unchanged_since(row, commit)
     }
 
     fn with_rows(
@@ -905,12 +919,16 @@ impl ReadTransaction for Told {
         if none { Err(Error::Corrupted("a page is gone".into())) } else { Ok(()) }
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.rows.log_entry(commit)
-    }
-
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         self.rows.log(after, limit)
+    }
+
+    fn length(&self) -> Result<Option<u64>> {
+        self.rows.length()
+    }
+
+    fn audit(&self) -> Result<()> {
+        self.rows.audit()
     }
 }
 

@@ -13,8 +13,8 @@ use crate::failure::Failure;
 use crate::location::PageCheck;
 use crate::look::all_aliases;
 use crate::new_file::NewFile;
-use crate::output::json_text;
 use crate::progress::Bar;
+use crate::text::json_text;
 
 /// Write keys and their aliases as JSON Lines.
 #[derive(Args)]

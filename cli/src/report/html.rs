@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use crate::output::printable;
+use crate::text::printable;
 
 /// A page that is being written.
 ///

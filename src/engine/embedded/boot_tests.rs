@@ -12,7 +12,7 @@ use super::{EmbeddedEngine, Limits, LogDisk};
 use crate::engine::disk::{BackendError, StorageBackend};
 use crate::engine::redb::{TableFile, TableReader, backend};
 use crate::engine::scripted::Random;
-use crate::engine::{Engine, ReadTransaction, boot};
+use crate::engine::{Engine, boot};
 
 /// A file whose locks nobody sees, as after a kill; and what is called after each sync.
 struct Killed {

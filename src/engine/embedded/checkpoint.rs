@@ -6,12 +6,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::commit::Writer;
-use super::memtable::Memtable;
-use super::snapshot::View;
+use super::snapshot::{Frozen, View};
 use super::wal::{log_bytes, read_commits};
 use super::{Growth, Shared, State};
 use crate::engine::redb::{LogState, RedbRead};
-use crate::engine::{Load, ReadTransaction, RowHash};
+use crate::engine::{Load, RowHash};
 use crate::error::{Error, Result};
 use crate::format::Stored;
 use crate::id::Commit;
@@ -26,14 +25,6 @@ const PART_ROWS: usize = 2000;
 /// So few that each checkpoint has several parts.
 #[cfg(test)]
 const PART_ROWS: usize = 5;
-
-/// What the checkpoint is to write, or is writing, to the table file.
-pub(super) struct Frozen {
-    pub(super) rows: Arc<Memtable>,
-    pub(super) last: Commit,
-    /// The first segment of the log that it is in.
-    pub(super) oldest_sequence: u64,
-}
 
 impl Shared {
     /// Gives the active memtable to the checkpoint, and begins another with the next segment.

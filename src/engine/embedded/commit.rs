@@ -11,7 +11,7 @@ use super::snapshot::Snapshot;
 use super::wal::{self, Mark, RedoLog, Segment};
 use super::{Shared, State};
 use crate::engine::redb::{LogState, log_row};
-use crate::engine::{Batch, Load, Log, ReadTransaction, WriteTransaction};
+use crate::engine::{Batch, Load, Log, RowSource, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::{Stored, Value};
 use crate::id::Commit;
@@ -53,13 +53,9 @@ pub(super) struct EmbeddedWrite<'a> {
     pub(super) writer: MutexGuard<'a, Writer>,
 }
 
-impl WriteTransaction for EmbeddedWrite<'_> {
+impl RowSource for EmbeddedWrite<'_> {
     fn commit_read(&self) -> Commit {
         self.snapshot.commit
-    }
-
-    fn next_commit(&self) -> Commit {
-        Commit::new(self.snapshot.commit.number() + 1)
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -70,10 +66,12 @@ impl WriteTransaction for EmbeddedWrite<'_> {
         self.snapshot.with_row(row, see)
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.snapshot.log_entry(commit)
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.snapshot.changelog_entry(commit)
     }
+}
 
+impl WriteTransaction for EmbeddedWrite<'_> {
     fn end(self: Box<Self>) -> Result<()> {
         let (shared, read) = (self.shared, self.snapshot.commit);
         drop(self);
@@ -98,7 +96,7 @@ impl WriteTransaction for EmbeddedWrite<'_> {
     }
 
     fn commit(self: Box<Self>, batch: &Batch, log: Log<'_>) -> Result<Commit> {
-        let commit = self.next_commit();
+        let commit = Commit::new(self.snapshot.commit.number() + 1);
         let Self { shared, snapshot, mut writer } = *self;
         let own = log_row(commit);
         let trimmed = match log.trim {

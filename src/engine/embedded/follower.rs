@@ -19,16 +19,13 @@ mod files;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::checkpoint::Frozen;
 use super::must_fit;
-use super::snapshot::{Snapshot, View};
+use super::snapshot::{Frozen, Snapshot, View};
 use super::wal::{Mark, Position, RedoLog};
 use crate::engine::bell::Bell;
 use crate::engine::lock_wait;
 use crate::engine::redb::{FirstPage, TableReader};
-use crate::engine::{
-    Engine, Newest, PageRound, PageState, ReadTransaction, Reading, Stripes, Waited, WriteTransaction,
-};
+use crate::engine::{Engine, EngineStats, Newest, PageRound, Reading, Stripes, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::format::Row;
 use crate::id::Commit;
@@ -177,6 +174,10 @@ impl Engine for Follower {
         Err(Error::ReadOnly)
     }
 
+    fn knows_next_commit(&self) -> bool {
+        true
+    }
+
     fn checkpoint(&self) -> Result<()> {
         Err(Error::ReadOnly)
     }
@@ -205,8 +206,8 @@ impl Engine for Follower {
         self.table().check_pages(after, bytes).map(Some)
     }
 
-    fn page_state(&self) -> Option<PageState> {
-        Some(self.table().page_state())
+    fn stats(&self) -> EngineStats {
+        EngineStats { wal: None, pages: Some(self.table().page_state()) }
     }
 }
 

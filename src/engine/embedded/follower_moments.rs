@@ -544,7 +544,7 @@ fn what_a_power_cut_left_of_the_table_is_read_as_a_writer_reads_it() {
     assert!(holder.try_lock_range(byte, byte).unwrap());
     let file = File::open(after.files().path(0)).unwrap();
     let table = TableReader::open(file, &after.files().path(0), PAGES).unwrap();
-    assert!(crate::engine::ReadTransaction::commit(&table.newest().unwrap()) < loaded);
+    assert!(table.newest().unwrap().commit() < loaded);
     writer.close().unwrap();
     let newest = rows(&*place.follow().unwrap().begin_read().unwrap());
     let after = place.copy();

@@ -12,7 +12,7 @@ use crate::engine::embedded::wal::RedoLog;
 use crate::engine::redb::Pages;
 use crate::engine::redb::{Builder, LogState, TableFile};
 #[cfg(test)]
-use crate::engine::{Engine, Reading, RowHash, Waited, WriteTransaction};
+use crate::engine::{Engine, EngineStats, PageRound, Reading, RowHash, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::id::Commit;
@@ -159,5 +159,21 @@ impl Engine for Arc<EmbeddedEngine> {
 
     fn stop_waiting(&self) {
         (**self).stop_waiting();
+    }
+
+    fn knows_next_commit(&self) -> bool {
+        (**self).knows_next_commit()
+    }
+
+    fn checkpoint(&self) -> Result<()> {
+        (**self).checkpoint()
+    }
+
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        (**self).check_pages(after, bytes)
+    }
+
+    fn stats(&self) -> EngineStats {
+        (**self).stats()
     }
 }

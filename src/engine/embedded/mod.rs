@@ -37,18 +37,16 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use self::checkpoint::Frozen;
 use self::commit::{EmbeddedWrite, Group, Writer};
 pub(crate) use self::follower::{FileId, FollowedFiles, Follower};
 use self::memtable::Memtable;
-use self::snapshot::{Snapshot, View};
+use self::snapshot::{Frozen, Snapshot, View};
 use self::wal::{Mark, Position, RedoLog};
 use super::bell::Bell;
 use super::disk::StorageBackend;
 use super::redb::{LogState, RedbRead, TableFile};
 use super::{
-    Engine, LogStats, Newest, PageRound, PageState, ReadTransaction, Reading, Stripes, Waited,
-    WriteTransaction,
+    Engine, EngineStats, LogStats, Newest, PageRound, PageState, Reading, Stripes, Waited, WriteTransaction,
 };
 use crate::error::{Error, Result};
 use crate::id::Commit;
@@ -387,19 +385,31 @@ impl Engine for EmbeddedEngine {
         self.shared.bell.end();
     }
 
-    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
-        self.shared.table.check_pages(after, bytes)
-    }
-
-    fn page_state(&self) -> Option<PageState> {
-        self.shared.table.page_state()
+    fn knows_next_commit(&self) -> bool {
+        true
     }
 
     fn checkpoint(&self) -> Result<()> {
         self.shared.checkpoint_all()
     }
 
-    fn log_stats(&self) -> Option<LogStats> {
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        self.shared.table.check_pages(after, bytes)
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats { wal: self.log_stats(), pages: self.page_state() }
+    }
+}
+
+impl EmbeddedEngine {
+    /// What is known of the table's pages; `None` in memory.
+    pub(crate) fn page_state(&self) -> Option<PageState> {
+        self.shared.table.page_state()
+    }
+
+    /// What the write-ahead log and its checkpoint did so far; `None` without one.
+    pub(crate) fn log_stats(&self) -> Option<LogStats> {
         self.shared.log_source.as_ref()?;
         let state = self.shared.lock();
         let frozen = state.view.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
@@ -412,9 +422,7 @@ impl Engine for EmbeddedEngine {
             ..state.stats.clone()
         })
     }
-}
 
-impl EmbeddedEngine {
     /// Brings the table file up to date, so that it needs the log no more.
     ///
     /// # Errors

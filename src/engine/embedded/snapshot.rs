@@ -3,10 +3,9 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::checkpoint::Frozen;
 use super::memtable::Memtable;
 use crate::engine::redb::{RedbRead, log_row};
-use crate::engine::{Range, ReadTransaction, RowHash, Stripes};
+use crate::engine::{Range, ReadTransaction, RowHash, RowSource, Stripes};
 use crate::error::Result;
 use crate::format::{Row, Stored, Value};
 use crate::id::Commit;
@@ -19,6 +18,14 @@ pub(super) struct View {
     pub(super) active: Arc<Memtable>,
     pub(super) frozen: Option<Arc<Frozen>>,
     pub(super) base: Arc<RedbRead>,
+}
+
+/// What the checkpoint is to write, or is writing, to the table file.
+pub(super) struct Frozen {
+    pub(super) rows: Arc<Memtable>,
+    pub(super) last: Commit,
+    /// The first segment of the log that it is in.
+    pub(super) oldest_sequence: u64,
 }
 
 /// The rows as one commit left them.
@@ -56,13 +63,14 @@ impl Snapshot {
     /// The places of the log's entries up to and with this commit.
     pub(super) fn log_rows_up_to(&self, trim: Commit) -> Result<Vec<Row>> {
         let (first, last) = (log_row(Commit::default()), log_row(trim));
-        let found = self.scan((Bound::Included(&first), Bound::Included(&last)), usize::MAX)?;
+        let rows: &dyn ReadTransaction = self;
+        let found = rows.scan((Bound::Included(&first), Bound::Included(&last)), usize::MAX)?;
         Ok(found.into_iter().map(|(row, _)| row).collect())
     }
 }
 
-impl ReadTransaction for Snapshot {
-    fn commit(&self) -> Commit {
+impl RowSource for Snapshot {
+    fn commit_read(&self) -> Commit {
         self.commit
     }
 
@@ -80,6 +88,12 @@ impl ReadTransaction for Snapshot {
         if in_memory { Ok(()) } else { base.with_row(row, see) }
     }
 
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        Ok(self.row(&log_row(commit))?.map(|stored| stored.bytes))
+    }
+}
+
+impl ReadTransaction for Snapshot {
     fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
         self.stripes.is_same(row, commit, self.commit)
     }
@@ -133,13 +147,10 @@ impl ReadTransaction for Snapshot {
         self.view.base.with_rows((from.as_ref().map(Vec::as_slice), to), left, see)
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        Ok(self.row(&log_row(commit))?.map(|stored| stored.bytes))
-    }
-
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
-        RedbRead::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
+        let rows: &dyn ReadTransaction = self;
+        RedbRead::log_entries(rows.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
     }
 
     fn length(&self) -> Result<Option<u64>> {

@@ -46,11 +46,9 @@ pub(crate) use mark::Mark;
 pub(super) use recovery::Recovered;
 pub(crate) use salvage::{LogEnd, SalvagedLog};
 
-/// Which log a file is; the table file names the log that it needs.
-pub(crate) type LogId = [u8; 16];
+pub(crate) use crate::engine::wal_id::{FORMAT, LogId};
 
 const MAGIC: &[u8; 12] = b"keystead log";
-pub(crate) const FORMAT: u32 = 3;
 /// Where the mark lies: in a page of its own, because frames are written past the page cache and the mark through it.
 const MARK_AT: u64 = 4096;
 /// Where the segments begin.

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
+use super::failure::Failure;
 use super::layout::Key;
 
 /// How long it is waited until a member that did not answer is asked again.
@@ -90,7 +91,7 @@ impl Member {
             let mut kv = self.client().await?.kv_client();
             kv.get(self.key.clone(), Some(GetOptions::new().with_count_only())).await
         };
-        newest.await.map_err(super::client::Failure::from).err().is_none_or(|failure| failure.is_final())
+        newest.await.map_err(Failure::from).err().is_none_or(|failure| failure.is_final())
     }
 }
 

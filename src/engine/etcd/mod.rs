@@ -13,6 +13,7 @@
 
 mod client;
 mod entries;
+mod failure;
 mod layout;
 mod members;
 mod read;
@@ -23,6 +24,7 @@ mod slots;
 mod watch;
 mod write;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,7 +34,7 @@ use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
 pub use settings::Etcd;
 pub(crate) use settings::LeftOut;
 
-use super::{Engine, Reading, Waited, WriteTransaction};
+use super::{Engine, EngineStats, PageRound, Reading, Waited, WriteTransaction};
 use crate::error::{Error, Result};
 use crate::id::{Commit, random_bytes};
 use crate::time::Stopwatch;
@@ -245,12 +247,7 @@ impl Engine for EtcdEngine {
     }
 
     fn begin_write(&self) -> Result<Box<dyn WriteTransaction + '_>> {
-        self.begin_write_since(Stopwatch::start())
-    }
-
-    fn begin_write_since(&self, since: Stopwatch) -> Result<Box<dyn WriteTransaction + '_>> {
-        let slots = self.shared.slots.as_ref().ok_or(Error::ReadOnly)?;
-        Ok(Box::new(EtcdWrite::begin(&self.shared, slots, self.shared.client.until_since(since))?))
+        self.begin(self.shared.client.until(), None)
     }
 
     fn wait(&self, after: Commit, timeout: Duration) -> Result<Waited> {
@@ -266,22 +263,60 @@ impl Engine for EtcdEngine {
         self.shared.seen.bell.end();
     }
 
-    fn loads(&self) -> bool {
+    fn knows_next_commit(&self) -> bool {
         false
     }
 
-    fn goes_on_after_conflict(&self, conflicts: u32, since: Stopwatch) -> bool {
+    /// Every commit is where it stays.
+    fn checkpoint(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Its pages are the cluster's.
+    fn check_pages(&self, _after: Option<Vec<u8>>, _bytes: u64) -> Result<Option<PageRound>> {
+        Ok(None)
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats::default()
+    }
+}
+
+/// What only an engine on a cluster has.
+impl EtcdEngine {
+    /// As [`begin_write`](Engine::begin_write), for an operation that began then: it may have met others since, and its
+    /// time continues to run. The time that is spent waiting for servers is added to `waited`.
+    pub(crate) fn begin_attempt<'a>(
+        &'a self,
+        since: Stopwatch,
+        waited: &'a Cell<Duration>,
+    ) -> Result<Box<dyn WriteTransaction + 'a>> {
+        self.begin(self.shared.client.until_since(since), Some(waited))
+    }
+
+    fn begin<'a>(
+        &'a self,
+        until: Until,
+        waited: Option<&'a Cell<Duration>>,
+    ) -> Result<Box<dyn WriteTransaction + 'a>> {
+        let slots = self.shared.slots.as_ref().ok_or(Error::ReadOnly)?;
+        Ok(Box::new(EtcdWrite::begin(&self.shared, slots, until, waited)?))
+    }
+
+    /// Whether there is time left to run an operation again that began then and met others so often; pauses before.
+    pub(crate) fn should_retry(&self, conflicts: u32, since: Stopwatch) -> bool {
         pause(conflicts, self.shared.client.until_since(since))
     }
 
-    fn cluster_stats(&self) -> Option<ClusterStats> {
+    /// How transactions did.
+    pub(crate) fn stats(&self) -> ClusterStats {
         let Shared { seen, counts, .. } = &*self.shared;
-        Some(ClusterStats {
+        ClusterStats {
             conflicts: counts.conflicts.get(),
             unknown: counts.unknown.get(),
             seen: seen.revision().unwrap_or_default(),
             age: seen.age(),
-        })
+        }
     }
 }
 

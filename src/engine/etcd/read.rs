@@ -8,11 +8,12 @@ use std::time::Duration;
 use etcd_client::GetOptions;
 
 use super::Shared;
-use super::client::{At, Failure, Found};
+use super::client::{At, Found};
 use super::entries::{View, revision};
+use super::failure::Failure;
 use super::rows::Known;
 use crate::engine::seal::unseal;
-use crate::engine::{Range, ReadTransaction, RowHash};
+use crate::engine::{Range, ReadTransaction, RowHash, RowSource};
 use crate::error::Result;
 use crate::format::{Stored, Value};
 use crate::id::Commit;
@@ -83,13 +84,9 @@ impl EtcdRead {
     }
 }
 
-impl ReadTransaction for EtcdRead {
-    fn commit(&self) -> Commit {
+impl RowSource for EtcdRead {
+    fn commit_read(&self) -> Commit {
         Commit::new(revision(self.at))
-    }
-
-    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
-        self.shared.seen.unchanged(row, commit.number(), revision(self.at))
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -100,6 +97,16 @@ impl ReadTransaction for EtcdRead {
     fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
         self.shared.rows_at(&[row], self.view())?.iter().filter_map(Known::value).for_each(see);
         Ok(())
+    }
+
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        self.shared.entry_at(commit, self.view())
+    }
+}
+
+impl ReadTransaction for EtcdRead {
+    fn unchanged_since(&self, row: RowHash, commit: Commit) -> bool {
+        self.shared.seen.unchanged(row, commit.number(), revision(self.at))
     }
 
     fn with_rows(
@@ -144,12 +151,13 @@ impl ReadTransaction for EtcdRead {
         Ok(())
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        self.shared.entry_at(commit, self.view())
-    }
-
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         self.shared.entries_at(after, limit, self.view())
+    }
+
+    /// It would have to count them.
+    fn length(&self) -> Result<Option<u64>> {
+        Ok(None)
     }
 
     fn audit(&self) -> Result<()> {

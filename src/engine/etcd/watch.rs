@@ -10,8 +10,9 @@ use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 use super::Shared;
-use super::client::{ANSWER_BYTES_MAX, Failure, revision_of};
+use super::client::{ANSWER_BYTES_MAX, revision_of};
 use super::entries::{etcd_revision, revision};
+use super::failure::Failure;
 use super::members::Member;
 use super::slots::LEASE_SECONDS;
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! A transaction that may commit: it reads at one revision, and its commit compares that nothing of what it read
 //! has changed since.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,17 +9,18 @@ use etcd_client::{
     Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 
-use super::client::{At, Failure, Found, Until, pause, revision_of};
+use super::client::{At, Found, Until, pause, revision_of};
 use super::entries::{CHAPTER_REVISIONS, View, etcd_revision, no_chapter, revision};
+use super::failure::Failure;
 use super::layout::Key;
 use super::rows::Known;
 use super::seen::Chapter;
 use super::slots::{Slot, Slots};
 use super::{LeftOut, Shared};
 use crate::engine::seal::seal;
-use crate::engine::{Batch, Load, Log, WriteTransaction};
+use crate::engine::{Batch, Load, Log, RowSource, WriteTransaction};
 use crate::error::{Error, Result};
-use crate::format::{Row, Stored, Value, stand_in};
+use crate::format::{Row, Stored, Value};
 use crate::id::{Commit, random_bytes};
 use crate::telemetry;
 use crate::time::Stopwatch;
@@ -42,26 +43,41 @@ pub(super) struct EtcdWrite<'a> {
     read: RefCell<BTreeMap<Row, u64>>,
     /// Names the attempt, and its entry in the log.
     id: [u8; 16],
-    waited: RefCell<Duration>,
+    /// Where the time is noted that is spent waiting for servers, if somebody asks.
+    waited: Option<&'a Cell<Duration>>,
 }
 
 impl<'a> EtcdWrite<'a> {
     /// On what this process has seen, if that is all that it was told of; otherwise on the newest revision.
-    pub(super) fn begin(shared: &'a Shared, slots: &'a Slots, until: Until) -> Result<Self> {
+    pub(super) fn begin(
+        shared: &'a Shared,
+        slots: &'a Slots,
+        until: Until,
+        waited: Option<&'a Cell<Duration>>,
+    ) -> Result<Self> {
         let began = Stopwatch::start();
         let seen = shared.seen.caught_up(CAUGHT_UP_WITHIN);
         let (at, is_newest) = match seen {
             Some(seen) => (etcd_revision(seen), false),
             None => (shared.newest_revision(until)?, true),
         };
-        let (view, waited) = (View { at, until }, RefCell::new(began.elapsed()));
-        Ok(Self { shared, slots, view, is_newest, read: RefCell::default(), id: random_bytes(), waited })
+        let view = View { at, until };
+        let begun =
+            Self { shared, slots, view, is_newest, read: RefCell::default(), id: random_bytes(), waited };
+        begun.note_waited(began);
+        Ok(begun)
+    }
+
+    fn note_waited(&self, began: Stopwatch) {
+        if let Some(waited) = self.waited {
+            waited.set(waited.get() + began.elapsed());
+        }
     }
 
     fn rows(&self, rows: &[&[u8]]) -> Result<Vec<Known>> {
         let began = Stopwatch::start();
         let known = self.shared.rows_at(rows, self.view);
-        *self.waited.borrow_mut() += began.elapsed();
+        self.note_waited(began);
         let known = known.map_err(|error| self.met(error))?;
         let mut read = self.read.borrow_mut();
         for (row, known) in rows.iter().zip(&known) {
@@ -299,18 +315,9 @@ impl<'a> EtcdWrite<'a> {
     }
 }
 
-impl WriteTransaction for EtcdWrite<'_> {
+impl RowSource for EtcdWrite<'_> {
     fn commit_read(&self) -> Commit {
         Commit::new(revision(self.view.at))
-    }
-
-    fn next_commit(&self) -> Commit {
-        let [drawn @ .., _, _, _, _, _, _, _, _] = self.id;
-        stand_in(u64::from_be_bytes(drawn))
-    }
-
-    fn waited(&self) -> Duration {
-        *self.waited.borrow()
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -322,7 +329,7 @@ impl WriteTransaction for EtcdWrite<'_> {
         Ok(())
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
         if commit > self.commit_read() && !self.is_newest {
             // What this process has seen may be older than a commit that the caller was told of.
             let newest = revision(self.shared.newest_revision(self.view.until)?);
@@ -333,7 +340,9 @@ impl WriteTransaction for EtcdWrite<'_> {
         }
         self.shared.entry_at(commit, self.view).map_err(|error| self.met(error))
     }
+}
 
+impl WriteTransaction for EtcdWrite<'_> {
     fn end(self: Box<Self>) -> Result<()> {
         if self.is_newest || self.read.borrow().is_empty() {
             return Ok(());

@@ -1,6 +1,6 @@
 //! [`LogState`]: what a table file says of its write-ahead log.
 
-use crate::engine::embedded::wal::{FORMAT, LogId};
+use crate::engine::wal_id::{FORMAT, LogId};
 use crate::error::{Error, Result};
 use crate::format::corrupted;
 use crate::id::Commit;

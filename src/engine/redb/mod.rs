@@ -29,8 +29,8 @@ use super::disk::StorageBackend;
 use super::lock_holder::FileId;
 use super::lock_wait::LOCK_WAIT_DEFAULT;
 #[cfg(test)]
-use super::{Engine, Reading, Waited, WriteTransaction};
-use super::{Load, PageRound, PageState, ReadTransaction};
+use super::{Engine, EngineStats, Reading, Waited, WriteTransaction};
+use super::{Load, PageRound, PageState};
 use crate::error::{Error, Result};
 use crate::format::{Row, Stored};
 use crate::id::Commit;
@@ -143,6 +143,22 @@ impl Engine for TableReader {
     }
 
     fn stop_waiting(&self) {}
+
+    fn knows_next_commit(&self) -> bool {
+        true
+    }
+
+    fn checkpoint(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn check_pages(&self, after: Option<Vec<u8>>, bytes: u64) -> Result<Option<PageRound>> {
+        TableReader::check_pages(self, after, bytes).map(Some)
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats { wal: None, pages: Some(self.page_state()) }
+    }
 }
 
 impl TableFile {
@@ -213,7 +229,7 @@ impl TableFile {
         self.pages.as_ref().map(|pages| check(&*self.database, pages, after, bytes)).transpose()
     }
 
-    /// As [`Engine::page_state`](super::Engine::page_state).
+    /// What is known of the pages; see [`EngineStats::pages`](super::EngineStats::pages).
     pub(super) fn page_state(&self) -> Option<PageState> {
         self.pages.as_ref().map(|pages| pages.state())
     }

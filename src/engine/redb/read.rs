@@ -12,7 +12,7 @@ use super::spaces::{
     read_number,
 };
 use crate::engine::seal::unseal;
-use crate::engine::{Range, ReadTransaction};
+use crate::engine::{Range, ReadTransaction, RowHash, RowSource};
 use crate::error::{Error, Result};
 use crate::format::{COMMIT_MAX, Row, Stored, Value, after_all, corrupted, split_space};
 use crate::id::Commit;
@@ -53,6 +53,11 @@ struct Spaces<'a> {
 }
 
 impl RedbRead {
+    /// The number of the commit that is read.
+    pub(crate) fn commit(&self) -> Commit {
+        self.commit
+    }
+
     pub(super) fn newest(database: &impl ReadableDatabase, numbers: &Arc<KnownNumbers>) -> Result<Self> {
         let transaction = database.begin_read().map_err(of_transaction)?;
         let table = transaction.open_table(ROWS).map_err(of_table)?;
@@ -219,9 +224,9 @@ impl RedbRead {
     }
 }
 
-impl ReadTransaction for RedbRead {
-    fn commit(&self) -> Commit {
-        self.commit
+impl RowSource for RedbRead {
+    fn commit_read(&self) -> Commit {
+        self.commit()
     }
 
     fn get(&self, rows: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
@@ -230,6 +235,17 @@ impl ReadTransaction for RedbRead {
 
     fn with_row(&self, row: &[u8], see: &mut dyn FnMut(Value<'_>)) -> Result<()> {
         guarded(|| self.see_row(row, see))
+    }
+
+    fn changelog_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
+        Ok(guarded(|| self.row(&log_row(commit)))?.map(|stored| stored.bytes))
+    }
+}
+
+impl ReadTransaction for RedbRead {
+    /// A table keeps no stripes: the engine above it does.
+    fn unchanged_since(&self, _row: RowHash, _commit: Commit) -> bool {
+        false
     }
 
     fn with_rows(
@@ -241,13 +257,10 @@ impl ReadTransaction for RedbRead {
         guarded(|| self.see_rows(Self::range_of_rows(range), limit, see))
     }
 
-    fn log_entry(&self, commit: Commit) -> Result<Option<Vec<u8>>> {
-        Ok(guarded(|| self.row(&log_row(commit)))?.map(|stored| stored.bytes))
-    }
-
     fn log(&self, after: Commit, limit: usize) -> Result<Vec<(Commit, Result<Vec<u8>>)>> {
         let (from, to) = (log_row(after), log_row(Commit::new(u64::MAX)));
-        Self::log_entries(self.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
+        let rows: &dyn ReadTransaction = self;
+        Self::log_entries(rows.scan((Bound::Excluded(&from), Bound::Included(&to)), limit)?)
     }
 
     fn length(&self) -> Result<Option<u64>> {

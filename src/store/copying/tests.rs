@@ -107,7 +107,7 @@ fn every_entry_of_the_log_is_compared() {
 
     let longer = copy_of(&source);
     let transaction = longer.inner.engine.begin_write().unwrap();
-    let info = CommitInfo { commit: transaction.next_commit(), ..entry.info };
+    let info = CommitInfo { commit: longer.inner.engine.next_commit(&*transaction), ..entry.info };
     let again = encode_log_entry(&CommitRecord { info, changes: entry.changes });
     transaction.commit(&Batch::new(), Log { append: Some(&again), trim: None }).unwrap();
     must_differ(&source, &longer, "one more entry");
@@ -161,7 +161,7 @@ fn a_conflict_does_not_end_a_copy() {
         let options = Options::new();
         options.begin(&engine).unwrap();
         let scripted = Scripted::new(engine);
-        let scripted = if stand_ins { scripted.with_stand_ins(1) } else { scripted };
+        let scripted = if stand_ins { scripted.with_stand_ins() } else { scripted };
         let target = options.on(Box::new(scripted.clone())).unwrap();
         let (mut commits, mut refused) = (0, 0);
         let (told, tells) = std::sync::mpsc::channel();
