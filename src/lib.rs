@@ -45,7 +45,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | (none) | everything but what is below: the store in a file or in memory |
-//! | `tokio` | `AsyncStore`: calls that block no thread of a tokio runtime, so many at a time and so many in line |
+//! | `tokio` | `AsyncStore`: calls that block no thread of a tokio runtime, with a bound on those that run and on those that wait |
 //! | `etcd` | `Etcd`, `Store::open_etcd`: the same store on an etcd cluster; its build needs `protoc` |
 //! | `tracing`, `metrics` | what the store does, told to a subscriber, and to a recorder |
 //!

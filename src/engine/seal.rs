@@ -1,8 +1,8 @@
 //! The seal around each value: `checksum (4) commit (1 to 10) bytes`.
 //!
 //! The checksum is the CRC-32 over the address and all that follows it, the commit is in base 128 with the
-//! lowest part first. redb checks its pages only when it recovers, so this is what keeps a damaged value
-//! from being served. It does not keep a damaged address from hiding its row: only a scan sees that.
+//! lowest part first. Pages are compared with their checksums too (`redb/pages`); this finds what was
+//! wrong before its page was written, and serves engines without pages. It does not keep a damaged address from hiding its row: only a scan sees that.
 
 use crate::error::Result;
 use crate::format::{COMMIT_MAX, ENTRY_MAX, Value, corrupted};

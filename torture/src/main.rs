@@ -126,7 +126,7 @@ fn main() -> ExitCode {
                     let verdict = case::run(seed_of_case, settings);
                     if let Some(violation) = &verdict.violation {
                         println!("seed {seed}, case {number}: {violation}");
-                        println!("once more: torture --seed {seed} --only {number}, with the same options otherwise");
+                        println!("once more: cargo run --release -p keystead-torture -- --seed {seed} --only {number}, with the same options otherwise");
                         cases.is_stopped.store(true, Ordering::Relaxed);
                     }
                     cases.count(&verdict);
