@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 # Files that are tests themselves, by what is in their path.
-TESTS = ("/tests/", "/tests.rs", "_tests.rs", "/conformance.rs", "/scripted.rs", "/fuzzing.rs")
+TESTS = ("/tests/", "/tests.rs", "_tests.rs", "/conformance.rs", "/scripted.rs", "/fuzzing.rs", "/simulated.rs")
 
 
 def module_of(place: str) -> str:

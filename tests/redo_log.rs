@@ -357,9 +357,11 @@ fn a_log_that_goes_on_where_the_store_was_closed_is_refused() {
         let crashed = files.copy();
         assert_eq!(found_in(&crashed).unwrap(), before + 3);
         fs::write(crashed.table(), closed).unwrap();
+        let log = fs::read(crashed.log()).unwrap();
         for options in [options(), options().check_integrity(true)] {
             assert!(is_mismatch(&options.open(crashed.table()).map(|store| steps_in(&store))));
         }
+        assert!(fs::read(crashed.log()).unwrap() == log, "its mark says up to where it reaches");
         // As the one file that a closed store is, it has what it had.
         fs::remove_file(crashed.log()).unwrap();
         assert_eq!(options().open(crashed.table()).map(|store| steps_in(&store)).unwrap(), before);

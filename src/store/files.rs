@@ -132,9 +132,10 @@ impl LogBeside {
                 if RedoLog::id_and_segment_bytes(&*disk)?.0 != id {
                     return Err(self.mismatch("it is that of another store"));
                 }
-                // Who follows it finds that it is not in use, also if that was not written before a crash.
-                RedoLog::close_mark(&*disk)?;
-                RedoLog::must_be_behind(disk, next)
+                let log = RedoLog::must_be_behind(disk, next)?;
+                // Who follows it finds that it is not in use, also if that was not written before a crash. Not before: the
+                // mark of a log that goes with another table says up to where it reaches.
+                log.close_mark()
             }
         }
     }

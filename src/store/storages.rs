@@ -100,11 +100,9 @@ impl LogOnStorage {
                 if RedoLog::id_and_segment_bytes(&*self.disk())?.0 != id {
                     return Err(mismatch("it is that of another store"));
                 }
-                if self.machine.is_some() {
-                    // As in files: whoever follows it finds that it is not in use.
-                    RedoLog::close_mark(&*self.disk())?;
-                }
-                RedoLog::must_be_behind(self.disk(), next)
+                let log = RedoLog::must_be_behind(self.disk(), next)?;
+                // As in files: whoever follows it finds that it is not in use.
+                if self.machine.is_some() { log.close_mark() } else { Ok(()) }
             }
             LogState::Closed { .. } => Ok(()),
         }

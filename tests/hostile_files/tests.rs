@@ -36,6 +36,8 @@ const PLAN: [(Kind, u64); 16] = [
 /// How many cases there are in all, unless `KEYSTEAD_HOSTILE_CASES` says so.
 const CASES: u64 = 100;
 const SEED: u64 = 15;
+/// So many cases of a kind are enough to tell how many calls meet the damage.
+const MANY: usize = 20;
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
@@ -101,6 +103,7 @@ fn run(kinds: &[Kind]) {
     assert!(tally.faults.is_empty(), "{}", told(&tally, stores.path()));
     // So many calls as were meant to be made were made, and of each kind some met the damage.
     let one = env::var("KEYSTEAD_HOSTILE_CASE").is_ok();
+    let mut detected_of_all = 0;
     for kind in kinds.iter().filter(|_| !one) {
         let of_kind = tally.counts.iter().filter(|((case, _), _)| case.kind == *kind);
         let detected = of_kind.clone().filter(|(_, outcome)| is_detected(outcome)).count();
@@ -108,8 +111,15 @@ fn run(kinds: &[Kind]) {
             cases.iter().filter(|case| case.kind == *kind).map(|case| runner::operations(*case).len());
         let (calls, made) = (calls.sum::<usize>(), of_kind.count());
         assert_eq!(made, calls, "{kind:?}");
-        assert!(detected * kind.detected_one_in() >= calls, "{kind:?}: {detected} of {calls} calls met it");
+        detected_of_all += detected;
+        // Of a few cases, chance may have it that all damage what nobody reads.
+        let is_many = cases.iter().filter(|case| case.kind == *kind).count() >= MANY;
+        assert!(
+            !is_many || detected * kind.detected_one_in() >= calls,
+            "{kind:?}: {detected} of {calls} calls met it"
+        );
     }
+    assert!(one || detected_of_all > 0, "no call met the damage");
 }
 
 /// Whether a call met the damage.

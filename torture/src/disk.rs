@@ -97,6 +97,8 @@ struct State {
     dead: Option<Effect>,
     /// Whether any call of the writer, or of a follower, has failed since the last start.
     failed: [bool; 2],
+    /// How many calls of followers have failed.
+    failures_of_followers: u64,
     /// Whether a sync of a follower has failed, so that the next one of the writer fails too: a system reports it through
     /// each handle of the file.
     sync_failed: [bool; 2],
@@ -137,6 +139,7 @@ impl Disk {
             troubles: Vec::new(),
             dead: None,
             failed: [false; 2],
+            failures_of_followers: 0,
             sync_failed: [false; 2],
             is_followed: false,
             boot,
@@ -232,9 +235,9 @@ impl Disk {
         self.state().failed[Process::Writer as usize]
     }
 
-    /// Whether a call of a follower has failed since the last start.
-    pub(crate) fn has_failed_to_follow(&self) -> bool {
-        self.state().failed[Process::Follower as usize]
+    /// How many calls of followers have failed.
+    pub(crate) fn failures_of_followers(&self) -> u64 {
+        self.state().failures_of_followers
     }
 
     /// Whether the next restart is one of the machine, which ends all processes, if it is asked for this.
@@ -308,7 +311,7 @@ impl State {
     /// Counts a call; returns what is to happen to it.
     fn call(&mut self, of: Calls, process: Process) -> Option<Effect> {
         if self.is_dead(process) {
-            self.failed[process as usize] = true;
+            self.note_failure(process);
             return self.dead;
         }
         self.calls += 1;
@@ -337,10 +340,17 @@ impl State {
                 None
             }
             _ => {
-                self.failed[process as usize] |= happens.is_some();
+                if happens.is_some() {
+                    self.note_failure(process);
+                }
                 happens
             }
         }
+    }
+
+    fn note_failure(&mut self, process: Process) {
+        self.failed[process as usize] = true;
+        self.failures_of_followers += u64::from(process == Process::Follower);
     }
 
     /// Whether nothing is done any more for this process.

@@ -21,6 +21,8 @@ pub(crate) struct Follower {
     shown: u64,
     /// What it was asked last: of which scope, at which commit, and its answer.
     last: Option<(usize, Query, u64, String)>,
+    /// How many calls of followers had failed when it was asked the last time.
+    since: u64,
 }
 
 /// How followers of a store are opened.
@@ -34,6 +36,11 @@ pub(crate) struct Opening {
 impl Opening {
     /// `None` if that was not possible in time, or a call of the disk failed.
     pub(crate) fn open(&self, told: &mut Told) -> Option<Follower> {
+        self.open_since(self.disk.failures_of_followers(), told)
+    }
+
+    fn open_since(&self, since: u64, told: &mut Told) -> Option<Follower> {
+        let now = self.disk.failures_of_followers();
         let machine = match self.sabotage {
             // One on which nobody has locked anything.
             Some(Sabotage::BlindFollower) => Machine::default(),
@@ -42,22 +49,24 @@ impl Opening {
         match machine.follow(&self.options, self.disk.files_to_follow()) {
             Ok(store) => {
                 told.met.note("followers", 1);
-                Some(Follower { store, opening: self.clone(), shown: 0, last: None })
+                Some(Follower { store, opening: self.clone(), shown: 0, last: None, since: now })
             }
             Err(error) => {
-                self.failed(told, "no follower can be opened", &error);
+                self.failed(told, "no follower can be opened", &error, since);
                 None
             }
         }
     }
 
-    /// Why a follower may fail: one of its own calls of the disk did, or a writer was busy for too long.
-    fn failed(&self, told: &mut Told, what: &str, error: &Error) {
+    /// Why a follower may fail: one of its own calls of the disk did, in this call or since the one before it began, or a
+    /// writer was busy for too long.
+    fn failed(&self, told: &mut Told, what: &str, error: &Error, since: u64) {
+        let has_failed = self.disk.failures_of_followers() > since;
         match error {
             Error::AlreadyOpen(_) => told.met.note("reads of followers not in time", 1),
             // A read that ends too early may be one of a file that is too short.
             // And redb reads no more of a file after a failure, until the next read of the follower opens it again.
-            Error::Io(_) | Error::Corrupted(_) | Error::Poisoned if self.disk.has_failed_to_follow() => {
+            Error::Io(_) | Error::Corrupted(_) | Error::Poisoned if has_failed => {
                 told.met.note("failed reads of followers", 1);
             }
             _ => told.complaints.push(format!("{what}: {error:?}")),
@@ -91,9 +100,15 @@ impl Follower {
 
     /// As a process that is started again.
     fn open_again(&mut self, told: &mut Told) {
-        if let Some(opened) = self.opening.open(told) {
+        let since = self.since();
+        if let Some(opened) = self.opening.open_since(since, told) {
             *self = Self { shown: self.shown, ..opened };
         }
+    }
+
+    /// How many calls of followers had failed when the call before this one began.
+    fn since(&mut self) -> u64 {
+        std::mem::replace(&mut self.since, self.opening.disk.failures_of_followers())
     }
 
     fn ask(&mut self, random: &mut Random, newest: &AtomicU64, told: &mut Told) {
@@ -103,6 +118,7 @@ impl Follower {
         if let Some((asked_of, asked, ..)) = &stale {
             (number, query) = (*asked_of, asked.clone());
         }
+        let since = self.since();
         let least = newest.load(Ordering::SeqCst);
         let asked = self.store.read(&scope(number), |snap| Ok((snap.commit().number(), query.ask(snap)?)));
         match asked {
@@ -114,11 +130,12 @@ impl Follower {
                 let fact = Fact::Query(number, query, answer);
                 told.claims.push(Claim { from: commit, to: commit, fact });
             }
-            Err(error) => self.opening.failed(told, &format!("a follower, {query:?}"), &error),
+            Err(error) => self.opening.failed(told, &format!("a follower, {query:?}"), &error, since),
         }
     }
 
     fn read_feed(&mut self, random: &mut Random, newest: &AtomicU64, told: &mut Told) {
+        let since = self.since();
         let least = newest.load(Ordering::SeqCst);
         let after = keystead::Commit::new(least.saturating_sub(random.below(20)));
         let limit = Limit::new(10).expect("10 is a limit");
@@ -131,7 +148,7 @@ impl Follower {
                 told.feed.extend(changes.commits);
             }
             Err(Error::HistoryTrimmed { .. }) => {}
-            Err(error) => self.opening.failed(told, "the feed of a follower", &error),
+            Err(error) => self.opening.failed(told, "the feed of a follower", &error, since),
         }
     }
 

@@ -52,6 +52,25 @@ impl Shared {
         }
     }
 
+    /// After a commit that fits into no segment, and went to the table with all that was before it: goes on with larger
+    /// segments if there are, and asks for such if it would fit into the largest that there may be.
+    pub(super) fn make_larger(&self, writer: &mut Writer, frame_bytes: u64) {
+        let mut state = self.lock();
+        let Some(log) = state.log.clone() else { return };
+        let mut largest = log.segment_bytes();
+        while log_bytes(2 * largest) <= self.log_bytes_max {
+            largest *= 2;
+        }
+        while writer.segment.length < log.segment_bytes() {
+            // One with an odd sequence is the first that is larger. Nothing is left out: nothing is in the log only.
+            writer.segment = log.next(writer.segment);
+            writer.used = 0;
+        }
+        if writer.segment.length < frame_bytes && frame_bytes <= largest {
+            self.want_growth(&mut state, writer);
+        }
+    }
+
     /// Makes room for larger segments. Without space for them, those that there are have to do.
     fn grow(&self) {
         let log = self.lock().log.clone();

@@ -123,8 +123,8 @@ impl WriteTransaction for EmbeddedWrite<'_> {
         }
         shared.use_log(&mut writer)?;
         if frame_bytes > writer.segment.length {
-            shared.want_growth(&mut shared.lock(), &writer);
             shared.commit_to_table(&mut writer, commit, &bytes)?;
+            shared.make_larger(&mut writer, frame_bytes);
             return Ok(commit);
         }
         shared.make_room(&mut writer, frame_bytes)?.insert(&bytes, &shared.stripes)?;

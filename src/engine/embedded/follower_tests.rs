@@ -413,5 +413,19 @@ fn commits_that_fit_in_no_segment_make_the_log_grow() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(place.log_bytes(), log_bytes(2 * SEGMENT_BYTES));
+    // The next one still finds the old segments, and goes on with the larger ones behind it.
+    let follower = place.follow().unwrap();
+    for groups in [0, 1, 2, 3, 4] {
+        commit(&writer, &large);
+        assert_eq!(writer.stats().wal.unwrap().groups, groups);
+        must_agree(&writer, &follower);
+    }
+    let after = place.copy();
+    must_agree(&writer, &after.follow().unwrap());
+    // One that would not fit into the largest either asks for nothing.
+    let length = place.log_bytes();
+    commit(&writer, &Batch::from([(b"larger".to_vec(), Some(vec![7; 20 * 4096]))]));
+    writer.checkpoint().unwrap();
+    assert_eq!(place.log_bytes(), length);
     writer.close().unwrap();
 }

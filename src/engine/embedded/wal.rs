@@ -206,11 +206,8 @@ impl RedoLog {
     /// # Errors
     ///
     /// `LogMismatch` if the log goes on with this sequence already.
-    pub(crate) fn must_be_behind(disk: Box<dyn StorageBackend>, next: u64) -> Result<()> {
-        match Self::reopen(disk, next)? {
-            Some(_) => Ok(()),
-            None => Err(Error::LogMismatch(super::GOES_ON.into())),
-        }
+    pub(crate) fn must_be_behind(disk: Box<dyn StorageBackend>, next: u64) -> Result<Self> {
+        Self::reopen(disk, next)?.ok_or_else(|| Error::LogMismatch(super::GOES_ON.into()))
     }
 
     /// Has the mark written through this handle of the same file.

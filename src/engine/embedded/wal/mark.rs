@@ -18,7 +18,7 @@ use twox_hash::XxHash3_64;
 
 use super::frame::take;
 use super::{LOG_BYTES_MAX, LogId, MARK_AT, Position, RedoLog, Segment, log_bytes};
-use crate::engine::disk::{BackendError, StorageBackend};
+use crate::engine::disk::BackendError;
 use crate::engine::lock_holder::locked_by_somebody;
 use crate::error::{Error, Result};
 use crate::id::Commit;
@@ -207,13 +207,11 @@ impl RedoLog {
     }
 
     /// Sees to it that nobody reads by the mark that a former writer left: the table has everything.
-    pub(crate) fn close_mark(disk: &dyn StorageBackend) -> Result<()> {
-        let (id, segment_bytes) = super::read_header(disk)?;
-        let mark = Mark::closed(0, segment_bytes).encode(&id);
+    pub(crate) fn close_mark(&self) -> Result<()> {
         let mut found = [0; MARK_BYTES];
-        disk.read(MARK_AT, &mut found)?;
-        if Mark::decode(&id, &found)?.is_none_or(|mark| !mark.closed) {
-            disk.write(MARK_AT, &mark)?;
+        self.disk.read(MARK_AT, &mut found)?;
+        if Mark::decode(&self.id, &found)?.is_none_or(|mark| !mark.closed) {
+            self.disk.write(MARK_AT, &Mark::closed(0, self.segment_bytes()).encode(&self.id))?;
         }
         Ok(())
     }

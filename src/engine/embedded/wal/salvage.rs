@@ -85,21 +85,25 @@ impl SalvagedLog {
         segments.sort_by_key(|segment| segment.frames.first().map(|frame| frame.sequence));
         let mut salvaged = Self { id, frames: Vec::new(), end: LogEnd::Whole, segment_bytes };
         let last = salvaged.chain(&segments, in_table);
-        let newest =
+        let mut why = Vec::new();
+        let stray =
             segments.iter().filter_map(|segment| segment.newest()).max().filter(|newest| *newest > last);
-        if let Some(newest) = newest {
-            let why = "a frame is damaged or missing, and there are whole ones behind it".to_owned();
-            salvaged.end = LogEnd::Damaged { why, newest: Some(newest) };
-        } else if let Some(marked) = log.newest_marked()?.filter(|marked| *marked > last.max(in_table)) {
-            let why = format!("its frames end with commit {last}, but commit {marked} was acknowledged");
-            salvaged.end = LogEnd::Damaged { why, newest: Some(marked) };
-        } else if let Some(why) = segments.iter_mut().find_map(|segment| segment.malformed.take()) {
-            salvaged.end = LogEnd::Damaged { why, newest: None };
-        } else if length != log_bytes(segment_bytes) {
-            let why = format!("the file has {length} bytes, which no log of its kind has");
-            salvaged.end = LogEnd::Damaged { why, newest: None };
-        } else if header.is_none() {
-            salvaged.end = LogEnd::Damaged { why: "its header is damaged".to_owned(), newest: None };
+        if stray.is_some() {
+            why.push("a frame is damaged or missing, and there are whole ones behind it".to_owned());
+        }
+        why.extend(segments.iter_mut().find_map(|segment| segment.malformed.take()));
+        let marked = log.newest_marked()?.filter(|marked| *marked > last.max(in_table));
+        if let Some(marked) = marked {
+            why.push(format!("its frames end with commit {last}, but commit {marked} was acknowledged"));
+        }
+        if length != log_bytes(segment_bytes) {
+            why.push(format!("the file has {length} bytes, which no log of its kind has"));
+        }
+        if header.is_none() {
+            why.push("its header is damaged".to_owned());
+        }
+        if !why.is_empty() {
+            salvaged.end = LogEnd::Damaged { why: why.join("; "), newest: stray.max(marked) };
         } else if log.is_torn(&segments)? {
             salvaged.end = LogEnd::Torn;
         }
