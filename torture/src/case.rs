@@ -12,7 +12,7 @@ use crate::follower::{Follower, Opening};
 use crate::images::IMAGES_MAX;
 use crate::oracle::{Found, Oracle};
 use crate::random::Random;
-use crate::session::{Met, Sabotage, Session, Told};
+use crate::session::{Met, Sabotage, Seen, Session, Told};
 
 /// What is the same in all cases.
 #[derive(Debug, Clone, Copy)]
@@ -207,10 +207,10 @@ impl Case {
         self.followers.extend(self.opening(&self.disk).open(&mut opening));
         self.met.add(&opening.met);
         told.complaints.extend(opening.complaints);
-        let newest = AtomicU64::new(told.newest.max(self.oracle.newest()));
+        let seen = Seen::up_to(told.newest.max(self.oracle.newest()));
         for follower in &mut self.followers {
             let times = 1 + self.random.below(3);
-            let mut read = follower.read_along(&mut self.random, &newest, times);
+            let mut read = follower.read_along(&mut self.random, &seen, times);
             if told.trimmed.is_some() {
                 // Steps of trimming are made at once when it is compared.
                 read.claims.clear();
@@ -228,7 +228,7 @@ impl Case {
             store,
             disk: &self.disk,
             numbers: &self.numbers,
-            newest: AtomicU64::new(self.oracle.newest()),
+            seen: Seen::up_to(self.oracle.newest()),
             sabotage: self.settings.sabotage,
             heavy: self.heavy,
         };
@@ -265,7 +265,7 @@ impl Case {
                         store: &store,
                         disk: &self.disk,
                         numbers: &self.numbers,
-                        newest: AtomicU64::new(told.newest),
+                        seen: Seen::up_to(told.newest),
                         sabotage: self.settings.sabotage,
                         heavy: self.heavy,
                     };

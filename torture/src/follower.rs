@@ -1,7 +1,7 @@
 //! A follower: another simulated process, which reads the store beside its writer, or without one. All that it shows counts
 //! as reported: it must be true, and be there after each crash that comes later.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use keystead::simulation::Machine;
@@ -11,7 +11,7 @@ use crate::call::{Query, scope};
 use crate::disk::Disk;
 use crate::names;
 use crate::random::Random;
-use crate::session::{Claim, Fact, Sabotage, Told};
+use crate::session::{Claim, Fact, Sabotage, Seen, Told};
 
 /// A store that is open to be read only.
 pub(crate) struct Follower {
@@ -76,11 +76,11 @@ impl Opening {
 
 impl Follower {
     /// Reads something: never less than was acknowledged, or shown by another process, before.
-    fn read(&mut self, random: &mut Random, newest: &AtomicU64, told: &mut Told) {
+    fn read(&mut self, random: &mut Random, seen: &Seen, told: &mut Told) {
         match random.below(12) {
             0 => self.open_again(told),
-            1 => self.read_feed(random, newest, told),
-            _ => self.ask(random, newest, told),
+            1 => self.read_feed(random, seen, told),
+            _ => self.ask(random, seen, told),
         }
     }
 
@@ -89,10 +89,10 @@ impl Follower {
     }
 
     /// Reads so many times.
-    pub(crate) fn read_along(&mut self, random: &mut Random, newest: &AtomicU64, times: u64) -> Told {
+    pub(crate) fn read_along(&mut self, random: &mut Random, seen: &Seen, times: u64) -> Told {
         let mut told = Told::default();
         for _ in 0..times {
-            self.read(random, newest, &mut told);
+            self.read(random, seen, &mut told);
             thread::yield_now();
         }
         told
@@ -111,7 +111,7 @@ impl Follower {
         std::mem::replace(&mut self.since, self.opening.disk.failures_of_followers())
     }
 
-    fn ask(&mut self, random: &mut Random, newest: &AtomicU64, told: &mut Told) {
+    fn ask(&mut self, random: &mut Random, seen: &Seen, told: &mut Told) {
         let (mut number, mut query) = (random.index(crate::call::SCOPES), names::query_of_follower(random));
         let is_stale = self.opening.sabotage == Some(Sabotage::StaleFollower) && random.one_in(2);
         let stale = self.last.take().filter(|_| is_stale);
@@ -119,13 +119,13 @@ impl Follower {
             (number, query) = (*asked_of, asked.clone());
         }
         let since = self.since();
-        let least = newest.load(Ordering::SeqCst);
+        let least = seen.newest();
         let asked = self.store.read(&scope(number), |snap| Ok((snap.commit().number(), query.ask(snap)?)));
         match asked {
             Ok((commit, answer)) => {
                 let answer = stale.map_or(answer, |(_, _, _, answer)| answer);
                 told.met.note("reads of followers", 1);
-                self.show(commit, least, newest, told);
+                self.show(commit, least, seen, told);
                 self.last = Some((number, query.clone(), commit, answer.clone()));
                 let fact = Fact::Query(number, query, answer);
                 told.claims.push(Claim { from: commit, to: commit, fact });
@@ -134,9 +134,9 @@ impl Follower {
         }
     }
 
-    fn read_feed(&mut self, random: &mut Random, newest: &AtomicU64, told: &mut Told) {
+    fn read_feed(&mut self, random: &mut Random, seen: &Seen, told: &mut Told) {
         let since = self.since();
-        let least = newest.load(Ordering::SeqCst);
+        let least = seen.newest();
         let after = keystead::Commit::new(least.saturating_sub(random.below(20)));
         let limit = Limit::new(10).expect("10 is a limit");
         match self.store.changes(Some(&self.store.position_after(after)), limit) {
@@ -144,7 +144,7 @@ impl Follower {
                 told.met.note("entries of the feed of followers", changes.commits.len() as u64);
                 let last = changes.commits.last().map(|record| record.info.commit.number());
                 // A page may end before what is the newest.
-                self.show(last.unwrap_or_default(), 0, newest, told);
+                self.show(last.unwrap_or_default(), 0, seen, told);
                 told.feed.extend(changes.commits);
             }
             Err(Error::HistoryTrimmed { .. }) => {}
@@ -153,7 +153,7 @@ impl Follower {
     }
 
     /// Notes that it showed a commit, in a read that began when `least` was known to be there.
-    fn show(&mut self, commit: u64, least: u64, newest: &AtomicU64, told: &mut Told) {
+    fn show(&mut self, commit: u64, least: u64, seen: &Seen, told: &mut Told) {
         if commit < least {
             told.complaints.push(format!("a follower shows {commit}, and {least} was reported before"));
         }
@@ -161,7 +161,7 @@ impl Follower {
             told.complaints.push(format!("a follower shows {commit}, and has shown {}", self.shown));
         }
         self.shown = self.shown.max(commit);
-        newest.fetch_max(commit, Ordering::SeqCst);
+        seen.by_followers.fetch_max(commit, Ordering::SeqCst);
         told.hear(commit, &self.opening.disk);
     }
 }

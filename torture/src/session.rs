@@ -157,14 +157,37 @@ impl fmt::Display for Met {
     }
 }
 
+/// The newest commits that somebody has seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Acknowledged to a thread of the writer.
+    pub(crate) acknowledged: AtomicU64,
+    /// Shown by a follower.
+    pub(crate) by_followers: AtomicU64,
+}
+
+impl Seen {
+    /// All up to this commit was acknowledged.
+    pub(crate) fn up_to(commit: u64) -> Self {
+        Self { acknowledged: AtomicU64::new(commit), ..Self::default() }
+    }
+
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn newest(&self) -> u64 {
+        self.acknowledged().max(self.by_followers.load(Ordering::SeqCst))
+    }
+}
+
 /// What all threads of a case have in common.
 pub(crate) struct Session<'a> {
     pub(crate) store: &'a Store,
     pub(crate) disk: &'a Disk,
     /// Numbers for calls.
     pub(crate) numbers: &'a AtomicU64,
-    /// The newest commit that was acknowledged to any thread.
-    pub(crate) newest: AtomicU64,
+    pub(crate) seen: Seen,
     pub(crate) sabotage: Option<Sabotage>,
     /// Whether there are many large commits.
     pub(crate) heavy: bool,
@@ -195,8 +218,8 @@ impl Session<'_> {
             let mut workers: Vec<_> =
                 seeds.iter_mut().map(|random| scope.spawn(|| self.work(random, steps))).collect();
             for follower in followers {
-                let (mut random, newest) = (random.fork(), &self.newest);
-                workers.push(scope.spawn(move || follower.read_along(&mut random, newest, steps)));
+                let (mut random, seen) = (random.fork(), &self.seen);
+                workers.push(scope.spawn(move || follower.read_along(&mut random, seen, steps)));
             }
             for worker in workers {
                 match worker.join() {
@@ -256,7 +279,7 @@ impl Session<'_> {
 
     fn ask(&self, random: &mut Random, told: &mut Told, old: &mut Option<(usize, Query, String)>) -> bool {
         let (number, mut query) = (random.index(crate::call::SCOPES), names::query(random));
-        let acknowledged = self.newest.load(Ordering::SeqCst);
+        let (acknowledged, newest) = (self.seen.acknowledged(), self.seen.newest());
         let stale = self.sabotage == Some(Sabotage::StaleRead) && random.one_in(2);
         let stale = old.take().filter(|_| stale);
         let number = stale.as_ref().map_or(number, |(number, ..)| *number);
@@ -266,8 +289,11 @@ impl Session<'_> {
         let asked = self.store.read(&scope(number), |snap| Ok((snap.commit().number(), query.ask(snap)?)));
         match asked {
             Ok((commit, answer)) => {
-                if commit < acknowledged {
-                    let complaint = format!("a read of {commit} began when {acknowledged} was acknowledged");
+                // After a failure followers may have found what the process that failed can't tell that it is there.
+                let least = if self.disk.has_failed() { acknowledged } else { newest };
+                if commit < least {
+                    let complaint =
+                        format!("a read of {commit} began when {least} was acknowledged or shown");
                     told.complaints.push(complaint);
                 }
                 told.hear(commit, self.disk);
@@ -287,7 +313,7 @@ impl Session<'_> {
 
     /// Reads some of the feed.
     fn follow(&self, random: &mut Random, told: &mut Told) -> bool {
-        let from = self.newest.load(Ordering::SeqCst).saturating_sub(random.below(20));
+        let from = self.seen.acknowledged().saturating_sub(random.below(20));
         let position = self.store.position_after(keystead::Commit::new(from));
         let limit = Limit::new(10).expect("10 is a limit");
         match self.store.changes(Some(&position), limit) {
@@ -318,7 +344,7 @@ impl Session<'_> {
         let outcome = match made {
             Ok(done) => {
                 told.hear(done.commit, self.disk);
-                self.newest.fetch_max(done.commit, Ordering::SeqCst);
+                self.seen.acknowledged.fetch_max(done.commit, Ordering::SeqCst);
                 told.meet(&call, &done);
                 if done.made_commit && self.sabotage == Some(Sabotage::HiddenCommit) && random.one_in(30) {
                     Outcome::Nothing

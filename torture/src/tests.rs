@@ -10,7 +10,7 @@ use crate::content::{Change, Content};
 use crate::disk::Disk;
 use crate::oracle::{Held, Oracle};
 use crate::random::Random;
-use crate::session::{Met, Outcome, Sabotage, Session, Told};
+use crate::session::{Met, Outcome, Sabotage, Seen, Session, Told};
 
 fn cases(seed: u64, count: usize, settings: Settings) -> impl Iterator<Item = Verdict> {
     Seeds(Random::new(seed)).take(count).map(move |seed| run(seed, settings))
@@ -120,9 +120,9 @@ fn each_difference_of_a_crash_image_is_found() {
     let disk = Disk::new(Random::new(9), None);
     let oracle = Oracle::new().unwrap();
     let store = options().open_on(disk.table(), None).unwrap();
-    let (numbers, newest) = (AtomicU64::new(0), AtomicU64::new(oracle.newest()));
+    let (numbers, seen) = (AtomicU64::new(0), Seen::up_to(oracle.newest()));
     let session =
-        Session { store: &store, disk: &disk, numbers: &numbers, newest, sabotage: None, heavy: false };
+        Session { store: &store, disk: &disk, numbers: &numbers, seen, sabotage: None, heavy: false };
     let told = session.run(&mut Random::new(10), 1, 40, &mut []);
     let found = |spoil: Spoil<'_>| {
         let mut told = Told { calls: told.calls.clone(), heard: told.heard.clone(), ..Told::default() };

@@ -552,9 +552,9 @@ fn what_a_power_cut_left_of_the_table_is_read_as_a_writer_reads_it() {
     assert_eq!(rows(&*after.follow().unwrap().begin_read().unwrap()), newest);
 }
 
-/// A file whose mark can't be written.
+/// A file whose mark can't be written, once that is so; or it seems so, and is written all the same.
 #[derive(Debug)]
-struct NoMarks(FileBackend, Arc<AtomicBool>);
+struct NoMarks(FileBackend, Arc<AtomicBool>, bool);
 
 impl StorageBackend for NoMarks {
     fn len(&self) -> io::Result<u64> {
@@ -574,30 +574,44 @@ impl StorageBackend for NoMarks {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        if self.1.load(Ordering::SeqCst) {
-            return Err(io::Error::other("no mark can be written"));
+        let fails = self.1.load(Ordering::SeqCst);
+        if !fails || self.2 {
+            self.0.write(offset, data)?;
         }
-        self.0.write(offset, data)
+        if fails { Err(io::Error::other("no mark can be written")) } else { Ok(()) }
     }
 }
 
-/// Nothing is acknowledged that followers can't be told of; but as they may have been, it is shown.
+/// Nothing is acknowledged that followers can't be told of. Who reads here is shown what they find: whether a write that
+/// failed was made, only the file tells; and by its mark they go also when the writer is gone.
 #[test]
-fn a_commit_whose_mark_can_not_be_written_is_unknown_and_shown() {
-    let (place, mut random) = (Place::new(), Random::new(1));
-    let fails = Arc::new(AtomicBool::new(false));
-    let table = TableFile::open(&place.files().path(0), PAGES).unwrap();
-    let [frames, marks] = [1; 2].map(|log| backend(to_write(&place.files().path(log))).unwrap());
-    let marks = Box::new(NoMarks(marks, Arc::clone(&fails)));
-    let engine = EmbeddedEngine::followed(table, Box::new(frames), Some(marks), usize::MAX).unwrap();
-    let before = commit(&engine, &batch(&mut random));
-    fails.store(true, Ordering::SeqCst);
-    let unknown = engine.begin_write().unwrap().commit(&batch(&mut random), crate::engine::Log::default());
-    assert!(matches!(unknown, Err(Error::CommitUnknown(_))), "{unknown:?}");
-    assert_eq!(engine.begin_read().unwrap().commit().number(), before.number() + 1);
-    assert!(matches!(engine.begin_write().err(), Some(Error::Poisoned)));
-    drop(engine);
-    // It is durable all the same.
-    let follower = place.follow().unwrap();
-    assert_eq!(follower.begin_read().unwrap().commit().number(), before.number() + 1);
+fn a_commit_whose_mark_can_not_be_written_is_unknown_and_shown_where_the_mark_is() {
+    for is_made in [false, true] {
+        let (place, mut random) = (Place::new(), Random::new(1));
+        let fails = Arc::new(AtomicBool::new(false));
+        let (files, boot) = (place.files(), place.files().boot());
+        let table = TableFile::open(&files.path(0), PAGES).unwrap();
+        let [frames, marks] = [1; 2].map(|log| backend(to_write(&files.path(log))).unwrap());
+        let marks = Box::new(NoMarks(marks, Arc::clone(&fails), is_made));
+        let disk = LogDisk { frames: Box::new(frames), marks: Some(marks) };
+        let limits = Limits { log_bytes: 0, checkpoint_bytes: usize::MAX };
+        let engine = EmbeddedEngine::in_boot(table, disk, limits, boot).unwrap();
+        let before = commit(&engine, &batch(&mut random));
+        let follower = place.follow().unwrap();
+        fails.store(true, Ordering::SeqCst);
+        let log = crate::engine::Log::default();
+        let unknown = engine.begin_write().unwrap().commit(&batch(&mut random), log);
+        assert!(matches!(unknown, Err(Error::CommitUnknown(_))), "{unknown:?}");
+        let shown = before.number() + u64::from(is_made);
+        assert_eq!(engine.begin_read().unwrap().commit().number(), shown);
+        assert_eq!(follower.begin_read().unwrap().commit().number(), shown);
+        assert!(matches!(engine.begin_write().err(), Some(Error::Poisoned)));
+        drop(engine);
+        assert_eq!(follower.begin_read().unwrap().commit().number(), shown);
+        assert_eq!(place.follow().unwrap().begin_read().unwrap().commit().number(), shown);
+        // It is durable all the same, and who opens the store to write finds it.
+        let again = place.write(usize::MAX);
+        assert_eq!(again.begin_read().unwrap().commit().number(), before.number() + 1);
+        must_agree(&again, &follower);
+    }
 }

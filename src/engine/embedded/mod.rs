@@ -497,8 +497,11 @@ impl Shared {
             Some(log) => log.write_mark(&mark),
             None => Ok(()),
         };
-        // Followers may have seen the mark also if that failed: so readers here see it in either case.
-        self.show(state, durable);
+        // If that failed, followers go by what is there now: either of the two marks, or none that is whole.
+        let is_seen = written.is_ok() || state.log.as_ref().is_some_and(|log| log.is_written(&mark));
+        if is_seen {
+            self.show(state, durable);
+        }
         written.map_err(|error| Error::CommitUnknown(error.to_string().into()))?;
         state.mark = mark;
         state.durable = durable;

@@ -113,6 +113,13 @@ impl RedoLog {
         }
     }
 
+    /// Whether followers find this mark, though to write it failed.
+    pub(in crate::engine::embedded) fn is_written(&self, mark: &Mark) -> bool {
+        let mut found = [0; MARK_BYTES];
+        let read = self.marks.as_ref().is_some_and(|marks| marks.read(MARK_AT, &mut found).is_ok());
+        read && found == mark.encode(&self.id)
+    }
+
     /// From here on, until this log is dropped, its mark counts.
     ///
     /// # Errors
