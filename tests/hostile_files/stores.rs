@@ -201,6 +201,13 @@ struct Making {
 }
 
 impl Making {
+    /// Returns when no checkpoint runs; the next commit may begin one.
+    fn wait_for_checkpoint(&self) {
+        while self.store.stats().log.is_some_and(|log| log.checkpointing) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
     fn close(&mut self) {
         drop(std::mem::replace(&mut self.store, Store::in_memory().unwrap()));
     }
@@ -358,6 +365,8 @@ pub(crate) fn make(base: Base, stores: &Path, seed: u64) {
     let (image, keys) = (Image::default(), base.keys());
     let mut making = Making { base, path: path.clone(), store, image, random, keys, fresh: 0 };
     making.fill();
+    // The table has all of it then, however busy the machine is.
+    making.store.checkpoint().unwrap();
     if base == Base::Backup {
         making.store.backup(folder.join(TABLE)).unwrap();
     }
@@ -371,7 +380,7 @@ pub(crate) fn make(base: Base, stores: &Path, seed: u64) {
             making.change();
         }
         // A checkpoint that runs must not come between the copies of the two files.
-        std::thread::sleep(std::time::Duration::from_millis(if base == Base::Logged { 300 } else { 0 }));
+        making.wait_for_checkpoint();
         let copy = base.moment(stores, moment);
         // Also moments at which it was closed: their headers say so.
         let reopened = matches!(base, Base::Closed | Base::Small) && moment % 2 == 1;
@@ -400,6 +409,8 @@ pub(crate) fn make(base: Base, stores: &Path, seed: u64) {
     }
     fs::write(folder.join(IMAGE), serde_json::to_vec(&making.image).unwrap()).unwrap();
     if base.is_killed() {
+        // So that the file is as one of them left it, whatever else the machine does.
+        making.wait_for_checkpoint();
         kill_process(getpid(), Signal::KILL).unwrap();
     }
     drop(making);
