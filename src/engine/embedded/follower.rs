@@ -19,7 +19,7 @@ mod files;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::must_fit;
+use super::recovery::must_fit;
 use super::snapshot::{Frozen, Snapshot, View};
 use super::wal::{Mark, Position, RedoLog};
 use crate::engine::bell::Bell;

@@ -27,6 +27,7 @@ mod follower_tests;
 #[cfg(any(test, fuzzing))]
 mod for_tests;
 mod memtable;
+mod recovery;
 mod snapshot;
 pub(crate) mod wal;
 #[cfg(test)]
@@ -39,12 +40,13 @@ use std::time::Duration;
 
 use self::commit::{EmbeddedWrite, Group, Writer};
 pub(crate) use self::follower::{FileId, FollowedFiles, Follower};
-use self::memtable::Memtable;
-use self::snapshot::{Frozen, Snapshot, View};
+pub(crate) use self::recovery::MEMORY_OF_LOG;
+use self::recovery::recover;
+use self::snapshot::{Snapshot, View};
 use self::wal::{Mark, Position, RedoLog};
 use super::bell::Bell;
 use super::disk::StorageBackend;
-use super::redb::{LogState, RedbRead, TableFile};
+use super::redb::{LogState, TableFile};
 use super::{
     Engine, EngineStats, LogStats, Newest, PageRound, PageState, Reading, Stripes, Waited, WriteTransaction,
 };
@@ -62,10 +64,6 @@ const STRIPES: usize = 1 << 20;
 /// In tests so few that rows often share one, and stores are opened fast.
 #[cfg(any(test, fuzzing))]
 const STRIPES: usize = if crate::sync::SIMULATED { 64 } else { 1 << 12 };
-
-/// How many times the length of a segment its rows may take in memory when a log is recovered: a deleted row with the
-/// shortest address takes 7 bytes in the log and 19 times as much in memory, and there are two segments.
-pub(crate) const MEMORY_OF_LOG: u64 = 40;
 
 /// For tests of the tests: a promise that the engine breaks.
 #[cfg(test)]
@@ -287,63 +285,9 @@ impl Shared {
     }
 }
 
-/// A log that belongs to a table file, and what it holds that that has not.
-struct Recovery {
-    log: RedoLog,
-    frozen: Option<Frozen>,
-    /// Where its frames end.
-    end: Position,
-}
-
-/// Opens the log that belongs to a table file, and reads what that file has not.
-fn recover(
-    base: &RedbRead,
-    disk: Box<dyn StorageBackend>,
-    stripes: &Stripes,
-    read_only: bool,
-) -> Result<Recovery> {
-    let (log, recovered) = RedoLog::open(disk, base.commit(), read_only)?;
-    let mismatch = |what: &str| Err(Error::LogMismatch(what.into()));
-    match base.log_state() {
-        LogState::None => {}
-        LogState::Closed { id, .. } | LogState::InUse { id, .. } if id != log.id() => {
-            return mismatch(OF_ANOTHER_STORE);
-        }
-        LogState::InUse { floor, .. } if recovered.newest.unwrap_or_default() < floor => {
-            return mismatch("it is an older copy: commits that were in it are missing");
-        }
-        LogState::Closed { .. } if !recovered.frames.is_empty() => {
-            return mismatch(GOES_ON);
-        }
-        LogState::Closed { .. } => {}
-        LogState::InUse { .. } => {
-            log.must_reach_mark(recovered.newest.unwrap_or_default().max(base.commit()))?
-        }
-    }
-    let end = recovered.end;
-    let Some(oldest_sequence) = recovered.oldest_sequence else {
-        return Ok(Recovery { log, frozen: None, end });
-    };
-    let rows = Memtable::default();
-    for frame in &recovered.frames {
-        rows.insert(frame, stripes)?;
-        must_fit(&rows, &log)?;
-    }
-    let last = recovered.newest.unwrap_or_default();
-    Ok(Recovery { log, frozen: Some(Frozen { rows: Arc::new(rows), last, oldest_sequence }), end })
-}
-
 const NOT_CLOSED: &str = "the store was not closed, and needs it";
 const GOES_ON: &str = "it goes on where the store was closed";
 const OF_ANOTHER_STORE: &str = "it is the log of another store";
-
-/// A row that the library writes takes at most a few times as much in memory as in the log.
-fn must_fit(rows: &Memtable, log: &RedoLog) -> Result<()> {
-    if rows.bytes() as u64 / MEMORY_OF_LOG > log.segment_bytes() {
-        return Err(Error::Corrupted("the redo log has more rows than fit into memory".into()));
-    }
-    Ok(())
-}
 
 impl Engine for EmbeddedEngine {
     fn begin_read(&self) -> Result<Reading> {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::{FileId, Followed, FollowedFiles, InMotion, SEGMENTS, State, is_still};
 use crate::engine::embedded::memtable::Memtable;
+use crate::engine::embedded::recovery::{Recovery, must_fit, recover};
 use crate::engine::embedded::snapshot::Frozen;
 use crate::engine::embedded::snapshot::View;
 use crate::engine::embedded::wal::{Chained, LogId, Mark, Position, RedoLog};
-use crate::engine::embedded::{OF_ANOTHER_STORE, Recovery, STRIPES, must_fit, recover};
+use crate::engine::embedded::{OF_ANOTHER_STORE, STRIPES};
 use crate::engine::redb::{LogState, RedbRead, TableReader};
 use crate::engine::{RowSource, Stripes};
 use crate::error::{Error, Result};
