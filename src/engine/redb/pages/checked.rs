@@ -12,7 +12,7 @@ use crate::engine::lock_wait::{self, Wanted};
 
 /// The file as redb takes it.
 #[derive(Debug, Clone)]
-pub(in super::super) struct Checked(pub(in crate::engine::redb) Arc<PageFile>);
+pub(in super::super) struct Checked(pub(in super::super) Arc<PageFile>);
 
 impl StorageBackend for Checked {
     fn len(&self) -> io::Result<u64> {
