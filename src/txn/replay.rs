@@ -11,7 +11,7 @@ use crate::format::{RecordId, Space, corrupted, log_place};
 use crate::key::KeyRecord;
 use crate::policy::Policy;
 
-/// What a change wrote, on what is there before it. It is made anew by the commit of the change's info.
+/// What a change wrote, on what is there before it. The commit of the change's info rebuilds it.
 ///
 /// # Errors
 ///
